@@ -1,0 +1,368 @@
+"""A catalog: the YAML that says what a cohort is, where its scans lie, what is measured and what is modelled.
+
+Nothing here opens a scan. A catalog is checked whole before anything is read or written, and every problem
+is listed at once, each with its place, what was expected and what was found.
+"""
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+
+from cohort.io.fields import (
+    ColumnExpression,
+    LocalPath,
+    Name,
+    Part,
+    Paths,
+    SubjectPattern,
+    Template,
+    Texts,
+    VariableName,
+    describe,
+    did_you_mean,
+    listed,
+)
+from cohort.io.yamlfile import YamlError, read_yaml
+from cohort.provenance import digest
+
+SCAN_SUFFIXES = (".nii.gz", ".nii", ".img.gz", ".hdr", ".img", ".dcm", ".ima")
+"""What `{stem}` leaves out; the dots of any other name are part of it."""
+
+_PLACES = ("sources", "store", "key")
+"""Keys that say where something lies, not what it is."""
+
+
+class CatalogError(ValueError):
+    """A catalog that cannot be used; one line a problem.
+
+    Parameters
+    ----------
+    problems : sequence of str
+        Each with its place, what was expected, what was found.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive the way back from a worker."""
+        return type(self), (self.problems,)
+
+
+class ParticipantsTable(Part):
+    """Where the covariates are, and how to read them."""
+
+    table: Paths = Field(
+        min_length=1, description="the path of a .csv or .tsv file, or a list of them"
+    )
+    id: str = Field(description="the column that holds the ids")
+    rename: dict[VariableName, str] = Field(default_factory=dict)
+    """New name -> the name in the table; before anything else."""
+    derive: dict[VariableName, ColumnExpression] = Field(default_factory=dict)
+    """New column -> expression over the others, in order."""
+    units: dict[str, str] = Field(default_factory=dict)
+    """Column, renamed or derived ones too -> unit, as figures and tables show it."""
+    missing: Texts = Field(default_factory=list)
+    """Cells that mean "not known", besides empty ones, n/a and N/A."""
+    cap_ages: bool = False
+    """Ages over 89 become 90 and the column `age_capped` says which."""
+
+
+class Model(Part):
+    """One regression."""
+
+    outcome: VariableName = Field(description="a measurement or a column of the participants table")
+    formula: str = Field(description="the right-hand side, such as 'group + age + skull_ml'")
+    confounds: list[VariableName] = Field(default_factory=list)
+    one_scan_per: Literal["first", "last", "mean", "error", "all"] = "first"
+    where: ColumnExpression | None = None
+    recipe: Name | None = None
+    """Whose measurement the outcome is, when two recipes measure the same name."""
+    group: VariableName | None = None
+    """The term that the figures compare."""
+    truth: dict[str, float] = Field(default_factory=dict)
+    """Term -> its true value, where it is known (synthetic cohorts)."""
+
+
+class Catalog(Part):
+    """A cohort as its YAML states it, validated. Paths are relative to the file."""
+
+    cohort: Name = Field(description="the cohort's name")
+    sources: Paths = Field(
+        description="a list of folders and files; [] for a cohort that is only a table"
+    )
+    store: LocalPath = Field(description="the folder in which results are kept")
+    ids: Literal["token", "keep"] = "token"
+    key: LocalPath | None = None
+    """File of the key of the tokens; outside the store."""
+    subject: SubjectPattern | None = None
+    prefer: Literal["sform", "qform"] | None = None
+    """Which of a NIfTI header's two affines counts where they disagree; without it such a file is refused."""
+    attach: dict[VariableName, Template] = Field(default_factory=dict)
+    recipes: list[str] = Field(default_factory=list)
+    participants: ParticipantsTable | None = Field(default=None, validate_default=True)
+    models: dict[Name, Model] = Field(default_factory=dict)
+    allow_unmatched: bool = False
+    acknowledgement: str | None = None
+    """Printed wherever results are shown."""
+
+    _path: Path = PrivateAttr()
+
+    @field_validator("attach")
+    @classmethod
+    def _attach_is_not_the_scan(cls, attach: dict[str, str]) -> dict[str, str]:
+        if taken := sorted({"image", "affine", "grid"} & set(attach)):
+            raise ValueError(
+                f"{taken[0]!r} is a variable of the scan itself; choose another name, such as 'mask'"
+            )
+        return attach
+
+    @field_validator("recipes")
+    @classmethod
+    def _recipes_exist(cls, recipes: list[str], info: ValidationInfo) -> list[str]:
+        folder = (info.context or {})["path"].parent
+        problems: list[str] = []
+        for recipe in recipes:
+            try:
+                find_recipe(recipe, folder=folder, where="recipes: ")
+            except CatalogError as error:
+                problems.extend(error.problems)
+        names = [recipe_name(recipe) for recipe in recipes]
+        problems += [
+            f"recipes: {name!r} is listed twice"
+            for name in sorted({n for n in names if names.count(n) > 1})
+        ]
+        if problems:
+            raise CatalogError(problems)
+        return recipes
+
+    @field_validator("participants")
+    @classmethod
+    def _something_to_read(
+        cls, value: ParticipantsTable | None, info: ValidationInfo
+    ) -> ParticipantsTable | None:
+        if value is None and info.data.get("sources") == []:
+            raise ValueError(
+                "expected a table, since sources is empty: a cohort is scans, a table or both"
+            )
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _models_name_recipes(
+        cls, models: dict[str, Model], info: ValidationInfo
+    ) -> dict[str, Model]:
+        known = [recipe_name(recipe) for recipe in info.data.get("recipes", ())]
+        if "recipes" in info.data and (
+            wrong := [
+                (name, m.recipe) for name, m in models.items() if m.recipe and m.recipe not in known
+            ]
+        ):
+            raise CatalogError(
+                [
+                    f"models.{name}.recipe: expected one of this catalog's recipes ({listed(known)}), "
+                    f"found {recipe!r}{did_you_mean(recipe, known)}"
+                    for name, recipe in wrong
+                ]
+            )
+        return models
+
+    @property
+    def path(self) -> Path:
+        """The file it was read from."""
+        return self._path
+
+    @property
+    def folder(self) -> Path:
+        """Absolute folder of the file; paths are relative to it."""
+        return Path(os.path.abspath(self._path.parent))  # noqa: PTH100 - lexical: links stay as written
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the cohort is: everything but sources, store and key, which only say where."""
+        return digest(self.model_dump(mode="json", exclude=set(_PLACES), exclude_defaults=True))
+
+    def resolve(self, path: str) -> Path:
+        """Absolute form of a path of this catalog."""
+        return Path(os.path.normpath(self.folder / path))
+
+    def store_root(self) -> Path:
+        """Absolute folder of the store."""
+        return self.resolve(self.store)
+
+    def key_path(self) -> Path | None:
+        """Absolute path of the key file, if the catalog names one."""
+        return None if self.key is None else self.resolve(self.key)
+
+    def source_paths(self) -> list[Path]:
+        """Absolute folders and files of the scans.
+
+        Raises
+        ------
+        CatalogError
+            For every one that is not there or cannot be read.
+        """
+        problems, paths = [], []
+        for source in self.sources:
+            path = self.resolve(source)
+            try:
+                (os.scandir(path) if path.is_dir() else path.open("rb")).close()
+            except FileNotFoundError:
+                problems.append(f"expected a folder or file, found nothing at {source!r} ({path})")
+            except OSError as error:
+                problems.append(f"{source!r} ({path}) cannot be read ({error.strerror})")
+            paths.append(path)
+        if problems:
+            raise CatalogError([f"{self.path}: sources: {problem}" for problem in problems])
+        return paths
+
+    def recipe_path(self, name: str) -> Path:
+        """File of a recipe by name or path; see `find_recipe`."""
+        return find_recipe(name, folder=self.folder, where=f"{self.path}: recipes: ")
+
+    def attachments(self, path: Path) -> dict[str, Path]:
+        """Where the attached images of the scan at `path` should lie: name -> absolute path, there or not."""
+        return {
+            name: self._fill(text, path.parent, stem(path)) for name, text in self.attach.items()
+        }
+
+    def only_scans(self, paths: Iterable[Path]) -> list[Path]:
+        """Those of the files found in the sources that are scans, not attached to one."""
+        paths = list(paths)
+        attached = self._look_attached({path.parent for path in paths})
+        return [path for path in paths if Path(os.path.normpath(path)) not in attached]
+
+    def orphan_attachments(self, scans: Iterable[Path]) -> list[Path]:
+        """Files that look like the attachment of a scan, for which no scan was found.
+
+        Parameters
+        ----------
+        scans : iterable of Path
+            Absolute paths of all discovered scans, refused ones too.
+        """
+        scans = list(scans)
+        expected = {attached for scan in scans for attached in self.attachments(scan).values()}
+        return sorted(self._look_attached({scan.parent for scan in scans}) - expected)
+
+    def _look_attached(self, folders: Iterable[Path]) -> set[Path]:
+        """Files that a template names for scans of any name in `folders`."""
+        filled = {
+            str(self._fill(text, folder, "\0"))
+            for folder in folders
+            for text in self.attach.values()
+        }
+        patterns = {"*".join(map(glob.escape, text.split("\0"))) for text in filled}
+        return {Path(found) for pattern in patterns for found in glob.glob(pattern)}  # noqa: PTH207 - absolute pattern
+
+    def _fill(self, template: str, folder: Path, stem: str) -> Path:
+        return self.resolve(template.format(stem=stem, folder=os.path.abspath(folder)))  # noqa: PTH100
+
+
+def stem(path: Path) -> str:
+    """File name without the ending of an image format.
+
+    Examples
+    --------
+    >>> stem(Path("a/OAS1_0001_MR1.nii.gz")), stem(Path("1.2.840.10"))
+    ('OAS1_0001_MR1', '1.2.840.10')
+    """
+    for suffix in SCAN_SUFFIXES:
+        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def recipe_name(recipe: str) -> str:
+    """Name of a recipe given by name or by path: the file name without .yaml."""
+    return Path(recipe).name.removesuffix(".yaml")
+
+
+def find_recipe(name: str, *, folder: Path, where: str = "") -> Path:
+    """File of a recipe.
+
+    Parameters
+    ----------
+    name : str
+        A path that ends in .yaml, relative to `folder`; or a name, looked for as ``recipes/NAME.yaml`` in
+        `folder`, in the folder above it, and among the recipes that come with this package.
+
+    Raises
+    ------
+    CatalogError
+        With the nearest name there is.
+    """
+    if name.endswith(".yaml"):
+        path = Path(os.path.normpath(folder / name))
+        if not path.is_file():
+            raise CatalogError([f"{where}expected a recipe at {name!r}, found no file {path}"])
+        return path
+    package = Path(__file__).parents[1]
+    # A wheel carries catalogs/recipes inside the package; in a checkout they lie beside it.
+    folders = [
+        folder / "recipes",
+        folder.parent / "recipes",
+        package / "catalogs/recipes",
+        package.parent / "catalogs/recipes",
+    ]
+    known = {p.stem: p for candidate in reversed(folders) for p in sorted(candidate.glob("*.yaml"))}
+    if name not in known:
+        raise CatalogError(
+            [
+                f"{where}expected a recipe, found {name!r}{did_you_mean(name, known)}; known are {listed(known)}"
+            ]
+        )
+    return Path(os.path.normpath(known[name]))
+
+
+def read_catalog(
+    path: str | Path,
+    *,
+    sources: Sequence[str | Path] | None = None,
+    store: str | Path | None = None,
+) -> Catalog:
+    """Read and check a catalog.
+
+    Parameters
+    ----------
+    path : path
+        A YAML file.
+    sources, store
+        Instead of the catalog's own; relative to the current folder, as on a command line.
+
+    Raises
+    ------
+    CatalogError
+        One line for every problem.
+    """
+    path = Path(path)
+    try:
+        content = read_yaml(path)
+    except YamlError as error:
+        raise CatalogError([str(error)]) from error
+    if sources is not None:
+        content["sources"] = [_from_here(source) for source in sources]
+    if store is not None:
+        content["store"] = _from_here(store)
+    try:
+        catalog = Catalog.model_validate(content, context={"path": path})
+    except ValidationError as error:
+        raise CatalogError([f"{path}: {line}" for line in describe(error, _part_at)]) from None
+    catalog._path = path
+    return catalog
+
+
+def _from_here(path: str | Path) -> str:
+    return str(path) if "://" in str(path) else os.path.abspath(path)  # noqa: PTH100 - lexical
+
+
+def _part_at(place: Sequence[str]) -> type[Part]:
+    if len(place) > 2 and place[0] == "models":
+        return Model
+    if len(place) > 1 and place[0] == "participants":
+        return ParticipantsTable
+    return Catalog

@@ -1,0 +1,270 @@
+"""What may leave the private side: keyed tokens for identities, and the header values of an allow-list.
+
+Nothing passes because nobody forbade it. A text tag passes only as one of the words listed here, never as it stands.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from base64 import b32encode
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+from pydicom.dataset import Dataset
+
+from cohort.io import elements
+
+Kind = Literal["subject", "session", "series", "file"]
+
+AGE_CAP = 89
+"""Ages over this many years are stored as 90: so few people are older that the number names them."""
+
+DAYS_PER_YEAR = 365.25
+
+_MODALITIES = frozenset(("CT", "MR", "PT", "NM", "US", "CR", "DX", "XA", "RF", "MG", "OT", "SC"))
+_SEXES = frozenset("MFO")
+_BODY_PART_NAMES = (
+    "ABDOMEN ANKLE ARM BRAIN BREAST CHEST CSPINE ELBOW EXTREMITY FOOT HAND HEAD HEADNECK HEART HIP KNEE LEG LIVER "
+    "LSPINE LUNG NECK PANCREAS PELVIS PROSTATE SHOULDER SKULL SPINE TSPINE UTERUS WHOLEBODY WRIST"
+)
+_BODY_PARTS = frozenset(_BODY_PART_NAMES.split())
+_SEQUENCES = frozenset(("SE", "IR", "GR", "EP", "RM"))
+_SEQUENCE_VARIANTS = frozenset(("SK", "MTC", "SS", "TRSS", "SP", "MP", "OSP", "TOF", "NONE"))
+_DIMENSIONS = frozenset(("2D", "3D"))
+
+_MANUFACTURERS = {
+    "siemens": "siemens",
+    "ge medical": "ge",
+    "ge healthcare": "ge",
+    "gems": "ge",
+    "philips": "philips",
+    "canon": "canon",
+    "toshiba": "canon",
+    "hitachi": "hitachi",
+    "fujifilm": "fujifilm",
+    "uih": "united imaging",
+    "united imaging": "united imaging",
+    "bruker": "bruker",
+}
+"""Beginning of the manufacturer's name, in small letters -> class."""
+
+_MODEL_NAMES = (
+    "achieva aera allegra altea ambition amira aquilion architect artis artist avanto avanto_fit biograph biograph_mmr "
+    "brightspeed brilliance cima confirma connectom definition discovery echelon elition emotion espree essenza excite "
+    "free.max galan genesis gyroscan harmony hdx hdxt hde horizon ict ingenia ingenuity intera iqon lightning "
+    "lightspeed lumina magnetom mct mx8000 oasis optima orian panorama perspective pioneer pristine prisma prisma_fit "
+    "prospeed revolution sensation signa skyra skyra_fit sola somatom sonata spectra symphony terra titan trio triotim "
+    "uct umr upmr vantage verio vida vida_fit voyager"
+)
+_MODELS = frozenset(_MODEL_NAMES.split())
+_MODEL_CODE = re.compile(
+    r"(?:[a-z]{1,3})?\d{2,3}[a-z]?|\d(?:\.\d)?t|ct|mr|st|ste|rx|vct|pet|edge|force|as\+?|flash"
+)
+"""What may stand beside a known model's name: ``MR750w``, ``450``, ``3T``."""
+
+
+class KeyFileError(ValueError):
+    """The file of the secret key cannot be made, read or believed."""
+
+
+def load_key(path: Path | None = None) -> bytes:
+    """Read the secret key under which identities become tokens; make it at first use.
+
+    Parameters
+    ----------
+    path : Path, optional
+        Default ``$XDG_CONFIG_HOME/cohort/key`` (``~/.config/cohort/key``).
+
+    Returns
+    -------
+    bytes, 32 of them
+        The file holds them in hexadecimal, mode 0600. Two processes that start at once get the same key.
+
+    Raises
+    ------
+    KeyFileError
+        If the file does not hold 64 hexadecimal digits or cannot be written.
+    """
+    if path is None:
+        base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+        path = Path(base) / "cohort" / "key"
+    try:
+        if not path.exists():
+            _make_key(path)
+        key = bytes.fromhex(path.read_text("ascii").strip())
+    except (OSError, ValueError) as error:
+        raise KeyFileError(f"cannot use the key {path}: {error}") from error
+    if len(key) != 32:
+        raise KeyFileError(f"the key {path} holds {len(key)} bytes, expected 32 in hexadecimal")
+    return key
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(32) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        # A link, unlike a rename, never replaces a key that another process has made meanwhile.
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+class Tokens:
+    """Stable names that only the holder of the key can trace back.
+
+    Parameters
+    ----------
+    key : bytes
+        As `load_key` gives it.
+
+    Examples
+    --------
+    >>> tokens = Tokens(bytes(32))
+    >>> tokens.token("subject", "A-17")
+    'e6v4jwhc2tmtz3wm'
+    >>> tokens.token("session", "A-17") == tokens.token("subject", "A-17")
+    False
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def token(self, kind: Kind, text: str) -> str:
+        """Sixteen characters [a-z2-7]: 80 bits of HMAC-SHA256 over ``kind:text``."""
+        return b32encode(self._mac(f"{kind}:{text}")[:10]).decode("ascii").lower()
+
+    def uid(self, uid: str) -> str:
+        """Stand in for a DICOM UID: ``2.25.<128 bits>``."""
+        return f"2.25.{int.from_bytes(self._mac(f'uid:{uid}')[:16], 'big')}"
+
+    def _mac(self, text: str) -> bytes:
+        return hmac.new(self._key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+
+
+def header_attrs(dataset: Dataset) -> dict[str, Any]:
+    """Header values that may be stored and shared.
+
+    Parameters
+    ----------
+    dataset : pydicom Dataset
+        Of one file of the series.
+
+    Returns
+    -------
+    dict
+        Of ``modality``, ``manufacturer``, ``manufacturer_model``, ``field_strength_t``, ``repetition_time_ms``,
+        ``echo_time_ms``, ``inversion_time_ms``, ``flip_angle_deg``, ``echo_train_length``, ``n_averages``,
+        ``slice_thickness_mm``, ``tube_voltage_kv``, ``scanning_sequence``, ``sequence_variant``,
+        ``acquisition_type``, ``body_part``, ``lossy``, ``age_years``, ``age_capped`` and ``sex``, those the header has.
+    """
+    attrs: dict[str, Any] = {
+        "modality": _listed(elements.text(dataset, "Modality"), _MODALITIES),
+        "manufacturer": manufacturer_class(elements.text(dataset, "Manufacturer")),
+        "manufacturer_model": _model(elements.text(dataset, "ManufacturerModelName")),
+        "field_strength_t": _tesla(elements.number(dataset, "MagneticFieldStrength")),
+        "acquisition_type": _listed(elements.text(dataset, "MRAcquisitionType"), _DIMENSIONS),
+        "scanning_sequence": _all_listed(elements.texts(dataset, "ScanningSequence"), _SEQUENCES),
+        "sequence_variant": _all_listed(
+            elements.texts(dataset, "SequenceVariant"), _SEQUENCE_VARIANTS
+        ),
+        "body_part": _listed(elements.text(dataset, "BodyPartExamined"), _BODY_PARTS),
+        "lossy": elements.text(dataset, "LossyImageCompression") == "01" or None,
+        "sex": _listed(elements.text(dataset, "PatientSex"), _SEXES),
+    }
+    attrs |= {name: elements.number(dataset, keyword) for name, keyword in _NUMBERS.items()}
+    attrs |= _age(dataset)
+    return {name: value for name, value in attrs.items() if value not in (None, "")}
+
+
+_NUMBERS: Mapping[str, str] = {
+    "repetition_time_ms": "RepetitionTime",
+    "echo_time_ms": "EchoTime",
+    "inversion_time_ms": "InversionTime",
+    "flip_angle_deg": "FlipAngle",
+    "echo_train_length": "EchoTrainLength",
+    "n_averages": "NumberOfAverages",
+    "slice_thickness_mm": "SliceThickness",
+    "tube_voltage_kv": "KVP",
+}
+
+
+def manufacturer_class(name: str) -> str | None:
+    """Class of a manufacturer's name: ``siemens``, ``ge``, ...; ``other`` for a name not listed, None for no name."""
+    plain = name.casefold()
+    if not plain:
+        return None
+    return next((c for start, c in _MANUFACTURERS.items() if plain.startswith(start)), "other")
+
+
+def _model(name: str) -> str | None:
+    """Keep the words of a model's name that are known words; None if no known model is among them."""
+    words = [word for word in re.split(r"[\s,()/]+", name.casefold()) if word]
+    families = [word for word in words if word in _MODELS]
+    if not families:
+        return None
+    return " ".join(word for word in words if word in _MODELS or _MODEL_CODE.fullmatch(word))
+
+
+def _tesla(value: float | None) -> float | None:
+    """Take values over 100 for gauss, which some scanners write."""
+    return value / 10_000 if value is not None and value > 100 else value
+
+
+def _listed(value: str, allowed: frozenset[str]) -> str | None:
+    return value.upper() if value.upper() in allowed else None
+
+
+def _all_listed(values: Iterable[str], allowed: frozenset[str]) -> str | None:
+    return "\\".join(value for value in values if value in allowed) or None
+
+
+def _age(dataset: Dataset) -> dict[str, Any]:
+    age = parse_age(elements.text(dataset, "PatientAge"))
+    if age is None:
+        born = _date(elements.text(dataset, "PatientBirthDate"))
+        seen = _date(elements.text(dataset, "AcquisitionDate")) or _date(
+            elements.text(dataset, "StudyDate")
+        )
+        if born and seen and seen >= born:
+            age = (seen - born).days / DAYS_PER_YEAR
+    if age is None or age > 120:
+        return {}
+    if age > AGE_CAP:
+        return {"age_years": 90.0, "age_capped": True}
+    # A hundredth of a year is about four days: with exact days an age would give the birth date away.
+    return {"age_years": round(age, 2), "age_capped": False}
+
+
+def parse_age(text: str) -> float | None:
+    """Years of a DICOM age string: ``065Y``, ``018M``, ``012W``, ``003D``; None for anything else.
+
+    Zero (``000Y``) is what anonymisers write, so it counts as missing.
+
+    Examples
+    --------
+    >>> parse_age("065Y"), parse_age("018M"), parse_age("65")
+    (65.0, 1.5, None)
+    """
+    found = re.fullmatch(r"(\d{1,3})([YMWD])", text.strip())
+    if not found or int(found[1]) == 0:
+        return None
+    per_year = {"Y": 1.0, "M": 12.0, "W": DAYS_PER_YEAR / 7, "D": DAYS_PER_YEAR}
+    return int(found[1]) / per_year[found[2]]
+
+
+def _date(text: str) -> date | None:
+    try:
+        return date(int(text[:4]), int(text[4:6]), int(text[6:8])) if len(text) == 8 else None
+    except ValueError:
+        return None

@@ -1,0 +1,182 @@
+"""The kinds of values a catalog holds, and how a wrong one is told: its place, what was expected, what was found."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from string import Formatter
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from cohort import expression
+
+
+def _check_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise ValueError(
+            f"expected a name of letters, digits, '.', '_' and '-' (it becomes a file name), found {text!r}"
+        )
+    return text
+
+
+def _variable(text: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w{0,99}", text):
+        raise ValueError(f"expected a name of letters, digits and '_', found {text!r}")
+    return text
+
+
+def _expression(text: str) -> str:
+    expression.check_syntax(text)
+    return text
+
+
+def _local(text: str) -> str:
+    if "://" in text:
+        raise ValueError(
+            f"expected a local path, found the URL {text!r}; URLs are not supported yet"
+        )
+    if not text.strip():
+        raise ValueError("expected a path, found empty text")
+    return text
+
+
+def _template(text: str) -> str:
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(text) if field is not None]
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a template: {error}") from error
+    if unknown := [field for field in fields if field not in ("stem", "folder")]:
+        raise ValueError(
+            f"{text!r} uses {{{unknown[0]}}}; expected {{stem}} (the scan's file name without its ending) "
+            "and {folder} (its folder)"
+        )
+    if re.fullmatch(r"\{folder\}/\{stem\}(\.\w+)*", text):
+        raise ValueError(f"{text!r} is the scan itself; expected another folder or another name")
+    return _local(text)
+
+
+def _pattern(text: str) -> str:
+    try:
+        groups = re.compile(text).groupindex
+    except re.error as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from error
+    if "subject" not in groups:
+        raise ValueError(
+            f"expected a pattern with a group (?P<subject>...) and, if there are visits, "
+            f"(?P<session>...); found {text!r}"
+        )
+    if other := sorted(set(groups) - {"subject", "session"}):
+        raise ValueError(f"group {other[0]!r} has no meaning; expected subject and session")
+    return text
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_texts(value: Any) -> Any:
+    """``missing: [-1, 999]`` means the texts "-1" and "999"."""
+    if isinstance(value, list):
+        return [str(v) if type(v) is int else v for v in value]
+    return value
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+VariableName = Annotated[str, AfterValidator(_variable)]
+ColumnExpression = Annotated[str, AfterValidator(_expression)]
+LocalPath = Annotated[str, AfterValidator(_local)]
+Template = Annotated[str, AfterValidator(_template)]
+SubjectPattern = Annotated[str, AfterValidator(_pattern)]
+Paths = Annotated[list[LocalPath], BeforeValidator(_as_list)]
+Texts = Annotated[list[str], BeforeValidator(_as_texts)]
+
+
+class Part(BaseModel):
+    """A mapping of a YAML file: known keys only, no conversion between kinds of values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+_EXPECTED = {
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping (key: value)",
+    "model_type": "a mapping (key: value)",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "too_short": "at least one",
+}
+
+
+def describe(error: ValidationError, part_at: Callable[[Sequence[str]], type[Part]]) -> list[str]:
+    """Pydantic's list of errors in this project's words, one line each.
+
+    Parameters
+    ----------
+    part_at : callable
+        Place of a key, such as ``("models", "a", "where")`` -> the `Part` that holds the key.
+    """
+    lines = []
+    for item in error.errors(include_url=False):
+        place = [str(part) for part in item["loc"] if part != "[key]"]
+        several = getattr(item.get("ctx", {}).get("error"), "problems", None)
+        if several:  # a validator that found more than one says where each is
+            lines += several
+        else:
+            problem = _problem(item, place[-1], part_at(place))
+            # An unknown key is a problem of what holds it.
+            where = ".".join(place[:-1] if item["type"] == "extra_forbidden" else place)
+            lines.append(f"{where}: {problem}" if where else problem)
+    return lines
+
+
+def _problem(item: ErrorDetails, key: str, part: type[Part]) -> str:
+    value = item["input"]
+    match item["type"]:
+        case "extra_forbidden":
+            known = list(part.model_fields)
+            return f"unknown key {key!r}{did_you_mean(key, known)}; known are {', '.join(known)}"
+        case "missing":
+            return f"expected {part.model_fields[key].description}, found no such key"
+        case "literal_error":
+            allowed = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+            return (
+                f"expected one of {', '.join(allowed)}; "
+                f"found {_found(value)}{did_you_mean(str(value), allowed)}"
+            )
+        case "value_error":
+            return str(item["ctx"]["error"])
+        case "string_type" if isinstance(value, bool | int | float):
+            return f"expected text, found {_found(value)}; put it in quotes"
+        case kind:
+            return f"expected {_EXPECTED.get(kind, item['msg'])}, found {_found(value)}"
+
+
+def _found(value: Any) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return repr(value)
+        case list():
+            return "a list" if value else "an empty list"
+        case _:
+            return "a mapping (key: value)"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in order, for a message."""
+    return ", ".join(sorted(names)) or "none"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """End a message with the nearest known name, if one is near."""
+    folded = {other.casefold(): other for other in known}
+    near = difflib.get_close_matches(name.casefold(), list(folded), n=1)
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""

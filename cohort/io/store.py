@@ -1,0 +1,480 @@
+"""The cohort on disk: one Zarr v3 store a scan, a record beside it, tables, quarantine, runs, models.
+
+What makes a scan be there is its **record**, ``scans/<scan_id>.json``: it holds the stamp and the digest of
+every chunk, and it is written last, after the chunks are on the disk. A store without a record is the
+remains of an interrupted write; readers do not see it and the next writer removes it. A chunk that the
+record lists and the disk lacks is an error, never background.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from cohort import grid, provenance, schema
+from cohort.io.group import encode_group, json_attrs, open_group
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class StoreError(ValueError):
+    """A store, a record or a chunk that is not what it should be."""
+
+
+class Locked(RuntimeError):
+    """Somebody else is writing to this store."""
+
+
+class Store:
+    """A cohort's folder.
+
+    Parameters
+    ----------
+    root : Path
+        Need not exist yet; nothing is made until something is written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    # -- scans and derivatives ---------------------------------------------------------------------
+
+    def scan_ids(self) -> list[str]:
+        """Scans that have a record, sorted."""
+        return _stems(self.root / "scans", ".json")
+
+    def record(self, scan_id: str) -> dict[str, Any] | None:
+        """Record of a scan, or None."""
+        return self.read_json(self._scan(scan_id, ".json"))
+
+    def write_scan(
+        self, scan_id: str, dataset: xr.Dataset, record: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write an encoded scan Dataset whole, then its record.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            As `io.dicom` and `io.nifti` give it: stored integers with CF attributes.
+        record : mapping
+            What the record shall hold beside the digests (stamp, subject, ...).
+
+        Returns
+        -------
+        dict
+            The record as written.
+        """
+        schema.check(dataset)
+        self.remove_scan(scan_id)
+        final = self._scan(scan_id, ".zarr")
+        digests = self._publish(dataset, final)
+        image = dataset["image"]
+        full = {
+            "format": schema.FORMAT_VERSION,
+            "scan_id": scan_id,
+            **record,
+            "contents": {
+                str(name): _content(dataset, str(name))
+                for name in dataset.data_vars
+                if name != "affine"
+            },
+            "attrs": json_attrs(dataset.attrs),
+            "dims": [str(d) for d in image.dims],
+            "shape": list(image.shape),
+            "spacing_mm": {str(d): mm for d, mm in grid.spacing_mm(dataset).items()},
+            "axcodes": "".join(grid.axis_codes(grid.affine_of(image))),
+            "variables": {
+                str(n): {"dtype": str(v.dtype), "shape": list(v.shape)}
+                for n, v in dataset.data_vars.items()
+            },
+            "chunks": digests,
+        }
+        self.write_json(self._scan(scan_id, ".json"), full)
+        return full
+
+    def remove_scan(self, scan_id: str) -> None:
+        """Remove a scan, record first; nothing happens if it is not there."""
+        self._remove(self._scan(scan_id, ".json"), self._scan(scan_id, ".zarr"))
+
+    def open_scan(self, scan_id: str) -> xr.Dataset:
+        """Open one scan lazily: float32 numbers (float64 for float64 sources), nothing read yet.
+
+        Raises
+        ------
+        StoreError
+            If there is no such scan, or a chunk of its record is missing.
+        """
+        return self._open(self._scan(scan_id, ".zarr"), self.record(scan_id), scan_id)
+
+    def open_derivative(self, recipe: str, scan_id: str) -> xr.Dataset:
+        """Open the variables a recipe kept of one scan, lazily. Raises `StoreError` as `open_scan`."""
+        path = self._derivative(recipe, scan_id, ".zarr")
+        return self._open(path, self.derivative(recipe, scan_id), f"{recipe} of {scan_id}")
+
+    def derivative(self, recipe: str, scan_id: str) -> dict[str, Any] | None:
+        """What a recipe measured on a scan, or how it failed: the record of the derivative, or None."""
+        return self.read_json(self._derivative(recipe, scan_id, ".json"))
+
+    def derivative_ids(self, recipe: str) -> list[str]:
+        """Scans for which a recipe has a record."""
+        return _stems(self.root / "derivatives" / recipe, ".json")
+
+    def write_derivative(
+        self, recipe: str, scan_id: str, kept: xr.Dataset | Path | None, record: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write what a recipe leaves of a scan; the record last.
+
+        Parameters
+        ----------
+        kept : Dataset, Path or None
+            Variables to keep; or the folder of a Zarr group already written on this file system (`stage`); or nothing.
+        """
+        final = self._derivative(recipe, scan_id, ".zarr")
+        self._remove(self._derivative(recipe, scan_id, ".json"), final)
+        chunks: dict[str, tuple[str, int]] = {}
+        if isinstance(kept, Path):
+            chunks = self._publish_folder(kept, final)
+        elif kept is not None and kept.data_vars:
+            chunks = self._publish(kept, final)
+        full = {
+            "format": schema.FORMAT_VERSION,
+            "scan_id": scan_id,
+            "recipe": recipe,
+            **record,
+            "chunks": chunks,
+        }
+        self.write_json(self._derivative(recipe, scan_id, ".json"), full)
+        return full
+
+    def remove_derivative(self, recipe: str, scan_id: str) -> None:
+        """Remove what a recipe left of a scan, record first."""
+        self._remove(
+            self._derivative(recipe, scan_id, ".json"), self._derivative(recipe, scan_id, ".zarr")
+        )
+
+    def stage(self) -> Path:
+        """A new empty folder on the store's file system, for something that is renamed into place later."""
+        folder = self.root / "_staging" / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        return folder
+
+    def sweep(self) -> int:
+        """Remove what interrupted writers left: staging folders and stores without a record. Call under the lock."""
+        swept = 0
+        for entry in _entries(self.root / "_staging"):
+            shutil.rmtree(entry.path, ignore_errors=True)
+            swept += 1
+        folders = [
+            self.root / "scans",
+            *(Path(e.path) for e in _entries(self.root / "derivatives")),
+        ]
+        for folder in folders:
+            names = {e.name for e in _entries(folder)}
+            for name in sorted(names):
+                partial = name.endswith(".tmp")
+                unrecorded = (
+                    name.endswith(".zarr") and f"{name.removesuffix('.zarr')}.json" not in names
+                )
+                if partial or unrecorded:
+                    target = folder / name
+                    shutil.rmtree(target) if target.is_dir() else target.unlink()
+                    swept += 1
+        return swept
+
+    # -- tables, quarantine, runs, models ----------------------------------------------------------
+
+    def table(self, name: str) -> "pd.DataFrame | None":
+        """Table ``tables/<name>.parquet``, or None."""
+        path = self.root / "tables" / f"{name}.parquet"
+        if not path.exists():
+            return None
+        import pandas as pd
+
+        return pd.read_parquet(path)
+
+    def tables(self) -> list[str]:
+        """Names of all tables, sorted."""
+        return _stems(self.root / "tables", ".parquet")
+
+    def write_table(
+        self, name: str, table: "pd.DataFrame", units: Mapping[str, str] | None = None
+    ) -> None:
+        """Replace a table, atomically, if it changed; `units` go to ``tables/<name>.units.json``."""
+        path = self.root / "tables" / f"{name}.parquet"
+        before = self.table(name)
+        if before is None or not before.equals(table):
+            _replace(path, lambda temporary: table.to_parquet(temporary, index=False))
+        if units is not None and self.units(name) != dict(units):
+            self.write_json(path.with_name(f"{name}.units.json"), dict(units))
+
+    def remove_tables(self, prefix: str, keep: Iterable[str]) -> None:
+        """Remove per-label tables ``<prefix>.<name>`` other than those in `keep`."""
+        wanted = {f"{prefix}.{name}.parquet" for name in keep}
+        for entry in _entries(self.root / "tables"):
+            own = entry.name.startswith(f"{prefix}.") and entry.name.count(".") == 2
+            if own and entry.name.endswith(".parquet") and entry.name not in wanted:
+                Path(entry.path).unlink()
+
+    def units(self, name: str) -> dict[str, str]:
+        """Unit of each measurement of a recipe."""
+        return self.read_json(self.root / "tables" / f"{name}.units.json") or {}
+
+    def quarantine(self) -> list[dict[str, Any]]:
+        """Refused and skipped series with their reasons, sorted by series."""
+        folder = self.root / "quarantine"
+        return [
+            entry
+            for stem in _stems(folder, ".json")
+            if (entry := self.read_json(folder / f"{stem}.json"))
+        ]
+
+    def write_quarantine(self, series: str, entry: Mapping[str, Any]) -> None:
+        """Note why a series was refused."""
+        self.write_json(self.root / "quarantine" / f"{series}.json", {"series": series, **entry})
+
+    def clear_quarantine(self, series: str) -> None:
+        """Forget a refusal: the series is taken now, or gone."""
+        (self.root / "quarantine" / f"{series}.json").unlink(missing_ok=True)
+
+    def runs(self) -> list[str]:
+        """Ids of runs with a manifest, oldest first."""
+        folder = self.root / "runs"
+        return sorted(
+            e.name for e in _entries(folder) if (folder / e.name / "manifest.json").exists()
+        )
+
+    def manifest(self, run_id: str | None = None) -> dict[str, Any]:
+        """Manifest of a run (the latest by default); empty when there is none."""
+        if run_id is None:
+            runs = self.runs()
+            if not runs:
+                return {}
+            run_id = runs[-1]
+        return self.read_json(self.root / "runs" / run_id / "manifest.json") or {}
+
+    def models(self) -> list[str]:
+        """Models that were fitted."""
+        folder = self.root / "models"
+        return sorted(e.name for e in _entries(folder) if (folder / e.name / "model.json").exists())
+
+    def model(self, name: str) -> dict[str, Any] | None:
+        """Resolved model (``model.json``), or None."""
+        return self.read_json(self.root / "models" / name / "model.json")
+
+    def model_table(self, name: str, table: str) -> "pd.DataFrame":
+        """Table ``tidy``, ``glance`` or ``augment`` of a model."""
+        import pandas as pd
+
+        return pd.read_parquet(self.root / "models" / name / f"{table}.parquet")
+
+    def write_model(
+        self, name: str, tables: Mapping[str, "pd.DataFrame"], model: Mapping[str, Any]
+    ) -> None:
+        """Replace a model: its tables, then ``model.json``, without which it does not count as fitted."""
+        folder = self.root / "models" / name
+        (folder / "model.json").unlink(missing_ok=True)
+        for key, table in tables.items():
+            _replace(
+                folder / f"{key}.parquet", lambda path, t=table: t.to_parquet(path, index=False)
+            )
+        _replace(folder / "tidy.csv", lambda path: tables["tidy"].to_csv(path, index=False))
+        self.write_json(folder / "model.json", model)
+
+    def info(self) -> dict[str, Any]:
+        """``cohort.json``: format version and digest of the catalog; empty for a store not yet written to."""
+        return self.read_json(self.root / "cohort.json") or {}
+
+    def write_info(self, *, cohort: str, catalog: str) -> None:
+        """Write ``cohort.json`` if it would change.
+
+        Raises
+        ------
+        StoreError
+            If the store belongs to another cohort, or was written in a later format.
+        """
+        found = self.info()
+        if found and found["cohort"] != cohort:
+            raise StoreError(
+                f"the store {self.root} holds the cohort {found['cohort']!r}, expected {cohort!r}; give each cohort a store of its own"
+            )
+        if found.get("format", 0) > schema.FORMAT_VERSION:
+            raise StoreError(
+                f"the store {self.root} has format {found['format']}, this version reads up to {schema.FORMAT_VERSION}; upgrade cohort"
+            )
+        wanted = {"format": schema.FORMAT_VERSION, "cohort": cohort, "catalog": catalog}
+        if found != wanted:
+            self.write_json(self.root / "cohort.json", wanted)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the store for writing; the operating system frees it if the process dies.
+
+        Raises
+        ------
+        Locked
+            With who holds it, where and since when.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                stream.seek(0)
+                raise Locked(
+                    f"the store {self.root} is locked by {stream.read().strip() or 'another process'}"
+                ) from error
+            stream.truncate(0)
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+            stream.write(f"process {os.getpid()} on {socket.gethostname()} since {since} UTC\n")
+            stream.flush()
+            yield
+
+    # -- bytes ---------------------------------------------------------------------------------------
+
+    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Replace a JSON file atomically and durably."""
+        # No indent: with one, Python's slow encoder is used, and records are written by the thousand.
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        _replace(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+    def read_json(self, path: Path) -> dict[str, Any] | None:
+        """Content of a JSON file of the store, or None. Raises `StoreError` if it is damaged."""
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StoreError(
+                f"{path.name} is damaged ({error}); remove it and run again"
+            ) from error
+
+    def _scan(self, scan_id: str, suffix: str) -> Path:
+        return self.root / "scans" / f"{scan_id}{suffix}"
+
+    def _derivative(self, recipe: str, scan_id: str, suffix: str) -> Path:
+        return self.root / "derivatives" / recipe / f"{scan_id}{suffix}"
+
+    def _publish(self, dataset: xr.Dataset, final: Path) -> dict[str, tuple[str, int]]:
+        """Write a group beside its place, synced, then rename it there; digest and size of each file."""
+        staged = self.stage()
+        files = encode_group(dataset)
+        folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
+        for folder in sorted(folders - {"."}):
+            (staged / folder).mkdir()
+        digests = {}
+        for name, content in files.items():
+            (staged / name).write_bytes(content)
+            digests[name] = (hashlib.sha256(content).hexdigest(), len(content))
+        _move_into_place(staged, final)
+        return digests
+
+    def _publish_folder(self, staged: Path, final: Path) -> dict[str, tuple[str, int]]:
+        """`_publish` for a group that was written block by block into a staging folder."""
+        digests = {}
+        for path in sorted(p for p in staged.rglob("*") if p.is_file()):
+            name = path.relative_to(staged).as_posix()
+            digests[name] = (provenance.file_digest(path), path.stat().st_size)
+        _move_into_place(staged, final)
+        return dict(sorted(digests.items()))
+
+    def _remove(self, record: Path, folder: Path) -> None:
+        record.unlink(missing_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+
+    def _open(self, path: Path, record: Mapping[str, Any] | None, name: str) -> xr.Dataset:
+        if record is None:
+            raise StoreError(f"no {name} in {self.root}; `cohort status` lists what there is")
+        # Zarr takes a missing chunk, and a shard without bytes, for background: sizes tell.
+        for chunk, (_, size) in record["chunks"].items():
+            try:
+                found = (path / chunk).stat().st_size
+            except FileNotFoundError:
+                raise StoreError(
+                    f"{name}: {chunk} is missing from the store; ingest the scan again"
+                ) from None
+            if found != size:
+                raise StoreError(
+                    f"{name}: {chunk} has {found} bytes, expected {size}; ingest the scan again"
+                )
+        if not record["chunks"]:
+            return xr.Dataset()
+        return open_group(path)
+
+
+def _move_into_place(staged: Path, final: Path) -> None:
+    """Sync every file and folder of a staged group, then rename it: what has its place is whole."""
+    for folder, _, files in os.walk(staged):
+        for file in files:
+            _sync(Path(folder) / file)
+        _sync(Path(folder))
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        shutil.rmtree(final)
+    staged.rename(final)
+    _sync(final.parent)
+
+
+def _content(dataset: xr.Dataset, name: str) -> str:
+    """What a variable says, whatever the header around it: voxels, scaling, unit, dims and where they lie."""
+    variable = dataset[name]
+    leading = {
+        str(d): dataset[d].values
+        for d in variable.dims
+        if d not in grid.SPACE and d in dataset.coords
+    }
+    return provenance.digest(
+        {
+            "voxels": provenance.array_digest(np.asarray(variable.values)),
+            "dims": [str(d) for d in variable.dims],
+            "affine": dataset["affine"].values,
+            "leading": leading,
+            "attrs": {k: variable.attrs.get(k) for k in ("scale_factor", "add_offset", "units")},
+        }
+    )
+
+
+def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda e: e.name)
+    except FileNotFoundError:
+        return []
+
+
+def _stems(folder: Path, suffix: str) -> list[str]:
+    return [e.name.removesuffix(suffix) for e in _entries(folder) if e.name.endswith(suffix)]
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write beside, sync, rename, sync the folder: readers see the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        write(temporary)
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or a folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

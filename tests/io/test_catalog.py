@@ -1,0 +1,267 @@
+"""Catalogs: what they mean, and that every mistake is named with its place."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cohort.io.catalog import Catalog, CatalogError, find_recipe, read_catalog, recipe_name, stem
+
+SMALL = {"cohort": "small", "sources": ["scans"], "store": "store"}
+TABLE = {"table": "people.csv", "id": "ID"}
+
+
+def write(folder, **changes):
+    path = folder / "cohort.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    return path
+
+
+def problems(folder, **changes):
+    path = write(folder, **changes)
+    with pytest.raises(CatalogError) as caught:
+        read_catalog(path)
+    lines = caught.value.problems
+    assert str(caught.value).split("\n") == list(lines)
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    return [line.removeprefix(f"{path}: ") for line in lines]
+
+
+def test_three_keys_are_enough_and_paths_are_relative_to_the_file(tmp_path, monkeypatch):
+    write(tmp_path)
+    (tmp_path / "scans").mkdir()
+    monkeypatch.chdir(tmp_path.parent)
+    catalog = read_catalog(Path(tmp_path.name) / "cohort.yaml")
+    assert catalog.source_paths() == [tmp_path / "scans"]
+    assert catalog.store_root() == tmp_path / "store"
+    assert (catalog.folder, catalog.ids, catalog.models, catalog.recipes) == (
+        tmp_path,
+        "token",
+        {},
+        [],
+    )
+
+
+def test_overrides_are_relative_to_the_current_folder(tmp_path, monkeypatch):
+    write(tmp_path)
+    here = tmp_path / "here"
+    (here / "other").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    catalog = read_catalog(tmp_path / "cohort.yaml", sources=["other"], store="out")
+    assert catalog.source_paths() == [here / "other"]
+    assert catalog.store_root() == here / "out"
+
+
+def test_every_problem_is_listed_at_once(tmp_path):
+    found = problems(
+        tmp_path,
+        cohort=7,
+        stroe="x",
+        ids="kep",
+        subject="(abc",
+        recipes=["no-such-recipe", "mine.yaml"],
+        participants={"table": "people.csv", "derive": {"old": "age >"}},
+        models={"m": {"outcome": "x", "formula": "y", "one_scan_per": "frist", "wher": "a > 1"}},
+    )
+    expected = [
+        "cohort: expected text, found the number 7; put it in quotes",
+        "unknown key 'stroe'; did you mean 'store'?; known are cohort, sources, store",
+        "ids: expected one of token, keep; found 'kep'; did you mean 'keep'?",
+        "subject: '(abc' is not a regular expression",
+        "recipes: expected a recipe, found 'no-such-recipe'",
+        "recipes: expected a recipe at 'mine.yaml', found no file",
+        "participants.id: expected the column that holds the ids, found no such key",
+        "participants.derive.old: 'age >' is not an expression",
+        "models.m.one_scan_per: expected one of first, last, mean, error, all; found 'frist'; did you mean 'first'?",
+        "models.m: unknown key 'wher'; did you mean 'where'?; known are outcome, formula",
+    ]
+    assert len(found) == len(expected)
+    for start in expected:
+        assert sum(line.startswith(start) for line in found) == 1, (start, found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cohort": "../up"}, "cohort: expected a name of letters, digits, '.', '_' and '-'"),
+        ({"store": "s3://bucket/a"}, "store: expected a local path, found the URL 's3://bucket/a'"),
+        ({"sources": ["https://example.org"]}, "sources.0: expected a local path"),
+        ({"sources": 3}, "sources: expected a list, found the number 3"),
+        ({"sources": []}, "participants: expected a table, since sources is empty"),
+        ({"subject": "sub-(.*)"}, r"subject: expected a pattern with a group \(\?P<subject>"),
+        ({"subject": "(?P<subject>a)(?P<visit>b)"}, "subject: group 'visit' has no meaning"),
+        ({"attach": {"image": "{stem}.nii"}}, "attach: 'image' is a variable of the scan itself"),
+        ({"attach": {"mask": "{stm}.nii"}}, r"attach.mask: '\{stm\}.nii' uses \{stm\}"),
+        ({"attach": {"mask": "{stem.__class__}"}}, r"attach.mask: .* uses \{stem.__class__\}"),
+        ({"attach": {"mask": "{stem"}}, "attach.mask: '{stem' is not a template"),
+        ({"attach": {"mask": "{folder}/{stem}.nii.gz"}}, "attach.mask: .* is the scan itself"),
+        ({"attach": {"a mask": "{stem}.nii"}}, "attach.a mask: expected a name of letters, digits and '_'"),
+        ({"models": {"a/b": {"outcome": "x", "formula": "y"}}}, "models.a/b: expected a name of letters"),
+        ({"models": {"m": {"outcome": "x"}}}, "models.m.formula: expected the right-hand side"),
+        ({"models": {"m": {"outcome": "x", "formula": "y", "where": "open('a')"}}}, "models.m.where: .*a call is not allowed"),
+        ({"models": {"m": {"outcome": "x", "formula": "y", "recipe": "brain"}}}, r"models.m.recipe: expected one of this catalog's recipes \(none\), found 'brain'"),
+        ({"models": {"m": {"outcome": "x", "formula": "y", "truth": {"y": "big"}}}}, "models.m.truth.y: expected a number, found 'big'"),
+        ({"recipes": ["a.yaml", "sub/a.yaml"]}, "recipes: 'a' is listed twice"),
+        ({"participants": {**TABLE, "table": []}}, "participants.table: expected at least one, found an empty list"),
+        ({"participants": {**TABLE, "derive": {"a": "__import__('os')"}}}, "participants.derive.a: .*a call is not allowed"),
+        ({"allow_unmatched": "no"}, "allow_unmatched: expected true or false, found 'no'"),
+        ({"models": None}, r"models: expected a mapping \(key: value\), found nothing"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_its_place(tmp_path, changes, message):
+    (tmp_path / "sub").mkdir()
+    for path in ("a.yaml", "sub/a.yaml"):
+        (tmp_path / path).write_text("recipe: a")
+    with pytest.raises(CatalogError, match=message):
+        read_catalog(write(tmp_path, **changes))
+
+
+def test_a_missing_or_broken_file_is_one_line(tmp_path):
+    with pytest.raises(
+        CatalogError, match=r"^\S*none.yaml: cannot be read \(No such file or directory\)[^\n]*$"
+    ):
+        read_catalog(tmp_path / "none.yaml")
+    (tmp_path / "twice.yaml").write_text("cohort: a\ncohort: b\n")
+    with pytest.raises(
+        CatalogError, match=r"twice.yaml: line 2, column 1: the key 'cohort' is there twice"
+    ):
+        read_catalog(tmp_path / "twice.yaml")
+
+
+def test_every_missing_source_is_named_when_sources_are_asked_for(tmp_path):
+    catalog = read_catalog(write(tmp_path, sources=["here", "gone", "lost"]))
+    (tmp_path / "here").mkdir()
+    with pytest.raises(CatalogError, match="found nothing at 'gone'") as caught:
+        catalog.source_paths()
+    assert len(caught.value.problems) == 2
+
+
+def test_a_source_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "scans").mkdir()
+    catalog = read_catalog(write(tmp_path))
+    (tmp_path / "scans").chmod(0o000)
+    root = os.geteuid() == 0
+    if root:  # who may read everything
+        os.seteuid(65534)
+    try:
+        with pytest.raises(
+            CatalogError, match=r"'scans' \(.*\) cannot be read \(Permission denied\)"
+        ):
+            catalog.source_paths()
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_the_error_survives_the_way_from_a_worker():
+    error = CatalogError(["a: one", "b: two"])
+    assert pickle.loads(pickle.dumps(error)).problems == error.problems
+
+
+def test_the_digest_says_what_the_cohort_is_and_not_where(tmp_path):
+    one = read_catalog(write(tmp_path)).digest
+    assert (
+        one == read_catalog(write(tmp_path, sources=["elsewhere"], store="b", ids="token")).digest
+    )
+    assert one != read_catalog(write(tmp_path, ids="keep")).digest
+    assert (
+        one != read_catalog(write(tmp_path, models={"m": {"outcome": "x", "formula": "y"}})).digest
+    )
+
+
+def test_a_table_may_be_one_path_or_several_and_missing_marks_may_be_numbers(tmp_path):
+    one = read_catalog(write(tmp_path, participants={**TABLE, "missing": [-1, 999, "unknown"]}))
+    assert one.participants.table == ["people.csv"]
+    assert one.participants.missing == ["-1", "999", "unknown"]
+
+
+def test_a_recipe_beside_the_catalog_goes_before_one_that_comes_with_the_package(tmp_path):
+    folder = tmp_path / "cohorts"
+    folder.mkdir()
+    builtin = find_recipe("oasis-csf", folder=folder)
+    assert builtin.is_file()
+    above = tmp_path / "recipes" / "oasis-csf.yaml"
+    above.parent.mkdir()
+    above.touch()
+    assert find_recipe("oasis-csf", folder=folder) == above
+    own = folder / "recipes" / "oasis-csf.yaml"
+    own.parent.mkdir()
+    own.touch()
+    assert read_catalog(write(folder, recipes=["oasis-csf"])).recipe_path("oasis-csf") == own
+    assert find_recipe("../recipes/oasis-csf.yaml", folder=folder) == above
+    assert recipe_name("../recipes/oasis-csf.yaml") == "oasis-csf"
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest_name(tmp_path):
+    with pytest.raises(
+        CatalogError,
+        match=r"found 'oasis_csf'; did you mean 'oasis-csf'\?; known are .*hippocampus",
+    ):
+        find_recipe("oasis_csf", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.nii", "a"), ("a.b.nii.gz", "a.b"), ("A.NII.GZ", "A"), ("1.2.840", "1.2.840"), ("IM1.dcm", "IM1"), (".nii", ".nii")],
+)  # fmt: skip
+def test_the_stem_is_the_name_without_the_ending_of_an_image_format(name, expected):
+    assert stem(Path("x.y") / name) == expected
+
+
+def attached(folder, template, images, others):
+    for path in (*images, *others):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    catalog = read_catalog(write(folder, attach={"mask": template}))
+    return catalog, [folder / path for path in images], [folder / path for path in others]
+
+
+@pytest.mark.parametrize(
+    ("template", "masks"),
+    [
+        ("{folder}/../labels/{stem}.nii.gz", ["scans/labels/a.nii.gz", "scans/labels/b.nii.gz"]),
+        ("scans/labels/{stem}.nii.gz", ["scans/labels/a.nii.gz", "scans/labels/b.nii.gz"]),
+        ("{folder}/{stem}_mask.nii", ["scans/images/a_mask.nii", "scans/images/b_mask.nii"]),
+        ("derived/{stem}/mask[1].nii", ["derived/a/mask[1].nii", "derived/b/mask[1].nii"]),
+    ],
+)
+def test_attachments_are_found_kept_apart_and_missed_on_both_sides(tmp_path, template, masks):
+    images = ["scans/images/a.nii.gz", "scans/images/b.nii.gz"]
+    catalog, scans, others = attached(tmp_path, template, images, masks)
+    assert [catalog.attachments(scan) for scan in scans] == [{"mask": mask} for mask in others]
+    assert catalog.only_scans([*others, *scans]) == scans
+    assert catalog.orphan_attachments(scans) == []
+    assert catalog.orphan_attachments(scans[:1]) == others[1:]
+
+
+def test_one_mask_may_serve_all_scans(tmp_path):
+    catalog, scans, (atlas,) = attached(
+        tmp_path, "atlas.nii", ["scans/a.nii", "scans/b.nii"], ["atlas.nii"]
+    )
+    assert all(catalog.attachments(scan) == {"mask": atlas} for scan in scans)
+    assert catalog.orphan_attachments(scans) == []
+
+
+def test_braces_in_a_folder_name_are_just_characters(tmp_path):
+    folder = tmp_path / "{stem} {0}"
+    catalog, scans, masks = attached(folder, "{folder}/{stem}_m.nii", ["s/a.nii"], ["s/a_m.nii"])
+    assert catalog.attachments(scans[0]) == {"mask": masks[0]}
+
+
+def test_without_attach_every_file_is_a_scan(tmp_path):
+    catalog = read_catalog(write(tmp_path))
+    assert isinstance(catalog, Catalog)
+    assert catalog.only_scans([tmp_path / "a.nii"]) == [tmp_path / "a.nii"]
+
+
+def test_hippocampus_names_the_image_without_a_label_and_the_label_without_an_image(shared):
+    checkout = Path(__file__).parents[2]
+    catalog = read_catalog(
+        checkout / "catalogs/cohorts/hippocampus.yaml", sources=[shared / "hippocampus-msd/images"]
+    )
+    scans = sorted(catalog.source_paths()[0].glob("*.nii.gz"))
+    without = [s.name for s in scans if not catalog.attachments(s)["labels"].exists()]
+    assert (len(scans), without) == (128, ["hippocampus_118.nii.gz"])
+    assert [p.name for p in catalog.orphan_attachments(scans)] == ["hippocampus_281.nii.gz"]
