@@ -1,0 +1,1 @@
+"""Tables to effects. Knows nothing of images."""

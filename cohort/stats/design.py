@@ -1,0 +1,309 @@
+"""From a table and a model to the rows that are fitted, their design matrix, and an account of every other row."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cohort.stats import columns as cells
+from cohort.stats.columns import DesignError
+from cohort.stats.formula import Formula, Term, build, parse
+from cohort.stats.rows import RULES, Account, averaged, count, row_ids, told
+
+__all__ = ["RULES", "Design", "DesignError", "prepare"]
+
+COLLINEAR = 1e-8
+"""Share of a standardised column that the columns before it may leave unexplained and still be called dependent."""
+
+OVERLAP = 0.5
+"""Below this share of a group inside the range of the other, a warning."""
+
+_AGE = re.compile(r"age(_?y(ears?)?)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is fitted, and what is not and why.
+
+    Attributes
+    ----------
+    X : DataFrame, shape (n, p), float64
+        Design matrix, ``Intercept`` first; index: row ids.
+    y : Series, shape (n,), float64
+        The outcome; same index.
+    formula : Formula
+        The right-hand side with the confounds that it did not name.
+    terms : tuple of Term or None, p long
+        Term of each column of `X`; None for the intercept.
+    roles : dict
+        Column of `X` -> intercept, group (0/1 or a category), covariate, interaction or confound.
+    coding : dict
+        Levels and reference of each category.
+    rows : DataFrame, n rows
+        Row id, and participant, subject and session where the table has them.
+    n_table, n_subjects, n_repeated : int
+        Rows of the table; subjects among the usable rows; those of them with several rows.
+    dropped : tuple of dict
+        ``row_id`` and ``reason`` of each row that is not fitted; `detail` where there is more to say.
+    warnings : tuple of str
+        What a reader must know before the numbers.
+    """
+
+    X: pd.DataFrame
+    y: pd.Series
+    formula: Formula
+    terms: tuple[Term | None, ...]
+    roles: dict[str, str]
+    coding: dict[str, dict[str, Any]]
+    rows: pd.DataFrame
+    n_table: int
+    n_subjects: int
+    n_repeated: int
+    dropped: tuple[dict[str, str], ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def binary(self) -> frozenset[str]:
+        """Columns of `X` that hold nothing but 0 and 1."""
+        return frozenset(c for c in self.X.columns[1:] if _is_binary(self.X[c].to_numpy()))
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rows that are not fitted, counted by reason."""
+        return count(self.dropped)
+
+
+def prepare(
+    table: pd.DataFrame,
+    *,
+    outcome: str | None = None,
+    formula: str,
+    confounds: Sequence[str] = (),
+    where: str | None = None,
+    one_scan_per: str = "first",
+    row_id: str = "scan_id",
+    subject: str = "subject",
+    order: Sequence[str] = ("session",),
+) -> Design:
+    """Choose the rows of a model and build its design matrix.
+
+    A row is left out, with its reason, when it has no scan, when `where` does not hold for it, when the outcome or a
+    column of the formula is missing, and when another scan of the same subject is used: in this order, so that a
+    subject whose first scan failed is represented by the next one.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a scan (or participant); numbers, or text that holds numbers.
+    outcome : str, optional
+        Column to be explained. May instead stand left of ``~`` in `formula`.
+    formula : str
+        Terms to fit; see `cohort.stats.formula.parse`. True and false count as 1 and 0.
+    confounds : sequence of str
+        Columns (or terms) that are adjusted for; added to the formula if it does not name them.
+    where : str, optional
+        Rows to use, in the grammar of `cohort.expression.column`.
+    one_scan_per : {"first", "last", "mean", "error", "all"}
+        Rule for subjects of several usable scans. ``mean`` averages the numbers; ``all`` keeps the rows and warns.
+    row_id, subject : str
+        Columns that name rows and people. Without `row_id`, ``participant`` or the index names the rows.
+    order : sequence of str
+        Columns that order the scans of a subject, numbers as numbers; then the order of the table.
+
+    Returns
+    -------
+    Design
+
+    Raises
+    ------
+    DesignError
+        In one line: an unknown column, text in a numeric column, repeated subjects under ``error``, a constant
+        column, a group of one, columns that depend on each other, fewer rows than columns.
+    """
+    if one_scan_per not in RULES:
+        raise DesignError(f"one_scan_per is {one_scan_per!r}; it takes {', '.join(RULES)}")
+    names = [str(c) for c in table.columns]
+    checked, adjusted = _model(names, formula, confounds)
+    outcome = _outcome(outcome, checked, names)
+    table = table.set_axis(names, axis=1).set_axis(row_ids(table, row_id), axis=0)
+    account = Account(table)
+    account.keep_usable(row_id, where, (outcome, *checked.columns))
+    repeats = account.keep_one_per_subject(one_scan_per, subject, order)
+    if one_scan_per == "mean":
+        factors = [factor for term in checked.terms for factor in term.factors]
+        categories = {c for factor in factors if factor.kind == "category" for c in factor.columns}
+        table = averaged(table, repeats, (outcome, *checked.columns), categories)
+    used = table[account.kept]
+    if used.empty:
+        raise DesignError(f"no rows to fit: {told(len(table), account.dropped)}")
+    matrix = build(checked, used)
+    y = pd.Series(cells.numbers(cells.take(used, outcome, "outcome")), used.index, name=outcome)
+    _check(matrix.X, y, told(len(table), account.dropped))
+    roles = _roles(matrix.X, matrix.terms, matrix.coding, adjusted)
+    identity = [c for c in ("participant", subject, *order) if c in names and c != row_id]
+    rows = used[identity].reset_index(drop=True)
+    rows.insert(0, row_id, used.index)
+    warnings = (
+        [_repeats_kept(account.n_subjects, repeats, len(used))]
+        if repeats and one_scan_per == "all"
+        else []
+    )
+    warnings += _separated(matrix.X, roles, used, checked)
+    return Design(
+        X=matrix.X,
+        y=y,
+        formula=checked,
+        terms=matrix.terms,
+        roles=roles,
+        coding=matrix.coding,
+        rows=rows,
+        n_table=len(table),
+        n_subjects=account.n_subjects,
+        n_repeated=len(repeats),
+        dropped=tuple(account.dropped),
+        warnings=tuple(warnings),
+    )
+
+
+def _model(
+    names: list[str], formula: str, confounds: Sequence[str]
+) -> tuple[Formula, tuple[Term, ...]]:
+    """Parse the formula and its confounds (columns or terms), and join them."""
+    if isinstance(confounds, str):
+        raise DesignError(f"confounds is the text {confounds!r}; it takes a list of columns")
+    checked = parse(formula, names)
+    terms = [t for c in confounds for t in parse(f"Q({c!r})" if c in names else c, names).terms]
+    return checked.with_terms(terms), tuple(terms)
+
+
+def _outcome(outcome: str | None, checked: Formula, names: list[str]) -> str:
+    if outcome is None:
+        outcome = checked.outcome
+    if outcome is None:
+        raise DesignError("no outcome: give it, or write the formula as 'outcome ~ terms'")
+    if checked.outcome not in (None, outcome):
+        raise DesignError(
+            f"the outcome is {outcome!r}, but the formula explains {checked.outcome!r}"
+        )
+    if outcome not in names:
+        raise DesignError(cells.unknown_column(outcome, names, "outcome"))
+    if outcome in checked.columns:
+        raise DesignError(f"the outcome {outcome!r} is also among the terms: {checked}")
+    return outcome
+
+
+def _check(X: pd.DataFrame, y: pd.Series, told: str) -> None:
+    """Raise `DesignError` for a model that has no single answer, naming the columns at fault."""
+    n, p = X.shape
+    if n <= p:
+        raise DesignError(f"{n} rows for {p} columns ({', '.join(X.columns)}): {told}")
+    if np.ptp(y) == 0:
+        raise DesignError(
+            f"the outcome {y.name!r} is {y.iloc[0]:g} in all {n} rows that are used: {told}"
+        )
+    for name in X.columns[1:]:
+        values = X[name].to_numpy()
+        if np.ptp(values) == 0:
+            raise DesignError(f"{name!r} is {values[0]:g} in all {n} rows that are used: {told}")
+        for state in (0, 1) if _is_binary(values) else ():
+            if (values == state).sum() == 1:
+                row = X.index[values == state][0]
+                raise DesignError(
+                    f"{name} = {state} holds for one row only ({row}): a group of one tells nothing"
+                )
+    if fault := _collinear(X):
+        *others, name = fault
+        raise DesignError(
+            f"{name!r} is an exact combination of {', '.join(map(repr, others))} and the intercept: drop one of them"
+        )
+
+
+def _is_binary(values: np.ndarray) -> bool:
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def _collinear(X: pd.DataFrame) -> list[str]:
+    """Columns of the first exact dependence, the dependent one last; standardised, so that units play no part."""
+    values = X.to_numpy()[:, 1:]
+    values = values - values.mean(axis=0)
+    values = values / np.sqrt((values**2).sum(axis=0))
+    basis = np.empty_like(values)
+    for j in range(values.shape[1]):
+        rest = values[:, j].copy()
+        for _ in range(2):  # a second sweep removes what rounding left of the first
+            rest -= basis[:, :j] @ (basis[:, :j].T @ rest)
+        length = np.sqrt((rest**2).sum())
+        if length < COLLINEAR:
+            weights = np.linalg.lstsq(values[:, :j], values[:, j], rcond=None)[0]
+            return [*X.columns[1 : j + 1][np.abs(weights) > 1e-6], X.columns[j + 1]]
+        basis[:, j] = rest / length
+    return []
+
+
+def _roles(
+    X: pd.DataFrame,
+    terms: Sequence[Term | None],
+    coding: dict[str, dict[str, Any]],
+    confounds: Sequence[Term],
+) -> dict[str, str]:
+    adjusted = {c for term in confounds for c in term.columns}
+    roles = {}
+    for name, term in zip(X.columns, terms, strict=True):
+        if term is None:
+            roles[name] = "intercept"
+        elif set(term.columns) <= adjusted:
+            roles[name] = "confound"
+        elif len(term.factors) > 1:
+            roles[name] = "interaction"
+        elif term.name in coding or _is_binary(X[name].to_numpy()):
+            roles[name] = "group"
+        else:
+            roles[name] = "covariate"
+    return roles
+
+
+def _repeats_kept(n_subjects: int, repeats: dict[str, list[int]], n: int) -> str:
+    twice = "twice" if all(len(rows) == 2 for rows in repeats.values()) else "more than once"
+    return (
+        f"{len(repeats)} of {n_subjects} subjects are scanned {twice} and all {n} rows are used: the rows are not "
+        "independent, so intervals are too narrow and p too small; one_scan_per: first uses one scan of each"
+    )
+
+
+def _separated(
+    X: pd.DataFrame, roles: dict[str, str], used: pd.DataFrame, formula: Formula
+) -> list[str]:
+    """Warn of groups whose ages, or another number of the model, barely overlap."""
+    compared = {
+        c: X[c].to_numpy() for c in X if c in formula.columns and not _is_binary(X[c].to_numpy())
+    }
+    for name in used.columns:
+        if _AGE.fullmatch(name) and name not in formula.columns and cells.is_number(used[name]):
+            compared[f"{name}, which is not in the model,"] = cells.numbers(used[name])
+    found = []
+    for group in (
+        name for name, role in roles.items() if role == "group" and _is_binary(X[name].to_numpy())
+    ):
+        states = X[group].to_numpy()
+        for name, values in compared.items():
+            shares = []
+            for state in (0, 1):
+                here, there = (
+                    values[(states == state) & ~np.isnan(values)],
+                    values[(states != state) & ~np.isnan(values)],
+                )
+                if min(len(here), len(there)) >= 5:
+                    inside = int(((here >= there.min()) & (here <= there.max())).sum())
+                    shares.append(
+                        (inside / len(here), state, inside, len(here), there.min(), there.max())
+                    )
+            if shares and min(shares)[0] < OVERLAP:
+                _, state, inside, n, low, high = min(shares)
+                found.append(
+                    f"{name} barely overlaps between the groups: {inside} of {n} rows with {group} = {state} lie in the "
+                    f"range of {group} = {1 - state} ({low:g} to {high:g}); comparing them leans on the model's form"
+                )
+    return found

@@ -1,0 +1,193 @@
+"""The models of a catalog: assemble the table of each, fit what is stale, write ``models/<model>/``."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cohort import provenance
+from cohort.io.catalog import Catalog, Model
+from cohort.io.store import Store
+from cohort.stats import regression
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REVISION = 1
+"""Raised when the same table and model give other numbers or other outputs."""
+
+KEYS = ("scan_id", "participant", "subject", "session")
+
+
+class ModelError(ValueError):
+    """A model that cannot be fitted to this cohort."""
+
+
+def model_table(
+    store: Store, model: Model, recipes: Sequence[str], *, allow_unmatched: bool = False
+) -> "tuple[pd.DataFrame, dict[str, str]]":
+    """Table of a model: one row a scan (or, in a cohort without scans, a participant).
+
+    Measurements of all recipes side by side with the participants' columns. A measurement whose name two recipes
+    share is taken from the model's ``recipe``.
+
+    Returns
+    -------
+    table : DataFrame
+        Columns scan_id, participant, subject, session, ``unusable`` (a reason, or missing), then numbers and text.
+    units : dict
+        Column -> unit, of the measurements.
+
+    Raises
+    ------
+    ModelError
+        If two recipes measure the outcome and the model does not say which.
+    """
+    import pandas as pd
+
+    people = store.table("participants")
+    units = store.units("participants")
+    scans = store.table("scans")
+    if not recipes or scans is None or scans.empty:
+        if people is None:
+            raise ModelError(
+                "no scans and no participants table: run `cohort ingest` first, or add `participants:` to the catalog"
+            )
+        nothing = pd.array([None] * len(people), dtype="str")
+        return people.assign(scan_id=people["participant"], unusable=nothing), units
+    table = scans[list(KEYS)].copy()
+    reasons: dict[str, str] = {}
+    for recipe in recipes:
+        measured = store.table(recipe)
+        if measured is None:
+            continue
+        columns = [c for c in measured.columns if c not in (*KEYS, "state", "reason")]
+        if clash := sorted(set(columns) & set(table.columns)):
+            if model.outcome in clash and model.recipe is None:
+                raise ModelError(
+                    f"two recipes measure {model.outcome!r}; name one in the model (recipe: {recipe})"
+                )
+            if model.recipe == recipe:
+                table = table.drop(columns=clash)
+            else:
+                columns = [c for c in columns if c not in clash]
+        table = table.merge(measured[["scan_id", *columns]], on="scan_id", how="left")
+        units |= {c: u for c, u in store.units(recipe).items() if c in columns}
+        reasons |= dict.fromkeys(
+            measured.loc[measured["state"] != "done", "scan_id"], f"{recipe} failed on it"
+        )
+    unusable = [reasons.get(s) for s in table["scan_id"]]
+    if people is not None:
+        covariates = people.drop(columns=["subject", "session"])
+        taken = sorted((set(covariates.columns) - {"participant"}) & set(table.columns))
+        if taken:
+            raise ModelError(
+                f"{taken[0]!r} is a measurement and a column of the participants table; rename one"
+            )
+        lonely = table["participant"].isna()
+        table = table.merge(covariates, on="participant", how="left")
+        if not allow_unmatched:
+            unusable = [
+                r or ("no row in the participants table" if alone else None)
+                for r, alone in zip(unusable, lonely, strict=True)
+            ]
+    return table.assign(unusable=pd.array(unusable, dtype="str")), units
+
+
+def fit_model(
+    catalog: Catalog, name: str, store: Store, recipes: Sequence[str]
+) -> "regression.Fit | None":
+    """Fit one model of a catalog and write it, unless the same was fitted to the same table before.
+
+    Returns
+    -------
+    Fit or None
+        None if the model on the disk is fresh.
+
+    Raises
+    ------
+    ValueError
+        In one line, if the model cannot be fitted.
+    """
+    model = catalog.models[name]
+    table, units = model_table(store, model, recipes, allow_unmatched=catalog.allow_unmatched)
+    stamp = _stamp(table, model, units)
+    before = store.model(name)
+    if before is not None and before.get("stamp") == stamp:
+        return None
+    fit = fit_table(table, model, units)
+    usable = table["unusable"].isna()
+    dropped = [
+        {"row": str(r), "reason": str(why)}
+        for r, why in table.loc[~usable, ["scan_id", "unusable"]].itertuples(index=False)
+    ]
+    store.write_model(
+        name,
+        {"tidy": fit.tidy, "glance": fit.glance, "augment": fit.augment},
+        _model_json(name, model, fit, dropped, stamp, len(table)),
+    )
+    return fit
+
+
+def fit_table(table: "pd.DataFrame", model: Model, units: Mapping[str, str]) -> "regression.Fit":
+    """Fit a model to the usable rows of its table (`model_table`)."""
+    return regression.fit(
+        table[table["unusable"].isna()].drop(columns="unusable"),
+        outcome=model.outcome,
+        formula=model.formula,
+        confounds=tuple(model.confounds),
+        where=model.where,
+        one_scan_per=model.one_scan_per,
+        units=dict(units),
+    )
+
+
+def _stamp(table: "pd.DataFrame", model: Model, units: Mapping[str, str]) -> str:
+    import pandas as pd
+
+    content = {
+        str(c): [None if pd.isna(v) else v for v in table[c].tolist()] for c in table.columns
+    }
+    return provenance.Stamp(
+        {"table": provenance.digest(content), "units": provenance.digest(dict(units))},
+        "fit",
+        model.model_dump(mode="json"),
+        REVISION,
+    ).digest
+
+
+def _model_json(
+    name: str,
+    model: Model,
+    fit: "regression.Fit",
+    dropped: Sequence[Mapping[str, str]],
+    stamp: str,
+    n_table: int,
+) -> dict[str, Any]:
+    resolved = fit.to_json()
+    rows = resolved.get("rows", {})
+    return {
+        **resolved,
+        "model": name,
+        "outcome": model.outcome,
+        "formula": model.formula,
+        "confounds": model.confounds,
+        "where": model.where,
+        "one_scan_per": model.one_scan_per,
+        "recipe": model.recipe,
+        "group": model.group,
+        "truth": model.truth or None,
+        "rows": {
+            **rows,
+            "n_table": n_table,
+            "dropped": [
+                *dropped,
+                *({"row": d["row_id"], "reason": d["reason"]} for d in rows.get("dropped", [])),
+            ],
+        },
+        "added_variable": {
+            term: {"x": frame["x_resid"].tolist(), "y": frame["y_resid"].tolist()}
+            for term in fit.tidy["term"]
+            if term != "Intercept"
+            for frame in [regression.added_variable(fit, term)]
+        },
+        "stamp": stamp,
+    }

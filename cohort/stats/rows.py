@@ -1,0 +1,159 @@
+"""Which rows of a table a model uses, and the reason of each that it does not."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from cohort import expression
+from cohort.stats import columns as cells
+from cohort.stats.columns import DesignError
+
+RULES = ("first", "last", "mean", "error", "all")
+"""What to do with a subject of several usable scans."""
+
+
+def row_ids(table: pd.DataFrame, row_id: str) -> pd.Index:
+    """Name each row: by `row_id`, else the participant (if those differ), else the index."""
+    ids = [cells.label(i) for i in table.index]
+    for name in ("participant", row_id):
+        if name not in table.columns:
+            continue
+        column = cells.take(table, name, row_id)
+        filled = zip(ids, cells.missing(column), column.tolist(), strict=True)
+        named = [old if empty else cells.label(cell) for old, empty, cell in filled]
+        doubled = pd.Index(named)[pd.Index(named).duplicated()]
+        if len(doubled) and name == row_id:
+            raise DesignError(f"{row_id} {doubled[0]!r} stands in several rows of the table")
+        ids = ids if len(doubled) else named
+    return pd.Index(ids, name=row_id, dtype="str")
+
+
+class Account:
+    """Rows of a table, whether each is kept, and the reason of each that is not.
+
+    Attributes
+    ----------
+    kept : (rows,) bool array
+    dropped : list of dict
+        ``row_id``, ``reason``, and ``detail`` where there is more to say.
+    n_subjects : int
+        Subjects among the usable rows.
+    """
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.table = table
+        self.ids = [str(row) for row in table.index]
+        self.kept = np.ones(len(table), bool)
+        self.dropped: list[dict[str, str]] = []
+        self.n_subjects = len(table)
+
+    def drop(self, mask: np.ndarray, reason: str) -> None:
+        """Leave out the rows of `mask` that are still kept."""
+        for position in np.flatnonzero(mask & self.kept):
+            self._drop(int(position), {"reason": reason})
+
+    def _drop(self, position: int, why: Mapping[str, str]) -> None:
+        self.kept[position] = False
+        self.dropped.append({"row_id": self.ids[position], **why})
+
+    def keep_usable(self, row_id: str, where: str | None, used: Sequence[str]) -> None:
+        """Leave out rows without a scan, outside `where`, or with a missing cell in a column of `used`."""
+        if row_id in self.table.columns:
+            nameless = cells.missing(self.table[row_id])
+            if not nameless.all():
+                self.drop(nameless, "no scan")
+        if where:
+            # Blank text is a missing cell here as everywhere; only columns that `where` may name are looked at.
+            named = [c for c in self.table.columns if c in where]
+            filled = {c: self.table[c].mask(cells.missing(self.table[c])) for c in named}
+            try:
+                holds = expression.column(self.table.assign(**filled), where).to_numpy()
+            except expression.ExpressionError as error:
+                raise DesignError(f"where {error}") from error
+            self.drop(holds == 0, f"where {where!r} is false")
+            self.drop(np.isnan(holds), f"where {where!r} meets a missing value")
+        for name in dict.fromkeys(used):
+            self.drop(cells.missing(cells.take(self.table, name, "model")), f"missing {name}")
+
+    def keep_one_per_subject(
+        self, rule: str, subject: str, order: Sequence[str]
+    ) -> dict[str, list[int]]:
+        """Apply a rule of `RULES`; return the usable rows, in order, of each subject that has several."""
+        if subject not in self.table.columns:
+            if rule == "all":
+                return {}
+            names = list(self.table.columns)
+            message = cells.unknown_column(subject, names, "one scan per subject")
+            raise DesignError(f"{message}; one_scan_per 'all' takes each row for a person")
+        people = self.table[subject]
+        if rule != "all":
+            self.drop(cells.missing(people), f"missing {subject}")
+        rows: dict[str, list[int]] = {}
+        who = people.tolist()
+        for position in map(int, np.flatnonzero(self.kept & ~cells.missing(people))):
+            rows.setdefault(cells.label(who[position]), []).append(position)
+        self.n_subjects = len(rows)
+        repeats = {person: found for person, found in rows.items() if len(found) > 1}
+        if not repeats or rule == "all":
+            return repeats
+        if rule == "error":
+            person, found = next(iter(repeats.items()))
+            raise DesignError(
+                f"{len(repeats)} of {len(rows)} subjects have several scans, the first is {person!r} "
+                f"({', '.join(self.ids[position] for position in found)}); one_scan_per takes first, last, mean or all"
+            )
+        keys = [cells.take(self.table, name, "order of scans").tolist() for name in order]
+        for person, found in repeats.items():
+            found.sort(key=lambda position: [cells.natural_key(key[position]) for key in keys])
+            chosen = found[-1] if rule == "last" else found[0]
+            used = f"{self.ids[chosen]} of subject {person} is used"
+            for position in found:
+                if position != chosen:
+                    self._drop(position, {"reason": "repeated subject", "detail": used})
+        return repeats
+
+
+def averaged(
+    table: pd.DataFrame,
+    repeats: Mapping[str, Sequence[int]],
+    used: Sequence[str],
+    categories: Collection[str],
+) -> pd.DataFrame:
+    """Put the mean over each subject's rows into the first of them, which is the one that is kept.
+
+    Raises
+    ------
+    DesignError
+        If a category, or a column of 0 and 1, differs between the rows of a subject.
+    """
+    table = table.copy()
+    for name in dict.fromkeys(used):
+        is_category = name in categories or cells.is_text(table[name])
+        if is_category:
+            values = cells.categories(table[name]).codes.astype(np.float64)
+        else:
+            values = cells.numbers(table[name]).copy()  # may be a view of the table
+        states = is_category or bool(np.isin(values, (0.0, 1.0)).all(where=~np.isnan(values)))
+        for person, rows in repeats.items():
+            if states and np.ptp(values[rows]) != 0:
+                raise DesignError(
+                    f"{name!r} differs between the scans of subject {person!r} and has no mean; use first or last"
+                )
+            values[rows[0]] = values[rows].mean()
+        if not is_category:
+            table[name] = values
+    return table
+
+
+def count(dropped: Sequence[Mapping[str, str]]) -> dict[str, int]:
+    """Count rows that are left out by reason."""
+    return dict(Counter(entry["reason"] for entry in dropped))
+
+
+def told(n_table: int, dropped: Sequence[Mapping[str, str]]) -> str:
+    """Say how many rows are left out, and why."""
+    reasons = "; ".join(f"{n} {reason}" for reason, n in count(dropped).items())
+    found = f"{n_table} rows in the table, {len(dropped)} left out"
+    return f"{found} ({reasons})" if reasons else found
