@@ -1,0 +1,17 @@
+"""Synthetic whole heads with known truth, and the demo's cohort of them."""
+
+from cohort.phantom.folder import planted_damage, write_cohort
+from cohort.phantom.heads import Head, Tissue, head
+from cohort.phantom.model import PATIENT_ML, Subject, subject, subjects
+
+__all__ = [
+    "PATIENT_ML",
+    "Head",
+    "Subject",
+    "Tissue",
+    "head",
+    "planted_damage",
+    "subject",
+    "subjects",
+    "write_cohort",
+]
