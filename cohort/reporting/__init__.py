@@ -1,0 +1,1 @@
+"""Figures and the report: one self-contained page that opens offline."""

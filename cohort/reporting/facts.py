@@ -1,0 +1,90 @@
+"""Everything small that the report is made of, read from the store once: tables and records, no voxels."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pandas as pd
+import xarray as xr
+
+
+class Source(Protocol):
+    """What the report reads of a `cohort.io.store.Store`."""
+
+    def table(self, name: str, /) -> pd.DataFrame | None: ...  # noqa: D102
+    def units(self, name: str, /) -> dict[str, str]: ...  # noqa: D102
+    def record(self, scan_id: str, /) -> dict[str, Any] | None: ...  # noqa: D102
+    def open_scan(self, scan_id: str, /) -> xr.Dataset: ...  # noqa: D102
+    def open_derivative(self, recipe: str, scan_id: str, /) -> xr.Dataset: ...  # noqa: D102
+    def quarantine(self) -> list[dict[str, Any]]: ...  # noqa: D102
+    def runs(self) -> list[str]: ...  # noqa: D102
+    def manifest(self, run_id: str | None = None, /) -> dict[str, Any]: ...  # noqa: D102
+    def models(self) -> list[str]: ...  # noqa: D102
+    def model(self, name: str, /) -> dict[str, Any] | None: ...  # noqa: D102
+    def model_table(self, name: str, table: str, /) -> pd.DataFrame: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything small that a page is made of: tables and records, no voxels."""
+
+    scans: pd.DataFrame
+    participants: pd.DataFrame
+    measured: Mapping[str, pd.DataFrame]
+    """Recipe -> its table, scans done and failed."""
+    units: Mapping[str, Mapping[str, str]]
+    models: Mapping[str, Mapping[str, Any]]
+    refused: list[dict[str, Any]]
+    manifest: Mapping[str, Any]
+    """Of the latest run."""
+    ingest: Mapping[str, Any]
+    """Manifest of the latest run that looked at the sources; empty when none did."""
+
+    def done(self, recipe: str) -> pd.DataFrame:
+        """Scans that a recipe measured."""
+        table = self.measured[recipe]
+        return table[table["state"] == "done"] if "state" in table else table
+
+    def failed(self, recipe: str) -> pd.DataFrame:
+        """Scans on which a recipe failed."""
+        table = self.measured[recipe]
+        return table[table["state"] == "failed"] if "state" in table else table.iloc[:0]
+
+    def unit(self, recipe: str | None, column: str) -> str:
+        """Unit of a measurement, empty where none is known."""
+        return str(self.units.get(recipe or "", {}).get(column, ""))
+
+    def recipe_of(self, model: Mapping[str, Any]) -> str | None:
+        """Recipe that measured a model's outcome; None for a column of the participants table."""
+        named, outcome = model.get("recipe"), model.get("outcome")
+        return named or next((r for r, table in self.measured.items() if outcome in table), None)
+
+
+def gather(store: Source, recipes: Iterable[str]) -> Facts:
+    """Read the tables once. Recipes that a model or the last run names are found without being told."""
+    models = {name: model for name in store.models() if (model := store.model(name)) is not None}
+    manifest = store.manifest()
+    ran = [
+        stage.removeprefix("run:")
+        for stage in manifest.get("stages") or {}
+        if stage.startswith("run:")
+    ]
+    names = dict.fromkeys(
+        [*recipes, *(str(m["recipe"]) for m in models.values() if m.get("recipe")), *ran]
+    )
+    tables = {name: table for name in names if (table := store.table(name)) is not None}
+    return Facts(
+        scans=_table(store, "scans"),
+        participants=_table(store, "participants"),
+        measured=tables,
+        units={name: store.units(name) for name in tables},
+        models=models,
+        refused=store.quarantine(),
+        manifest=manifest,
+        ingest=next((m for r in reversed(store.runs()) if "found" in (m := store.manifest(r))), {}),
+    )
+
+
+def _table(store: Source, name: str) -> pd.DataFrame:
+    table = store.table(name)
+    return pd.DataFrame() if table is None else table

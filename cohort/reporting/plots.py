@@ -1,0 +1,298 @@
+"""Plots of measurements and fitted models: boxes, distributions, added variables, forests.
+
+`figures` offers them together with the pictures of scans. Text from data is drawn as it is: a dollar sign in a
+name does not start a formula.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#1f2430"
+FAINT = "#8a919e"
+FILL = "#c9d3df"
+LINE = "#1d4e89"
+MARK = "#a3320b"
+
+OUTLIER_Z = 3.5
+"""A value whose robust z-score exceeds this is marked [Iglewicz and Hoaglin 1993]."""
+
+MAX_GROUPS = 12
+"""Groups that one box plot holds."""
+
+
+def robust_z(values: Any) -> np.ndarray:
+    """Distance of each value from the median, in robust standard deviations.
+
+    Parameters
+    ----------
+    values : (n,) array-like of float
+        NaN and infinities take no part.
+
+    Returns
+    -------
+    (n,) float64 array
+        ``(x - median) / (1.4826 MAD)``; with the mean absolute deviation (x 1.2533) where more than half of the
+        values are equal, so that MAD is 0; 0 where all are equal; NaN where the value is not finite.
+
+    Notes
+    -----
+    Oracle: ``scipy.stats.median_abs_deviation(scale="normal")``.
+
+    Examples
+    --------
+    >>> robust_z([1, 2, 3, 4, 100]).round(2).tolist()
+    [-1.35, -0.67, 0.0, 0.67, 65.43]
+    """
+    numbers = np.asarray(values, np.float64)
+    finite = np.isfinite(numbers)
+    result = np.full(numbers.shape, np.nan)
+    if not finite.any():
+        return result
+    away = numbers[finite] - np.median(numbers[finite])
+    spread = np.median(np.abs(away)) / 0.6744897501960817
+    if spread == 0:
+        spread = np.abs(away).mean() * np.sqrt(np.pi / 2)
+    result[finite] = away / spread if spread > 0 else 0.0
+    return result
+
+
+def box_by_group(
+    values: Any, *, groups: Any, label: str, unit: str = "", group_label: str = ""
+) -> "Figure":
+    """Box plot of a measurement by group, every value drawn as a point.
+
+    Parameters
+    ----------
+    values : (n,) array-like of float
+        Values that are not finite are left out of box and count.
+    groups : (n,) array-like
+        Group of each value; missing groups are left out. At most 12 groups, the largest, are drawn.
+    label, unit, group_label : str
+        What the axes say.
+
+    Returns
+    -------
+    Figure
+        Boxes span the quartiles, the line is the median, whiskers reach 1.5 interquartile ranges.
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {"value": np.asarray(values, np.float64), "group": pd.Series(list(groups), dtype=object)}
+    )
+    frame = frame[np.isfinite(frame["value"].to_numpy()) & frame["group"].notna().to_numpy()]
+    largest = frame["group"].value_counts().index[:MAX_GROUPS]
+    names = sorted(largest, key=lambda name: (isinstance(name, str), name))
+    figure = blank(min(9.0, 2.6 + 0.9 * max(2, len(names))), 3.6)
+    axes = _axes(figure)
+    samples = [frame.loc[frame["group"] == name, "value"].to_numpy() for name in names]
+    if samples:
+        axes.boxplot(
+            samples,
+            widths=0.55,
+            showfliers=False,
+            patch_artist=True,
+            boxprops={"facecolor": FILL, "edgecolor": INK},
+            medianprops={"color": INK, "linewidth": 2},
+            whiskerprops={"color": INK},
+            capprops={"color": INK},
+        )
+    for place, sample in enumerate(samples, start=1):
+        # Steps of the golden ratio spread neighbours apart without chance.
+        aside = (np.arange(sample.size) * 0.6180339887 % 1 - 0.5) * 0.4
+        axes.plot(
+            place + aside, sample, "o", markersize=3.5, color=LINE, alpha=0.65, markeredgewidth=0
+        )
+    ticks = [
+        f"{_group_name(name)}\nn = {sample.size}"
+        for name, sample in zip(names, samples, strict=True)
+    ]
+    axes.set_xticks(range(1, len(names) + 1), ticks, parse_math=False)
+    axes.set_xlabel(group_label, parse_math=False)
+    axes.set_ylabel(_with_unit(label, unit), parse_math=False)
+    if not samples:
+        _say_nothing(axes)
+    return figure
+
+
+def added_variable(x: Any, y: Any, *, term: str, outcome: str, unit: str = "") -> "Figure":
+    """Outcome against one term, both freed from all other terms.
+
+    Parameters
+    ----------
+    x, y : (n,) array-like of float
+        Residuals of the term, and of the outcome, on all other terms.
+    term, outcome, unit : str
+
+    Returns
+    -------
+    Figure
+        The line goes through the origin; its slope, ``sum(xy) / sum(xx)``, is the coefficient of `term` in the
+        whole model [Frisch-Waugh-Lovell].
+    """
+    across, up = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    figure = blank(4.6, 3.4)
+    axes = _axes(figure)
+    finite = np.isfinite(across) & np.isfinite(up)
+    across, up = across[finite], up[finite]
+    axes.axhline(0, color=FILL, linewidth=1, zorder=0)
+    axes.plot(across, up, "o", markersize=3.5, color=INK, alpha=0.6, markeredgewidth=0)
+    square = float(across @ across)
+    if square > 0:
+        ends = np.array([across.min(), across.max()])
+        axes.plot(
+            ends,
+            ends * float(across @ up) / square,
+            color=MARK,
+            linewidth=2,
+            label="slope = coefficient",
+        )
+        _legend(axes)
+    else:
+        _say_nothing(axes)
+    axes.set_xlabel(f"{term}, other terms removed", parse_math=False)
+    axes.set_ylabel(f"{_with_unit(outcome, unit)}, other terms removed", parse_math=False)
+    return figure
+
+
+def distribution(values: Any, *, label: str, unit: str = "") -> "Figure":
+    """Histogram of one measurement, its median, and a triangle on every outlier.
+
+    Parameters
+    ----------
+    values : (n,) array-like of float
+        Values that are not finite are left out.
+    label, unit : str
+
+    Returns
+    -------
+    Figure
+        Outliers are values with ``abs(robust_z) > 3.5``.
+    """
+    numbers = np.asarray(values, np.float64)
+    figure = blank(3.6, 2.1)
+    axes = _axes(figure)
+    finite = numbers[np.isfinite(numbers)]
+    axes.set_xlabel(_with_unit(label, unit), parse_math=False)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    if not finite.size:
+        _say_nothing(axes)
+        return figure
+    # Freedman and Diaconis' width looks at the middle half alone, so one far value does not flatten the rest.
+    width = 2 * float(np.subtract(*np.percentile(finite, (75, 25)))) / np.cbrt(finite.size)
+    bins = 6 if width <= 0 else int(np.clip(np.ceil(np.ptp(finite) / width), 6, 60))
+    counts, _, _ = axes.hist(finite, bins=bins, color=FILL, edgecolor="white", linewidth=0.5)
+    axes.axvline(float(np.median(finite)), color=INK, linewidth=1.5, label="median")
+    out = finite[np.abs(robust_z(finite)) > OUTLIER_Z]
+    low = -0.06 * float(np.max(counts))
+    axes.plot(finite, np.full(finite.size, low), "|", color=FAINT, markersize=5)
+    if out.size:
+        axes.plot(out, np.full(out.size, low), "^", color=MARK, markersize=7, label="outlier")
+    _legend(axes)
+    return figure
+
+
+def forest(
+    effects: "pd.DataFrame", *, label: str, truth: Sequence[float] | None = None
+) -> "Figure":
+    """Estimates with their intervals, one line each, against zero.
+
+    Parameters
+    ----------
+    effects : DataFrame
+        Columns ``estimate``, ``ci_low``, ``ci_high``; the index names the lines. All share one unit.
+    label : str
+        What the common axis means.
+    truth : sequence of float
+        A stated value for each line, drawn as a diamond; NaN for none.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = blank(4.6, 1.0 + 0.34 * max(1, len(effects)))
+    axes = _axes(figure)
+    places = np.arange(len(effects))[::-1]
+    estimate, low, high = (
+        effects[c].to_numpy(np.float64) for c in ("estimate", "ci_low", "ci_high")
+    )
+    axes.axvline(0, color=FAINT, linewidth=1, linestyle="--", zorder=0)
+    axes.hlines(places, low, high, color=INK, linewidth=1.8)
+    axes.plot(estimate, places, "s", color=INK, markersize=6, label="estimate, 95% interval")
+    if truth is not None:
+        stated = np.asarray(truth, np.float64)
+        axes.plot(
+            stated,
+            places,
+            "D",
+            markersize=8,
+            markerfacecolor="none",
+            markeredgecolor=MARK,
+            label="stated truth",
+        )
+        _legend(axes)
+    axes.set_yticks(places, [str(name) for name in effects.index], parse_math=False)
+    axes.set_ylim(-0.6, max(0.6, len(effects) - 0.4))
+    axes.set_xlabel(label, parse_math=False)
+    if not len(effects):
+        _say_nothing(axes)
+    return figure
+
+
+def blank(width: float, height: float) -> "Figure":
+    """An empty figure of `width` x `height` inches that no global state knows."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06)
+    return Figure(figsize=(width, height), layout=layout, facecolor="white")
+
+
+def _axes(figure: "Figure") -> "Axes":
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.xaxis.label.set(color=INK, fontsize=9)
+    axes.yaxis.label.set(color=INK, fontsize=9)
+    return axes
+
+
+def _legend(axes: "Axes") -> None:
+    """Above the plot, where it hides no value."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=7.5, borderpad=0
+    )
+
+
+def _say_nothing(axes: "Axes") -> None:
+    axes.text(
+        0.5,
+        0.5,
+        "no value to draw",
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        color=FAINT,
+    )
+
+
+def _with_unit(label: str, unit: str) -> str:
+    return f"{label} [{unit}]" if unit and unit != "1" else label
+
+
+def _group_name(name: Any) -> str:
+    """1.0 from a column of numbers is shown as 1."""
+    return (
+        f"{name:g}"
+        if isinstance(name, int | float | np.number) and not isinstance(name, bool)
+        else str(name)
+    )

@@ -1,0 +1,396 @@
+"""What the report says, section by section: the store's tables and records as plain values for the templates.
+
+Every function takes facts gathered from the store and returns numbers, names and sentences; nothing here knows
+HTML or draws.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cohort import provenance
+from cohort.reporting import plots
+from cohort.reporting.facts import Facts, Source
+from cohort.reporting.wording import count, decimals_for, number
+
+KEYS = frozenset({"scan_id", "participant", "subject", "session", "state", "reason", "series"})
+"""Columns of a recipe's table that are no measurements."""
+
+TIMES = " \N{MULTIPLICATION SIGN} "
+
+MAX_LISTED = 20
+"""Names listed after a reason before the rest is only counted."""
+
+
+# -- the flow of scans -------------------------------------------------------------------------------
+
+
+def flow(facts: Facts) -> list[dict[str, Any]]:
+    """Stages from files to models: how many go on, how many do not, and why.
+
+    Returns
+    -------
+    list of {title, joins, n, shown, noun, losses, notes}
+        A loss is {kind, reason, n, names, more}.
+    """
+    stages = []
+    found = facts.ingest.get("found") or {}
+    refused = {
+        state: [e for e in facts.refused if e.get("state", "quarantined") == state]
+        for state in ("quarantined", "skipped")
+    }
+    if len(facts.scans) or facts.refused or found.get("series"):
+        stages += [_found_stage(facts, found, refused), _ingested_stage(facts)]
+    elif not len(facts.participants):
+        stages.append(_stage("Found", 0, "series", notes=["The sources hold no scan."]))
+    if len(facts.participants):
+        stages.append(_participants_stage(facts))
+    for recipe in facts.measured:
+        failed = facts.failed(recipe)
+        absent = len(facts.scans) - len(facts.measured[recipe])
+        notes = [f"{count(absent, 'scan')} not measured yet."] if absent > 0 else []
+        losses = _by_reason(
+            "failed", zip(failed.get("reason", []), failed.get("scan_id", []), strict=False)
+        )
+        stages.append(
+            _stage(f"Measured by {recipe}", len(facts.done(recipe)), "scans", losses, notes)
+        )
+    for name, model in facts.models.items():
+        rows = model.get("rows") or {}
+        dropped = rows.get("dropped") or []
+        losses = _by_reason("left out", ((d.get("reason"), d.get("row")) for d in dropped))
+        total = rows.get("n_table")
+        notes = [] if total is None else [f"Of {count(int(total), 'row')} of its table."]
+        stages.append(
+            _stage(f"Used by model {name}", int(rows.get("n_used") or 0), "rows", losses, notes)
+        )
+    return stages
+
+
+def _stage(
+    title: str,
+    n: int,
+    noun: str,
+    losses: list[dict[str, Any]] | None = None,
+    notes: list[str] | None = None,
+    *,
+    joins: bool = False,
+) -> dict[str, Any]:
+    """One box of the flow; `joins`: it does not follow from the box above but comes in from the side."""
+    return {
+        "joins": joins,
+        "title": title,
+        "n": n,
+        "shown": number(n),
+        "noun": noun,
+        "losses": losses or [],
+        "notes": notes or [],
+    }
+
+
+def _found_stage(
+    facts: Facts, found: Mapping[str, Any], refused: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    losses = []
+    for state, entries in refused.items():
+        losses += _by_reason(state, ((_why(e), e.get("series")) for e in entries))
+    accounted = len(facts.scans) + sum(len(entries) for entries in refused.values())
+    total = int(found.get("series") or accounted)
+    notes = []
+    if found.get("files"):
+        notes.append(f"In {count(int(found['files']), 'file')}.")
+    notes += [
+        f"{count(int(n), 'file')} left aside: {reason}."
+        for reason, n in (found.get("skipped") or {}).items()
+    ]
+    if absent := found.get("absent"):
+        notes.append(
+            f"{count(len(absent), 'scan')} of sources that are gone stay until they are withdrawn."
+        )
+    if total != accounted - len(absent or []):
+        notes.append(
+            f"The sources hold {count(total, 'series', 'series')}, the store accounts for {accounted:,}: "
+            "one series can hold several scans, and what is new comes with the next run."
+        )
+    return _stage("Found", total, "series", losses, notes)
+
+
+def _why(entry: Mapping[str, Any]) -> str:
+    """Reason of a refusal, with its code in front once."""
+    code, reason = str(entry.get("code") or ""), str(entry.get("reason") or "no reason given")
+    return reason if not code or reason.startswith(code) else f"{code}  {reason}"
+
+
+def _ingested_stage(facts: Facts) -> dict[str, Any]:
+    unmatched = facts.ingest.get("unmatched") or {}
+    losses = []
+    for key, kind, reason in (
+        ("scans_without_row", "unmatched", "no row of the participants table belongs to the scan"),
+        (
+            "attachments_without_scan",
+            "unmatched",
+            "an attached mask or label image belongs to no scan",
+        ),
+    ):
+        losses += _by_reason(kind, ((reason, name) for name in unmatched.get(key) or []))
+    return _stage("Ingested", len(facts.scans), "scans", losses)
+
+
+def _participants_stage(facts: Facts) -> dict[str, Any]:
+    without = (facts.ingest.get("unmatched") or {}).get("rows_without_scan") or []
+    losses = _by_reason("unmatched", (("no scan was found for the row", name) for name in without))
+    notes = [] if len(facts.scans) else ["The cohort is a table: its models need no scan."]
+    return _stage(
+        "Participants table",
+        len(facts.participants),
+        "rows",
+        losses,
+        notes,
+        joins=len(facts.scans) > 0,
+    )
+
+
+def _by_reason(kind: str, pairs: Iterable[tuple[Any, Any]]) -> list[dict[str, Any]]:
+    """(reason, name) pairs grouped by reason, most frequent first."""
+    groups: dict[str, list[str]] = {}
+    for reason, name in pairs:
+        text = "no reason given" if pd.isna(reason) else str(reason)
+        groups.setdefault(text, []).append(str(name))
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [
+        {
+            "kind": kind,
+            "reason": r,
+            "n": len(names),
+            "names": names[:MAX_LISTED],
+            "more": max(0, len(names) - MAX_LISTED),
+        }
+        for r, names in ordered
+    ]
+
+
+def summary(facts: Facts, outliers: int) -> dict[str, Any]:
+    """Tiles and sentences at the head of the page.
+
+    Returns
+    -------
+    {tiles: [{label, n, shown, alarm}], sentences: [str]}
+    """
+    quarantined = [e for e in facts.refused if e.get("state", "quarantined") == "quarantined"]
+    failed = {name: len(facts.failed(name)) for name in facts.measured}
+    tiles = [
+        {"label": "scans in the cohort", "n": len(facts.scans), "alarm": False},
+        {"label": "series quarantined", "n": len(quarantined), "alarm": bool(quarantined)},
+        {"label": "measurements failed", "n": sum(failed.values()), "alarm": any(failed.values())},
+        {"label": "scans with an outlying value", "n": outliers, "alarm": bool(outliers)},
+        {"label": "models fitted", "n": len(facts.models), "alarm": False},
+    ]
+    people = facts.scans["subject"].nunique() if "subject" in facts.scans else 0
+    if len(facts.scans):
+        sentences = [
+            f"The cohort holds {count(len(facts.scans), 'scan')} of {count(int(people), 'subject')}."
+        ]
+    elif len(facts.participants):
+        sentences = [
+            f"The cohort holds no scan; its table has {count(len(facts.participants), 'row')}."
+        ]
+    else:
+        sentences = [
+            "The cohort is empty: no scan was ingested and there is no participants table."
+        ]
+    if quarantined:
+        sentences.append(
+            f"{count(len(quarantined), 'series', 'series')} could not be trusted and {'was' if len(quarantined) == 1 else 'were'} "
+            "put in quarantine; the flow below says why."
+        )
+    for recipe in facts.measured:
+        done = len(facts.done(recipe))
+        sentences.append(
+            f"The recipe {recipe} measured {count(done, 'scan')}"
+            + (
+                f" and failed on {failed[recipe]:,}; nothing of a failed scan enters a model."
+                if failed[recipe]
+                else "."
+            )
+        )
+    if outliers:
+        sentences.append(
+            f"{count(outliers, 'scan')} {'has' if outliers == 1 else 'have'} a value far from the others. "
+            "It is marked, not removed: look at the picture first."
+        )
+    capped = sum(
+        _truths(t["age_capped"]) for t in (facts.scans, facts.participants) if "age_capped" in t
+    )
+    if capped:
+        sentences.append(
+            f"{count(capped, 'age')} over 89 {'is' if capped == 1 else 'are'} given as 90."
+        )
+    for name, model in facts.models.items():
+        reading = [str(line) for line in model.get("reading") or []]
+        sentences.append(f"Model {name}: {reading[0]}" if reading else f"Model {name} was fitted.")
+    return {
+        "tiles": [{**tile, "shown": number(tile["n"])} for tile in tiles],
+        "sentences": sentences,
+    }
+
+
+def _truths(column: pd.Series) -> int:
+    """Cells that say yes, whether the column holds booleans, numbers or text."""
+    return int(column.astype(str).str.lower().isin(("true", "1", "1.0")).sum())
+
+
+# -- measurements ------------------------------------------------------------------------------------
+
+
+def measurement_columns(table: pd.DataFrame) -> list[str]:
+    """Columns of numbers of a recipe's table."""
+    return [
+        str(c) for c in table.columns if c not in KEYS and pd.api.types.is_numeric_dtype(table[c])
+    ]
+
+
+def outliers(facts: Facts) -> dict[str, list[str]]:
+    """Scans with a value far from the others -> what is far, in words."""
+    flagged: dict[str, list[str]] = {}
+    for recipe in facts.measured:
+        done = facts.done(recipe)
+        for column in measurement_columns(done):
+            z = plots.robust_z(done[column].to_numpy(np.float64, na_value=np.nan))
+            for i in np.flatnonzero(np.abs(z) > plots.OUTLIER_Z):
+                way = "above" if z[i] > 0 else "below"
+                text = f"{column} far {way} the others (robust z {number(z[i], decimals=1).text})"
+                flagged.setdefault(str(done["scan_id"].iloc[i]), []).append(text)
+    return flagged
+
+
+def measurements(facts: Facts, recipe: str) -> list[dict[str, Any]]:
+    """One line a measurement: how many values, where they lie, which are far out."""
+    done = facts.done(recipe)
+    lines = []
+    for column in measurement_columns(done):
+        values = done[column].to_numpy(np.float64, na_value=np.nan)
+        finite = values[np.isfinite(values)]
+        far = np.abs(plots.robust_z(values)) > plots.OUTLIER_Z
+        # Three digits of the spread: what it takes to tell two scans apart, no more.
+        decimals = decimals_for(finite.std(), digits=3) if finite.size else 0
+        cuts = np.percentile(finite, (0, 25, 50, 75, 100)) if finite.size else [None] * 5
+        lines.append(
+            {
+                "name": column,
+                "unit": facts.unit(recipe, column),
+                "n": int(finite.size),
+                "missing": int(values.size - finite.size),
+                **dict(
+                    zip(
+                        ("low", "q1", "median", "q3", "high"),
+                        (number(c, decimals=decimals) for c in cuts),
+                        strict=True,
+                    )
+                ),
+                "outliers": [str(s) for s in done["scan_id"].to_numpy()[far]]
+                if "scan_id" in done
+                else [],
+                "values": values,
+            }
+        )
+    return lines
+
+
+def rows(facts: Facts, recipe: str, *, most: int) -> dict[str, Any]:
+    """Table of single scans: the first `most` rows, columns rounded alike.
+
+    Returns
+    -------
+    {columns: [(name, unit)], lines: [{scan_id, participant, state, reason, cells}], more: int}
+    """
+    table, columns = facts.measured[recipe], measurement_columns(facts.done(recipe))
+    decimals = {c: decimals_for(table[c].std(), digits=3) if len(table) > 1 else 4 for c in columns}
+    lines = [
+        {
+            **{
+                key: "" if pd.isna(row.get(key)) else str(row[key])
+                for key in ("scan_id", "participant", "state", "reason")
+            },
+            "cells": [
+                number(None if pd.isna(row[c]) else row[c], decimals=decimals[c]) for c in columns
+            ],
+        }
+        for row in table.head(most).astype(object).to_dict("records")
+    ]
+    return {
+        "columns": [(c, facts.unit(recipe, c)) for c in columns],
+        "lines": lines,
+        "more": max(0, len(table) - most),
+    }
+
+
+def grids(facts: Facts) -> list[dict[str, Any]]:
+    """Shapes and spacings that occur, most frequent first."""
+    shape, spacing = (
+        ["shape_z", "shape_y", "shape_x"],
+        ["spacing_z_mm", "spacing_y_mm", "spacing_x_mm"],
+    )
+    if not len(facts.scans) or not {*shape, *spacing} <= {*facts.scans.columns}:
+        return []
+    columns = facts.scans[[*shape, *spacing]].astype(float).round(3)
+    return [
+        {
+            "n": int(n),
+            "shape": TIMES.join(number(v).text for v in key[:3]),
+            "spacing": TIMES.join(number(v).text for v in key[3:]),
+        }
+        for key, n in columns.value_counts().items()
+        if isinstance(key, tuple)
+    ]
+
+
+# -- provenance --------------------------------------------------------------------------------------
+
+
+def recipe_steps(facts: Facts, name: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as a table: what is called, in order, with what, in which unit; and its digest."""
+    lines = []
+    for part in ("steps", "measure"):
+        for step, body in (recipe.get(part) or {}).items():
+            call = dict(body) if isinstance(body, Mapping) else {"value": body}
+            unit = call.pop("unit", "")
+            what = call.pop("call", None) or call.pop("value", "")
+            params = ", ".join(f"{key} = {value}" for key, value in call.items())
+            lines.append(
+                {
+                    "part": part,
+                    "name": str(step),
+                    "call": str(what),
+                    "params": params,
+                    "unit": str(unit),
+                }
+            )
+    return {
+        "name": name,
+        "lines": lines,
+        "keep": [str(k) for k in recipe.get("keep") or []],
+        "digest": (facts.manifest.get("recipes") or {}).get(name, {}).get("digest")
+        or provenance.digest(recipe),
+    }
+
+
+def contents_digest(store: Source, facts: Facts, *, most: int) -> str | None:
+    """Digest over the voxels of all scans.
+
+    None for a cohort of more than `most` scans, whose records are not all read, and where a record is missing
+    or damaged: a digest over part of a cohort would look like one over all of it.
+    """
+    if not len(facts.scans) or len(facts.scans) > most or "scan_id" not in facts.scans:
+        return None
+    contents = {}
+    for scan_id in facts.scans["scan_id"].astype(str):
+        try:
+            record = store.record(scan_id)
+        except ValueError:
+            return None
+        if record is None:
+            return None
+        contents[scan_id] = record.get("contents") or record.get("content")
+    return provenance.digest(contents)

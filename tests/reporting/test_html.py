@@ -1,0 +1,768 @@
+"""The report: complete, inert, readable whatever the cohort looks like."""
+
+import base64
+import html
+import html.parser
+import io
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+import xarray as xr
+from PIL import Image
+
+from cohort import schema
+from cohort.io.store import Store
+from cohort.reporting import effects
+from cohort.reporting.html import MAX_CELLS, write_report
+from cohort.stats import regression
+
+RECIPE = {
+    "recipe": "ventricles",
+    "steps": {
+        "head": {"call": "threshold", "image": "image", "above": 20},
+        "dark": {"call": "threshold", "image": "image", "below": "0.45 * level"},
+    },
+    "measure": {
+        "csf_ml": {"call": "volume_ml", "mask": "dark"},
+        "share": {"value": "csf_ml / 1500", "unit": "1"},
+    },
+    "keep": ["dark"],
+}
+
+
+def head(seed: int, *, shape=(24, 36, 30), shift=(0.0, 0.0, 0.0)) -> tuple[xr.Dataset, xr.Dataset]:
+    """A scan Dataset of a head with dark ventricles, 5 x 2 x 3 mm, and the mask of the ventricles."""
+    rng = np.random.default_rng(seed)
+    spacing = np.array((5.0, 4.0, 5.0))
+    z, y, x = (
+        (np.arange(n) - (n - 1) / 2) * mm - off
+        for n, mm, off in zip(shape, spacing, shift, strict=True)
+    )
+    z, y, x = np.meshgrid(z, y, x, indexing="ij")
+    inside = (z / 55) ** 2 + (y / 66) ** 2 + (x / 58) ** 2 < 1
+    size = 14 + 4 * rng.random()
+    ventricles = ((z - 5) / 18) ** 2 + (y / 26) ** 2 + ((np.abs(x) - 12) / (size - 7)) ** 2 < 1
+    voxels = (
+        np.where(inside, 100, 4)
+        + 10 * (y > 40) * inside
+        - 75 * ventricles
+        + rng.normal(0, 3, shape)
+    )
+    affine = np.diag([spacing[2], spacing[1], spacing[0], 1.0])
+    affine[:3, 3] = [-(n - 1) / 2 * mm for n, mm in zip(shape[::-1], spacing[::-1], strict=True)]
+    scan = schema.make_scan(voxels.round().astype(np.int16), affine, image_attrs={"units": "1"})
+    kept = scan.drop_vars("image").assign(dark=(("z", "y", "x"), ventricles))
+    return scan, kept
+
+
+def scan_row(scan_id: str, scan: xr.Dataset, subject: str) -> dict:
+    image = scan["image"]
+    return {
+        "scan_id": scan_id,
+        "participant": subject,
+        "subject": subject,
+        "session": "1",
+        "state": "done",
+        "series": "T1",
+        "kind": "nifti",
+        "modality": "MR",
+        **{f"shape_{d}": image.sizes[d] for d in image.dims},
+        **{f"spacing_{d}_mm": image[d].attrs["spacing_mm"] for d in image.dims},
+    }
+
+
+def write_scans(store: Store, subjects: list[str], *, with_masks: bool = True) -> pd.DataFrame:
+    rows = []
+    for seed, subject in enumerate(subjects):
+        scan, kept = head(seed)
+        scan_id = f"sub-{subject}_ses-1_T1"
+        store.write_scan(scan_id, scan, {"subject": subject, "session": "1"})
+        if with_masks:
+            store.write_derivative("ventricles", scan_id, kept, {})
+        rows.append(scan_row(scan_id, scan, subject))
+    table = pd.DataFrame(rows)
+    store.write_table("scans", table)
+    return table
+
+
+def write_measured(store: Store, scans: pd.DataFrame, **columns) -> pd.DataFrame:
+    table = scans[["scan_id", "participant", "subject", "session"]].assign(
+        state="done", reason=None
+    )
+    table = table.assign(**columns)
+    store.write_table("ventricles", table, {"csf_ml": "mL", "share": "1", "z0_mm": "mm"})
+    return table
+
+
+def fit(
+    store: Store,
+    name: str,
+    data: pd.DataFrame,
+    *,
+    outcome: str,
+    terms: list[str],
+    recipe: str | None,
+    **extra,
+) -> sm.OLS:
+    """Fit by statsmodels and write it in the form the store keeps models in."""
+    design = sm.add_constant(data[terms].astype(float)).rename(columns={"const": "Intercept"})
+    result = sm.OLS(data[outcome], design).fit()
+    robust, influence = result.get_robustcov_results("HC3"), result.get_influence()
+    interval = result.conf_int()
+    t = np.r_[np.nan, result.tvalues.to_numpy()[1:]]
+    r = t / np.sqrt(t**2 + result.df_resid)
+    half = 1.96 / np.sqrt(result.df_resid - 1)
+    confounds = terms[1:]
+    first = "group" if data[terms[0]].isin((0, 1)).all() else "covariate"
+    tidy = pd.DataFrame(
+        {
+            "outcome": outcome,
+            "term": design.columns,
+            "role": ["intercept", first, *("confound" for _ in confounds)],
+            "unit": "mL",
+            "estimate": result.params.to_numpy(),
+            "se": result.bse.to_numpy(),
+            "df": result.df_resid,
+            "statistic": result.tvalues.to_numpy(),
+            "p": result.pvalues.to_numpy(),
+            "ci_low": interval[0].to_numpy(),
+            "ci_high": interval[1].to_numpy(),
+            "hc3_se": robust.bse,
+            "hc3_statistic": robust.tvalues,
+            "hc3_p": robust.pvalues,
+            "partial_r": r,
+            "partial_r_low": np.tanh(np.arctanh(r) - half),
+            "partial_r_high": np.tanh(np.arctanh(r) + half),
+            "n": int(result.nobs),
+        }
+    )
+    augment = data[["scan_id", "participant"]].assign(
+        observed=data[outcome],
+        fitted=result.fittedvalues,
+        residual=result.resid,
+        leverage=influence.hat_matrix_diag,
+        cook=influence.cooks_distance[0],
+        rstudent=influence.resid_studentized_external,
+        **{t: data[t] for t in terms},
+    )
+    added = {}
+    for term in terms:
+        others = design.drop(columns=term)
+        added[term] = {
+            "x": sm.OLS(design[term], others).fit().resid.tolist(),
+            "y": sm.OLS(data[outcome], others).fit().resid.tolist(),
+        }
+    glance = pd.DataFrame(
+        {
+            "outcome": [outcome],
+            "n": [int(result.nobs)],
+            "r2": [result.rsquared],
+            "aic": [result.aic],
+        }
+    )
+    model = {
+        "model": name,
+        "outcome": outcome,
+        "formula": " + ".join(terms),
+        "confounds": confounds,
+        "recipe": recipe,
+        "warnings": [],
+        "reading": [],
+        "rows": {"n_table": len(data), "n_used": int(result.nobs), "dropped": []},
+        "truth": None,
+        "group": None,
+        "vif": dict.fromkeys(terms, 1.25),
+        "added_variable": added,
+        **extra,
+    }
+    store.write_model(name, {"tidy": tidy, "glance": glance, "augment": augment}, model)
+    return result
+
+
+def full_cohort(root: Path, n: int = 24) -> Store:
+    """Scans, one failure, one outlier, quarantine, unmatched rows, two models."""
+    store, rng = Store(root), np.random.default_rng(1)
+    subjects = [f"{i:04d}" for i in range(1, n + 1)]
+    scans = write_scans(store, subjects)
+    ad, age = np.arange(n) % 2 * 1.0, rng.uniform(55, 88, n)
+    skull = rng.normal(1450, 110, n)
+    csf = 20 + 9 * ad + 0.5 * (age - 70) + 0.01 * (skull - 1450) + rng.normal(0, 1.5, n)
+    csf[5] = 140.0
+    table = write_measured(store, scans, csf_ml=csf, share=csf / 1500, z0_mm=np.nan)
+    table.loc[2, ["state", "reason"]] = [
+        "failed",
+        "step 'dark': no voxel below 0.45 * level (level = 3.1)",
+    ]
+    table.loc[2, ["csf_ml", "share"]] = np.nan
+    store.write_table("ventricles", table, store.units("ventricles"))
+    people = pd.DataFrame(
+        {"participant": subjects, "subject": subjects, "ad": ad, "age": age, "skull_ml": skull}
+    )
+    store.write_table("participants", people)
+    data = (
+        table.merge(people.drop(columns="subject"), on="participant")
+        .drop(index=[2, 5])
+        .reset_index(drop=True)
+    )
+    fit(
+        store,
+        "csf-ad",
+        data,
+        outcome="csf_ml",
+        terms=["ad", "age", "skull_ml"],
+        recipe="ventricles",
+        truth={"ad": 9.0, "age": 0.5},
+        reading=["With age and skull volume held equal, people with ad have more csf_ml."],
+        warnings=["2 rows have a Cook's distance above 4/n"],
+        rows={
+            "n_table": n,
+            "n_used": n - 2,
+            "dropped": [
+                {"row": subjects[2], "reason": "scan failed"},
+                {"row": subjects[5], "reason": "withheld"},
+            ],
+        },
+    )
+    store.write_quarantine(
+        "9f2c41aa",
+        {
+            "subject": "0031",
+            "session": "1",
+            "state": "quarantined",
+            "code": "DCM-GAP",
+            "reason": "DCM-GAP  gap 10.000 mm, expected 5.000, between file 1 and file 2. Fix: send the series again.",
+            "n_files": 23,
+        },
+    )
+    store.write_quarantine(
+        "77aa01bc",
+        {
+            "subject": "0032",
+            "state": "skipped",
+            "code": "localizer",
+            "reason": "three crossing planes, not a volume",
+            "n_files": 3,
+        },
+    )
+    store.write_json(
+        root / "runs" / "20261120T101500-ab12" / "manifest.json",
+        {
+            "run_id": "20261120T101500-ab12",
+            "command": "update /secret/place/demo.yaml",
+            "started": "2026-11-20T10:15:00Z",
+            "seconds": 12.345,
+            "counts": {"fresh": 0, "done": n - 1, "failed": 1, "quarantined": 1},
+            "processed": n,
+            "found": {"series": n + 2, "files": 26 * n, "skipped": {"not DICOM or NIfTI": 2}},
+            "stages": {"run:ventricles": {"done": n - 1, "failed": 1}},
+            "unmatched": {
+                "rows_without_scan": ["0099"],
+                "scans_without_row": [],
+                "attachments_without_scan": [],
+            },
+            "versions": {"cohort": "0.1.0", "numpy": np.__version__},
+        },
+    )
+    return store
+
+
+class Page(html.parser.HTMLParser):
+    """Tags, attributes and text of a page; fails on a tag that is closed out of turn."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(self.source)
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"{tag} closed out of turn at {self.getpos()}"
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """What a reader sees, spaces collapsed."""
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    def pictures(self) -> list[Image.Image]:
+        found = []
+        for attrs in self.all("img"):
+            kind, content = re.fullmatch(
+                r"data:image/(png|jpeg);base64,(.*)", attrs["src"]
+            ).groups()
+            picture = Image.open(io.BytesIO(base64.b64decode(content, validate=True)))
+            picture.load()
+            assert picture.format.lower() == kind
+            found.append(picture)
+        return found
+
+
+def report(store: Store, **options) -> Page:
+    path = write_report(store, title=options.pop("title", "Trial"), **options)
+    assert path == store.root / "report" / "index.html"
+    assert [p.name for p in path.parent.iterdir()] == ["index.html"]
+    return Page(path)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Store:
+    return full_cohort(tmp_path_factory.mktemp("cohort") / "secret-place", n=12)
+
+
+@pytest.fixture(scope="module")
+def page(cohort) -> Page:
+    return report(
+        cohort,
+        title="Ventricles of twelve heads",
+        acknowledgements="Thanks.\n\nTo all.",
+        recipes={"ventricles": RECIPE},
+    )
+
+
+def test_the_page_accounts_for_every_series_scan_and_row(page):
+    for text in (
+        "The cohort holds 12 scans of 12 subjects.",
+        "Found 14 series In 312 files. 2 files left aside: not DICOM or NIfTI.",
+        "1 quarantined DCM-GAP gap 10.000 mm, expected 5.000, between file 1 and file 2. Fix: send the series again. 9f2c41aa",
+        "1 skipped localizer three crossing planes, not a volume 77aa01bc",
+        "Ingested 12 scans",
+        "Measured by ventricles 11 scans",
+        "1 failed step 'dark': no voxel below 0.45 * level (level = 3.1) sub-0003_ses-1_T1",
+        "Participants table 12 rows 1 unmatched no scan was found for the row 0099",
+        "Used by model csf-ad 10 rows Of 12 rows of its table. 1 left out scan failed 0003 1 left out withheld 0006",
+    ):
+        assert text in page.text
+
+
+def test_coefficients_stand_classical_beside_hc3_with_exact_values_in_the_tooltip(cohort, page):
+    tidy = cohort.model_table("csf-ad", "tidy")
+    titles = {a.get("title") for a in page.all("span")}
+    for row in tidy.to_dict("records"):
+        for key in ("estimate", "se", "ci_low", "ci_high", "statistic", "hc3_se", "hc3_statistic"):
+            assert repr(row[key]) in titles, f"{row['term']} {key}"
+        assert {f"p = {row['p']!r}", f"p = {row['hc3_p']!r}"} <= titles
+    assert "Clear: the interval lies above 0." in page.text
+    assert "Classical HC3 VIF SE t p SE t p Intercept" in page.text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "robust", "text"),
+    [
+        (0.1, 0.3, 0.001, 0.002, "Clear: the interval lies above 0."),
+        (-0.3, -0.1, 0.001, 0.002, "Clear: the interval lies below 0."),
+        (-0.1, 0.3, 0.2, 0.3, "Not clear: the interval includes 0."),
+        (
+            -0.1,
+            0.3,
+            0.06,
+            0.04,
+            "Not clear: the interval includes 0. The two standard errors disagree here: trust HC3, which allows for unequal spread.",
+        ),
+        (np.nan, np.nan, np.nan, np.nan, "Could not be estimated."),
+    ],
+)
+def test_the_verdict_reads_the_interval_and_says_when_hc3_disagrees(low, high, p, robust, text):
+    assert effects.verdict({"ci_low": low, "ci_high": high, "p": p, "hc3_p": robust}) == text
+
+
+def test_stated_truth_stands_beside_the_estimate(cohort, page):
+    ad = cohort.model_table("csf-ad", "tidy").set_index("term").loc["ad"]
+    held = ad["ci_low"] <= 9.0 <= ad["ci_high"]
+    assert f"the interval {'holds' if held else 'misses'} the truth" in page.text
+    age = cohort.model_table("csf-ad", "tidy").set_index("term").loc["age"]
+    both = held and age["ci_low"] <= 0.5 <= age["ci_high"]
+    number = "all" if both else "1"
+    assert f"the 95% interval holds the stated truth for {number} of 2 terms." in page.text
+    away = (ad["estimate"] - 9.0) / ad["se"]
+    assert repr(float(away)) in {a.get("title") for a in page.all("span")}
+
+
+def test_reading_warnings_outliers_provenance_and_thanks_are_on_the_page(page):
+    for text in (
+        "With age and skull volume held equal, people with ad have more csf_ml.",
+        "Read with care 2 rows have a Cook's distance above 4/n",
+        "1 scan has a value far from the others.",
+        "▲ csf_ml far above the others (robust z",
+        "20261120T101500-ab12",
+        "image = image, below = 0.45 * level",
+        "Thanks. To all.",
+        "Radiological convention: the patient's right side (R) is on the left of the picture.",
+        "Removing names from headers is not anonymisation",
+        "24 x 36 x 30 5 x 4 x 5".replace("x", "\N{MULTIPLICATION SIGN}"),
+    ):
+        assert text in page.text
+
+
+def test_every_scan_has_a_picture_at_true_aspect_and_every_figure_a_description(page):
+    pictures = page.pictures()
+    cells = [p for p in pictures if p.format == "JPEG"]
+    assert len(cells) == 12
+    for cell in cells:  # 30 columns of 5 mm by 36 rows of 4 mm
+        assert cell.width / cell.height == pytest.approx(150 / 144, abs=0.01)
+    # Two distributions, box plot, forest, three added-variable plots.
+    assert len(pictures) - len(cells) == 7
+    assert all(attrs["alt"] and attrs["width"] and attrs["height"] for attrs in page.all("img"))
+
+
+def test_the_page_loads_nothing_runs_nothing_and_names_no_place(cohort, page):
+    policy = [
+        a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy == [
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    ]
+    assert (
+        not page.all("script")
+        + page.all("link")
+        + page.all("iframe")
+        + page.all("object")
+        + page.all("form")
+    )
+    assert all(a["href"].startswith("#") for a in page.all("a"))
+    assert "url(" not in page.source
+    assert "://" not in page.source
+    assert "secret" not in page.source
+    assert not [k for _, attrs in page.tags for k in attrs if k.startswith("on")]
+
+
+def test_every_entry_of_the_contents_leads_somewhere_and_ids_are_unique(page):
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {a["href"].removeprefix("#") for a in page.all("a")} <= set(ids)
+    assert {a["aria-labelledby"] for a in page.all("section")} <= set(ids)
+
+
+def test_the_same_store_gives_the_same_bytes(cohort):
+    first = write_report(cohort, title="Again").read_bytes()
+    assert write_report(cohort, title="Again").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "<script>alert(1)",
+        '"><img src=x onerror=alert(1)>',
+        "{{ 7 * 7 }}{% raw %}",
+        "a\x00b\ud800c\u202e",
+    ],
+)
+def test_hostile_metadata_is_inert_text(tmp_path, evil):
+    store = Store(tmp_path)
+    name = re.sub("[\x00\ud800]", "", evil)  # these two no file system takes
+    scan, kept = head(0)
+    store.write_scan("s1", scan, {})
+    on_disk = name.replace("/", "")
+    store.write_derivative(on_disk, "s1", kept.rename(dark=name), {})
+    hostile = evil.replace("\ud800", "")  # nor does Parquet this one
+    scans = pd.DataFrame([scan_row("s1", scan, hostile), scan_row(hostile, scan, hostile)])
+    store.write_table("scans", scans)
+    table = scans[["scan_id", "participant", "subject", "session"]].assign(
+        state="done", reason=hostile
+    )
+    table.loc[1, "state"] = "failed"
+    table[hostile] = [1.0, np.nan]
+    store.write_table(on_disk, table, {hostile: hostile})
+    store.write_quarantine(
+        "q", {"subject": hostile, "state": "quarantined", "code": hostile, "reason": hostile}
+    )
+    data = pd.DataFrame(
+        {
+            "scan_id": hostile,
+            "participant": hostile,
+            "y": [1.0, 2, 4, 3, 5, 7],
+            hostile: [0.0, 1, 0, 1, 0, 1],
+        }
+    )
+    fit(
+        store,
+        on_disk,
+        data,
+        outcome="y",
+        terms=[hostile],
+        recipe=on_disk,
+        formula=hostile,
+        reading=[hostile],
+        warnings=[hostile],
+        truth={hostile: 1.0},
+        confounds=[hostile],
+        rows={"n_table": 6, "n_used": 6, "dropped": [{"row": hostile, "reason": hostile}]},
+    )
+    recipe = {
+        "steps": {hostile: {"call": hostile, hostile: hostile}},
+        "measure": {hostile: {"value": hostile, "unit": hostile}},
+        "keep": [hostile],
+    }
+    page = report(store, title=evil, acknowledgements=evil, recipes={on_disk: recipe})
+    assert not page.all("script")
+    assert all(a["src"].startswith("data:image/") for a in page.all("img"))
+    assert not [k for _, attrs in page.tags for k in attrs if k.startswith("on")]
+    assert not re.search("[\x00\ud800\u202e]", page.source)
+    visible, title = (re.sub("[\x00\ud800\u202e]", "\ufffd", text) for text in (hostile, evil))
+    assert page.text.count(visible) >= 20
+    assert page.text.count(title) >= 3
+
+
+def test_templates_never_switch_escaping_off():
+    folder = Path(__file__).resolve().parents[2] / "cohort" / "reporting" / "templates"
+    sources = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.html.j2")}
+    assert "report.html.j2" in sources
+    for name, source in sources.items():
+        assert not re.search(r"\|\s*safe|autoescape|Markup", source), name
+
+
+def test_an_empty_store_says_so(tmp_path):
+    page = report(Store(tmp_path / "nowhere"), title="Nothing yet")
+    for text in (
+        "The cohort is empty",
+        "0 series The sources hold no scan.",
+        "There is no scan to show.",
+        "No model was fitted.",
+        "No run has left a record.",
+    ):
+        assert text in page.text
+    assert not page.all("img")
+
+
+def test_a_cohort_that_is_a_table_has_models_and_no_scan(tmp_path):
+    store, rng = Store(tmp_path), np.random.default_rng(0)
+    data = pd.DataFrame(
+        {
+            "scan_id": None,
+            "participant": [f"p{i}" for i in range(30)],
+            "age": rng.uniform(50, 90, 30),
+        }
+    )
+    data["volume"] = 900 - 2 * data["age"] + rng.normal(size=30)
+    store.write_table("participants", data.drop(columns="scan_id"))
+    fit(store, "volume", data, outcome="volume", terms=["age"], recipe=None)
+    page = report(store)
+    for text in (
+        "holds no scan; its table has 30 rows",
+        "its models need no scan",
+        "Outcome taken from the participants table",
+        "Clear: the interval lies below 0.",
+    ):
+        assert text in page.text
+    assert len(page.pictures()) == 2  # forest and added variable; no group to draw boxes by
+
+
+def test_a_cohort_of_which_all_scans_failed_shows_them_with_the_reason(tmp_path):
+    store = Store(tmp_path)
+    scans = write_scans(store, ["a", "b"], with_masks=False)
+    table = scans[["scan_id", "participant", "subject", "session"]].assign(
+        state="failed", reason="no head found", csf_ml=np.nan
+    )
+    store.write_table("ventricles", table, {"csf_ml": "mL"})
+    page = report(store, recipes={"ventricles": RECIPE})
+    assert "measured 0 scans and failed on 2" in page.text
+    assert page.text.count("ventricles failed: no head found") == 2
+    assert "2 failed no head found" in page.text
+    assert "no scan has a value" in page.text
+
+
+def test_one_scan_is_a_cohort(tmp_path):
+    store = Store(tmp_path)
+    write_measured(store, write_scans(store, ["only"]), csf_ml=[31.5])
+    page = report(store, recipes={"ventricles": RECIPE})
+    assert "The cohort holds 1 scan of 1 subject." in page.text
+    assert "csf_ml mL 1 0 31.5" in page.text
+    assert len(page.pictures()) == 2
+
+
+def test_a_measurement_that_is_nan_everywhere_is_named_and_not_drawn(tmp_path):
+    store = Store(tmp_path)
+    write_measured(store, write_scans(store, ["a", "b", "c"]), csf_ml=[1.0, 2, 3], z0_mm=np.nan)
+    page = report(store, recipes={"ventricles": RECIPE})
+    assert "z0_mm mm 0 3 \N{EN DASH} \N{EN DASH} \N{EN DASH} no scan has a value" in page.text
+    assert len(page.pictures()) == 3 + 1
+
+
+def test_ids_in_any_script_are_shown(tmp_path):
+    store = Store(tmp_path)
+    subjects = ["Ångström", "病人-七", "מטופל", "🧠"]
+    scans = write_scans(store, subjects)
+    data = write_measured(store, scans, csf_ml=[1.0, 4, 2, 6]).assign(Größe=[0.0, 1, 0, 1])
+    fit(store, "modèle", data, outcome="csf_ml", terms=["Größe"], recipe="ventricles")
+    data["地点"] = ["北", "南", "北", "南"]
+    store.write_table("participants", data[["participant", "地点"]])
+    page = report(store, recipes={"ventricles": RECIPE}, groups={"modèle": "地点"})
+    for subject in subjects:
+        assert f"sub-{subject}_ses-1_T1" in page.text
+    assert "csf_ml by 地点, as measured" in page.text
+    assert len(page.pictures()) == 4 + 1 + 3
+
+
+def test_a_damaged_scan_costs_its_own_picture_only(tmp_path):
+    store = Store(tmp_path)
+    scans = write_scans(store, ["a", "b", "c"])
+    write_measured(store, scans, csf_ml=[1.0, 2, 3])
+    next((tmp_path / "scans" / "sub-b_ses-1_T1.zarr" / "image").rglob("c/*/*/*")).unlink()
+    page = report(store, recipes={"ventricles": RECIPE})
+    assert "cannot be drawn (StoreError) sub-b_ses-1_T1" in page.text
+    assert len([p for p in page.pictures() if p.format == "JPEG"]) == 2
+    assert str(tmp_path) not in page.source
+
+
+@pytest.mark.parametrize(
+    ("keep", "outlined"),
+    [(["dark", "bright"], "dark"), (["bright", "dark"], "bright"), ([], "bright")],
+)
+def test_the_same_mask_is_outlined_in_every_scan_the_first_that_the_recipe_keeps(
+    tmp_path, keep, outlined
+):
+    store, subjects = Store(tmp_path), [f"{i:02d}" for i in range(6)]
+    scans = write_scans(store, subjects, with_masks=False)
+    for seed, scan_id in enumerate(scans["scan_id"]):
+        _, kept = head(seed)
+        labels = kept["dark"].astype(np.uint8).rename("a_label_image")
+        store.write_derivative(
+            "ventricles", scan_id, kept.assign(bright=~kept["dark"], a_label_image=labels), {}
+        )
+    write_measured(store, scans, csf_ml=np.arange(6.0))
+    page = report(store, recipes={"ventricles": {**RECIPE, "keep": keep}})
+    assert f"The amber line outlines {outlined} (ventricles);" in page.text
+
+
+def test_ages_that_were_capped_are_counted(tmp_path):
+    store = Store(tmp_path)
+    store.write_table(
+        "participants",
+        pd.DataFrame({"participant": ["a", "b", "c"], "age_capped": [True, False, True]}),
+    )
+    assert "2 ages over 89 are given as 90." in report(store).text
+
+
+def test_a_scan_with_time_is_drawn(tmp_path):
+    store, time = Store(tmp_path), xr.Variable("time", [0.0, 0.1], {"units": "s"})
+    voxels = np.random.default_rng(0).integers(0, 99, (2, 4, 6, 8)).astype(np.int16)
+    store.write_scan(
+        "cine", schema.make_scan(voxels, np.diag([1.0, 1, 8, 1]), leading={"time": time}), {}
+    )
+    store.write_table("scans", pd.DataFrame({"scan_id": ["cine"], "subject": ["s"]}))
+    (picture,) = report(store).pictures()
+    assert picture.size == (160, 120)
+
+
+def test_no_more_scans_are_drawn_than_a_page_can_hold(tmp_path):
+    store = Store(tmp_path)
+    store.write_table(
+        "scans",
+        pd.DataFrame({"scan_id": [f"s{i:04d}" for i in range(MAX_CELLS + 5)], "subject": "s"}),
+    )
+    page = report(store)
+    assert "5 further scans are not drawn on this page." in page.text
+    assert page.text.count("cannot be drawn") == MAX_CELLS
+
+
+def test_counts_that_do_not_add_up_are_said(tmp_path):
+    store = Store(tmp_path)
+    write_scans(store, ["a"])
+    store.write_json(
+        tmp_path / "runs" / "r1" / "manifest.json",
+        {"run_id": "r1", "found": {"series": 3, "files": 9, "skipped": {}}},
+    )
+    assert "The sources hold 3 series, the store accounts for 1:" in report(store).text
+
+
+def test_a_run_without_a_look_at_the_sources_keeps_what_the_last_look_found(tmp_path):
+    store = Store(tmp_path)
+    write_scans(store, ["a"])
+    look = {
+        "run_id": "r1",
+        "found": {"series": 1, "files": 9, "skipped": {}},
+        "unmatched": {"rows_without_scan": ["p7"]},
+    }
+    store.write_table("participants", pd.DataFrame({"participant": ["a", "p7"]}))
+    store.write_json(tmp_path / "runs" / "r1" / "manifest.json", look)
+    store.write_json(
+        tmp_path / "runs" / "r2" / "manifest.json", {"run_id": "r2", "stages": {"fit": {}}}
+    )
+    page = report(store)
+    for text in ("In 9 files.", "no scan was found for the row p7", "Run r2"):
+        assert text in page.text
+
+
+@pytest.mark.parametrize("spread", [0.0, 5.0])
+def test_a_model_of_this_package_is_shown_with_its_group_reading_and_verdicts(tmp_path, spread):
+    rng, n, store = np.random.default_rng(4), 40, Store(tmp_path)
+    people = pd.DataFrame(
+        {
+            "participant": [f"p{i}" for i in range(n)],
+            "dx": ["AD", "CN"] * (n // 2),
+            "age": rng.uniform(60, 90, n),
+        }
+    )
+    table = people.assign(subject=people["participant"], scan_id=people["participant"])
+    table["brain_ml"] = (
+        1000
+        - 9 * (table["dx"] == "AD")
+        - table["age"]
+        + rng.normal(0, 1 + spread * (table["dx"] == "AD"))
+    )
+    fitted = regression.fit(
+        table, outcome="brain_ml", formula="dx + age", confounds=("age",), units={"brain_ml": "mL"}
+    )
+    added = {t: regression.added_variable(fitted, t) for t in fitted.tidy["term"][1:]}
+    points = {t: {"x": f["x_resid"].tolist(), "y": f["y_resid"].tolist()} for t, f in added.items()}
+    model = {
+        **fitted.to_json(),
+        "recipe": None,
+        "group": None,
+        "truth": {"age": -1.0},
+        "added_variable": points,
+    }
+    tables = {"tidy": fitted.tidy, "glance": fitted.glance, "augment": fitted.augment}
+    store.write_model("brain", tables, model)
+    store.write_table("participants", people)
+    page = report(store)
+    for text in (
+        *fitted.reading,
+        *fitted.warnings,
+        "brain_ml by dx, as measured",
+        "brain_ml ~ dx + age",
+        "largest Cook's distance",
+    ):
+        assert " ".join(text.split()) in page.text
+    assert len(page.pictures()) == 4
+
+
+@pytest.mark.slow
+def test_four_hundred_scans_make_a_page_under_20_mb_in_under_a_minute(tmp_path):
+    store = Store(tmp_path)
+    voxels = np.random.default_rng(0).integers(0, 4000, (91, 109, 91)).astype(np.int16)
+    scan = schema.make_scan(voxels, np.diag([2.0, 2, 2, 1]))
+    kept = scan.drop_vars("image").assign(dark=(("z", "y", "x"), voxels > 2000))
+    rows = []
+    for i in range(400):
+        scan_id = f"sub-{i:04d}_ses-1_T1"
+        store.write_scan(scan_id, scan, {})
+        store.write_derivative("ventricles", scan_id, kept, {})
+        rows.append(scan_row(scan_id, scan, f"{i:04d}"))
+    store.write_table("scans", pd.DataFrame(rows))
+    write_measured(store, pd.DataFrame(rows), csf_ml=np.arange(400.0))
+    started = time.process_time()  # CPU seconds: what else the machine does is not counted
+    path = write_report(store, title="Large", recipes={"ventricles": RECIPE})
+    assert time.process_time() - started < 60
+    assert path.stat().st_size < 20e6
+    assert len([p for p in Page(path).pictures() if p.format == "JPEG"]) == 400
