@@ -1,0 +1,1 @@
+"""Operations on images, masks and labels: DataArray to DataArray or table. No input or output."""

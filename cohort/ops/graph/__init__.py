@@ -1,0 +1,29 @@
+"""The only builder of Dask graphs: kernels over blocks, with halos, partials and faces.
+
+Every function takes arrays backed by NumPy or by Dask, by the names under which the caller knows them. NumPy-backed
+arrays run as one block at once; with Dask nothing is computed, and a result has the chunks of the first array.
+Leading dims (time, echo) are looped over: a kernel sees blocks of one to three spatial axes.
+
+Modules: `chunking` (arithmetic of chunks), `inputs` (arrays to one chunking, layers), `stencils`, `reductions`, `joining`,
+`lines`, `storage` and `settling` (what does not fit in memory), and `tasks` (what one task does).
+"""
+
+from cohort.ops.graph.joining import join_faces
+from cohort.ops.graph.lines import map_lines
+from cohort.ops.graph.reductions import reduce_partials, reduce_rounds
+from cohort.ops.graph.settling import free, settle
+from cohort.ops.graph.stencils import map_points, map_stencil
+from cohort.ops.graph.storage import ScratchError, scratch
+
+__all__ = [
+    "ScratchError",
+    "free",
+    "join_faces",
+    "map_lines",
+    "map_points",
+    "map_stencil",
+    "reduce_partials",
+    "reduce_rounds",
+    "scratch",
+    "settle",
+]
