@@ -1,6 +1,5 @@
 """One Dataset as one Zarr v3 group: chunked and sharded, checksummed, every chunk written, read back lazily."""
 
-import asyncio
 import functools
 import itertools
 import json
@@ -12,21 +11,23 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from numcodecs import Zstd
 from xarray.backends import BackendArray
 from xarray.core import indexing
-from zarr.abc.store import Store
-from zarr.api.asynchronous import create_group
 from zarr.codecs import ZstdCodec
-from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
-from cohort import grid, provenance, schema
+from cohort import grid, schema
+from cohort.provenance import canonical_json
 
 WHOLE_BYTES = 8 << 20
 """An array up to this size is one chunk."""
 
 CHUNK = 128
 """Voxels along each spatial axis of an inner chunk of larger arrays: two canonical tiles."""
+
+LEVEL = 3
+"""Of zstd; higher levels cost more time than they save space on integers."""
 
 SHARD_BYTES = 256 << 20
 """A shard, the unit that one task writes and one file holds, stays below this size."""
@@ -75,6 +76,9 @@ class _Stored(BackendArray):
         self.scale = float(attrs.get("scale_factor", 1.0))
         self.offset = float(attrs.get("add_offset", 0.0))
         self.decoded = decoded
+        self.is_one_chunk = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"]) == (
+            self.shape
+        ) and [c["name"] for c in metadata["codecs"]] == ["bytes", "zstd"]
         wide = np.float64 if self.stored == np.float64 else np.float32
         self.dtype = np.dtype(wide) if decoded else self.stored
 
@@ -84,13 +88,28 @@ class _Stored(BackendArray):
         )
 
     def _read(self, key: tuple[Any, ...]) -> np.ndarray:
-        array = _from_metadata(self.path, self.metadata)
-        stored = np.asarray(
-            array.oindex[key] if any(isinstance(k, np.ndarray) for k in key) else array[key]
-        )
+        if self.is_one_chunk:
+            stored = _read_chunk(self.path, self.stored, self.shape)
+            for axis in reversed(range(len(key))):
+                stored = stored[(*(slice(None),) * axis, key[axis])]
+        else:
+            array = _from_metadata(self.path, self.metadata)
+            by_place = any(isinstance(k, np.ndarray) for k in key)
+            stored = np.asarray(array.oindex[key] if by_place else array[key])
         if not self.decoded:
             return stored
         return schema.decode_array(stored, scale=self.scale, offset=self.offset)
+
+
+def _read_chunk(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """The one chunk of an array, its checksum verified. Raises RuntimeError if it is damaged."""
+    chunk = np.empty(shape, dtype.newbyteorder("<"))
+    Zstd().decode((path / _only_key(shape)).read_bytes(), out=chunk)
+    return chunk
+
+
+def _only_key(shape: tuple[int, ...]) -> str:
+    return "/".join(["c", *("0" for _ in shape)])
 
 
 def _from_metadata(path: Path, metadata: Mapping[str, Any]) -> zarr.Array[Any]:
@@ -106,46 +125,27 @@ def encode_group(dataset: xr.Dataset) -> dict[str, bytes]:
     Returns
     -------
     dict of path -> content
-        The files of the group.
+        The files of the group, sorted.
     """
-    affine, shape = _geometry(dataset)
-    place = _encoded_grid(tuple(affine.ravel()), shape)
-    rest = dataset.drop_vars([*place.keys() & dataset.variables.keys()])
-    files = {f"{name}/{path}": c for name, part in place.items() for path, c in part.items()}
-    return dict(sorted((files | _encode(rest)).items()))
-
-
-@functools.lru_cache(maxsize=8)
-def _encoded_grid(affine: tuple[float, ...], shape: tuple[int, ...]) -> dict[str, dict[str, bytes]]:
-    """Files of the coordinates, ``grid`` and ``affine``: the same for all scans of a cohort that share a grid."""
-    matrix = np.array(affine).reshape(4, 4)
-    dataset = xr.Dataset(
-        {"affine": (schema.AFFINE_DIMS, matrix)}, coords=grid.coordinates(matrix, shape)
-    )
-    parts: dict[str, dict[str, bytes]] = {str(name): {} for name in dataset.variables}
-    for path, content in _encode(dataset).items():
-        name, _, rest = path.partition("/")
-        if rest:
-            parts[name][rest] = content
-    return parts
-
-
-def _encode(dataset: xr.Dataset) -> dict[str, bytes]:
-    store = MemoryStore()
-    # One coroutine for all arrays: each call of zarr's blocking interface costs a millisecond of waiting.
-    sync(_write(store, dataset, with_data=True))
-    return {path: content.to_bytes() for path, content in store._store_dict.items()}
+    files = {"zarr.json": _group_metadata(canonical_json(_named(dataset.attrs)))}
+    for name, variable in _canonical(dataset).items():
+        metadata = _array_metadata(name, variable)
+        files[f"{name}/zarr.json"] = metadata
+        if name != "grid":
+            files |= {f"{name}/{key}": chunk for key, chunk in _chunks(variable, metadata).items()}
+    return dict(sorted(files.items()))
 
 
 def write_blocks(path: Path, dataset: xr.Dataset) -> None:
     """Write a Dataset backed by Dask as a group on disk: computed and written a shard at a time, never held whole."""
-    affine, shape = _geometry(dataset)
-    dataset = dataset.assign_coords(grid.coordinates(affine, shape))
-    sync(_write(LocalStore(path), dataset, with_data=False))
-    for name, variable in dataset.variables.items():
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "zarr.json").write_bytes(_group_metadata(canonical_json(_named(dataset.attrs))))
+    for name, variable in _canonical(dataset).items():
+        (path / name).mkdir()
+        (path / name / "zarr.json").write_bytes(_array_metadata(name, variable))
         if name == "grid":
             continue
-        target = zarr.open_array(path / str(name), mode="r+")
+        target = zarr.open_array(path / name, mode="r+")
         steps = target.shards or target.chunks
         corners = itertools.product(
             *(range(0, n, s) for n, s in zip(variable.shape, steps, strict=True))
@@ -153,6 +153,64 @@ def write_blocks(path: Path, dataset: xr.Dataset) -> None:
         for corner in corners:
             place = tuple(slice(c, c + s) for c, s in zip(corner, steps, strict=True))
             target[place] = np.ascontiguousarray(variable[place].compute().values)
+
+
+def _canonical(dataset: xr.Dataset) -> dict[str, xr.Variable]:
+    """Variables as they are stored: coordinates follow from the affine to the bit, and data say where they lie."""
+    affine, shape = _geometry(dataset)
+    found: dict[str, xr.Variable] = {str(n): v for n, v in dataset.variables.items()}
+    for name in {str(n) for n in dataset.data_vars} - {"affine"}:
+        found[name] = found[name].copy(deep=False)
+        found[name].attrs["coordinates"] = "grid"
+    return {**found, **grid.coordinates(affine, shape)}
+
+
+def _array_metadata(name: str, variable: xr.Variable) -> bytes:
+    dims = tuple(str(d) for d in variable.dims)
+    attrs = canonical_json(_named(variable.attrs))
+    return _made_metadata(name, dims, variable.shape, variable.dtype.str, attrs)
+
+
+# Scans of a cohort resemble each other: what zarr writes of an array beside its chunks is asked for once.
+@functools.lru_cache(maxsize=256)
+def _made_metadata(
+    name: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str, attrs: str
+) -> bytes:
+    store = MemoryStore()
+    chunks, shards = chunking(shape, np.dtype(dtype).itemsize)
+    zarr.create_array(
+        store,
+        name=name,
+        shape=shape,
+        dtype=dtype,
+        chunks=chunks,
+        shards=shards,
+        compressors=ZstdCodec(level=LEVEL, checksum=True),
+        fill_value=0,
+        dimension_names=dims,
+        attributes=json.loads(attrs),
+        config={"write_empty_chunks": True},
+    )
+    return store._store_dict[f"{name}/zarr.json"].to_bytes()
+
+
+@functools.lru_cache(maxsize=256)
+def _group_metadata(attrs: str) -> bytes:
+    store = MemoryStore()
+    zarr.create_group(store, zarr_format=3, attributes=json.loads(attrs))
+    return store._store_dict["zarr.json"].to_bytes()
+
+
+def _chunks(variable: xr.Variable, metadata: bytes) -> dict[str, bytes]:
+    """Encoded chunks of an array in memory, by key."""
+    values = np.ascontiguousarray(variable.values, variable.dtype.newbyteorder("<"))
+    if chunking(values.shape, values.dtype.itemsize)[1] is None:
+        # One chunk, two codecs (little-endian bytes, zstd): not worth the three milliseconds of zarr's pipeline.
+        return {_only_key(values.shape): bytes(Zstd(level=LEVEL, checksum=True).encode(values))}
+    store = MemoryStore()
+    array = zarr.Array.from_dict(StorePath(store), json.loads(metadata))
+    array[...] = values
+    return {path: content.to_bytes() for path, content in store._store_dict.items()}
 
 
 def _geometry(dataset: xr.Dataset) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -167,32 +225,6 @@ def _geometry(dataset: xr.Dataset) -> tuple[np.ndarray, tuple[int, ...]]:
                 "set both with grid.with_affine(image, affine)"
             )
     return affine, shape
-
-
-async def _write(store: Store, dataset: xr.Dataset, *, with_data: bool) -> None:
-    group = await create_group(store=store, zarr_format=3, attributes=json_attrs(dataset.attrs))
-
-    async def one(name: str, variable: xr.Variable) -> None:
-        chunks, shards = chunking(variable.shape, variable.dtype.itemsize)
-        attrs = json_attrs(variable.attrs)
-        if name in dataset.data_vars and name != "affine":
-            attrs["coordinates"] = "grid"
-        array = await group.create_array(
-            name,
-            shape=variable.shape,
-            dtype=variable.dtype,
-            chunks=chunks,
-            shards=shards,
-            compressors=ZstdCodec(level=3, checksum=True),
-            fill_value=0,
-            dimension_names=[str(d) for d in variable.dims],
-            attributes=attrs,
-            config={"write_empty_chunks": True},
-        )
-        if with_data and name != "grid":
-            await array.setitem(Ellipsis, np.ascontiguousarray(variable.values))
-
-    await asyncio.gather(*(one(str(n), v) for n, v in dataset.variables.items()))
 
 
 def open_group(path: Path) -> xr.Dataset:
@@ -236,6 +268,10 @@ def _lazy(path: Path, metadata: Mapping[str, Any]) -> xr.Variable:
     return variable
 
 
+def _named(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(k): v for k, v in attrs.items()}
+
+
 def json_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """Attributes as JSON holds them: plain numbers, text and lists."""
-    return json.loads(provenance.canonical_json({str(k): v for k, v in attrs.items()}))
+    return json.loads(canonical_json(_named(attrs)))

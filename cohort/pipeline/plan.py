@@ -1,0 +1,164 @@
+"""What is stale and why, and in which grain each scan runs. Pure: tables in, a plan out, nothing read or written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from cohort.pipeline.recipe import Recipe
+
+Grain = Literal["scan", "block"]
+
+WORKER_BASE_BYTES = 350 << 20
+"""A worker with our libraries loaded and nothing to do."""
+
+WORKER_SHARE = 0.75
+"""Of a worker's limit, what a scan may fill; above it Dask starts to pause the worker."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One scan on which a recipe has work to do."""
+
+    scan_id: str
+    reason: str
+    stale: tuple[str, ...]
+    """Steps and measurements whose numbers are not there yet, in the recipe's order."""
+    grain: Grain
+    peak_bytes: int
+    """Forecast of what running the whole recipe in memory takes at its peak."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one recipe would do to a cohort."""
+
+    recipe: str
+    fresh: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    failed: tuple[str, ...]
+    """Scans that failed on these very inputs and steps before, and would again."""
+
+    def reasons(self) -> dict[str, int]:
+        """How many scans are stale for which reason."""
+        found: dict[str, int] = {}
+        for task in self.tasks:
+            found[task.reason] = found.get(task.reason, 0) + 1
+        return found
+
+    def stale_steps(self) -> dict[str, int]:
+        """Step or measurement -> scans for which it is stale."""
+        found: dict[str, int] = {}
+        for task in self.tasks:
+            for name in task.stale:
+                found[name] = found.get(name, 0) + 1
+        return found
+
+
+def make_plan(
+    recipe: "Recipe",
+    scans: Sequence[Mapping[str, Any]],
+    derivatives: Mapping[str, Mapping[str, Any]],
+    *,
+    grain: Literal["auto", "scan", "block"] = "auto",
+    worker_bytes: int = 2 << 30,
+    retry: bool = False,
+) -> Plan:
+    """Decide what a recipe has to do.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    scans : sequence of scan records
+    derivatives : mapping of scan_id -> derivative record found
+    grain : {"auto", "scan", "block"}
+        ``auto`` decides scan by scan from `worker_bytes`.
+    worker_bytes : int
+        Memory a worker may use.
+    retry : bool
+        Also run scans that failed before on the same inputs.
+    """
+    fresh: list[str] = []
+    failed: list[str] = []
+    tasks: list[Task] = []
+    room = WORKER_SHARE * worker_bytes - WORKER_BASE_BYTES
+    for scan in scans:
+        scan_id = scan["scan_id"]
+        found = derivatives.get(scan_id)
+        stale, reason = staleness(recipe, scan["contents"], found)
+        if not stale:
+            if (
+                found is not None
+                and found["state"] == "failed"
+                and not (retry or not found.get("lasting", True))
+            ):
+                failed.append(scan_id)
+                continue
+            if found is not None and found["state"] != "failed":
+                fresh.append(scan_id)
+                continue
+            stale, reason = tuple(recipe.keys), "failed before"
+        peak = peak_bytes(recipe, scan)
+        chosen: Grain = ("scan" if peak <= room else "block") if grain == "auto" else grain
+        tasks.append(Task(scan_id, reason, stale, chosen, peak))
+    return Plan(recipe.name, tuple(fresh), tuple(tasks), tuple(failed))
+
+
+def staleness(
+    recipe: "Recipe", contents: Mapping[str, str], found: Mapping[str, Any] | None
+) -> tuple[tuple[str, ...], str]:
+    """Steps and measurements of a recipe that a derivative record does not answer for, and why in a few words."""
+    if found is None:
+        return tuple(recipe.keys), "new"
+    keys, before = found["keys"], found["contents"]
+    changed = {name for name in recipe.variables if contents.get(name) != before.get(name)}
+    stale = tuple(
+        name
+        for name, key in recipe.keys.items()
+        if keys.get(name) != key or recipe.uses[name] & changed
+    )
+    if stale and found["state"] == "failed":
+        stale = tuple(recipe.keys)  # nothing is there to be used again
+    if changed:
+        return stale, f"{', '.join(sorted(changed))} changed"
+    missing = (
+        [name for name in recipe.keep if name not in found.get("kept", ())]
+        if found["state"] == "done"
+        else []
+    )
+    first = next((n for n in stale if all(need not in stale for need in recipe.needs[n])), None)
+    if first is not None:
+        return stale, f"{'new' if first not in keys else 'changed'} in the recipe: {first}"
+    if missing:
+        return tuple(missing), f"not kept before: {', '.join(missing)}"
+    return (), ""
+
+
+def peak_bytes(recipe: "Recipe", scan: Mapping[str, Any]) -> int:
+    """Bytes that the recipe takes at its peak on one scan held in memory: live arrays plus the step at work."""
+    shape = scan["shape"]
+    voxels = 1
+    for n in shape:
+        voxels *= int(n)
+    sizes = {"image": 8 if scan["variables"]["image"]["dtype"] == "float64" else 4}
+    for name in recipe.variables - {"image"}:
+        sizes[name] = 4
+    steps = (*recipe.steps, *recipe.measure)
+    last: dict[str, int] = {}
+    for i, step in enumerate(steps):
+        for source in getattr(step, "arrays", {}).values():
+            last[source] = i
+    for name in recipe.keep:
+        last[name] = len(steps)
+    live = {name: sizes[name] for name in recipe.variables}
+    peak = sum(live.values())
+    for i, step in enumerate(steps):
+        operation = getattr(step, "operation", None)
+        if operation is None:
+            continue
+        peak = max(peak, sum(live.values()) + operation.peak_bytes)
+        if operation.gives == "array":
+            live[step.name] = operation.result_bytes
+        for name in [n for n in live if last.get(n, -1) <= i]:
+            del live[name]
+    return peak * voxels

@@ -1,0 +1,409 @@
+"""A recipe: ordered named steps, what is measured and what is kept. Checked whole before a byte is read.
+
+A text given for a parameter of type DataArray names a variable of the scan or an earlier step; for a parameter of type
+float it is an expression over numbers that earlier steps measured (``0.45 * level``). Everything else is a value.
+"""
+
+import difflib
+import functools
+import inspect
+import operator
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import xarray as xr
+from pydantic import TypeAdapter, ValidationError
+
+from cohort import expression, provenance
+from cohort.io.yamlfile import YamlError, read_yaml
+from cohort.ops import labels, masks, measure
+
+Gives = Literal["array", "number", "vector", "table"]
+
+
+class Operation(NamedTuple):
+    """A function that a step may call."""
+
+    function: Callable[..., Any]
+    revision: int
+    """Raised, with the golden digest of the step, in the commit that changes the operation's numbers."""
+    gives: Gives = "array"
+    parts: tuple[str, ...] = ()
+    """Names of a vector's components."""
+    peak_bytes: int = 8
+    """Bytes per voxel that the operation needs at its peak on top of its inputs, its result included."""
+    result_bytes: int = 1
+    """Bytes per voxel of the array it gives."""
+
+
+STEPS: Mapping[str, Operation] = {
+    "threshold": Operation(masks.threshold, 1, peak_bytes=2),
+    "intersect": Operation(masks.intersect, 1, peak_bytes=2),
+    "unite": Operation(masks.unite, 1, peak_bytes=2),
+    "subtract": Operation(masks.subtract, 1, peak_bytes=2),
+    "invert": Operation(masks.invert, 1, peak_bytes=2),
+    "dilate": Operation(masks.dilate, 1, peak_bytes=4),
+    "erode": Operation(masks.erode, 1, peak_bytes=4),
+    "open": Operation(masks.open, 1, peak_bytes=5),
+    "close": Operation(masks.close, 1, peak_bytes=5),
+    "fill_holes": Operation(masks.fill_holes, 1, peak_bytes=12),
+    "largest_component": Operation(masks.largest_component, 1, peak_bytes=10),
+    "remove_small": Operation(masks.remove_small, 1, peak_bytes=10),
+    "apply": Operation(masks.apply, 1, peak_bytes=8, result_bytes=4),
+    "label": Operation(labels.label, 1, peak_bytes=9, result_bytes=4),
+    "select": Operation(labels.select, 1, peak_bytes=5),
+    "count": Operation(labels.count, 1, "number", peak_bytes=1),
+    "volume_ml": Operation(measure.volume_ml, 1, "number", peak_bytes=1),
+    "n_voxels": Operation(measure.n_voxels, 1, "number", peak_bytes=1),
+    "mean_in": Operation(measure.mean_in, 1, "number", peak_bytes=5),
+    "median_in": Operation(measure.median_in, 1, "number", peak_bytes=9),
+    "std_in": Operation(measure.std_in, 1, "number", peak_bytes=5),
+    "minimum_in": Operation(measure.minimum_in, 1, "number", peak_bytes=5),
+    "maximum_in": Operation(measure.maximum_in, 1, "number", peak_bytes=5),
+    "field_of_view_mm": Operation(
+        measure.field_of_view_mm, 1, "vector", ("z", "y", "x"), peak_bytes=0
+    ),
+    "centroid_mm": Operation(measure.centroid_mm, 1, "vector", ("x", "y", "z"), peak_bytes=2),
+    "regions": Operation(measure.regions, 1, "table", peak_bytes=16),
+}
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot run; the message lists every problem."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One named call."""
+
+    name: str
+    call: str
+    arrays: Mapping[str, str] = field(default_factory=dict)
+    """Parameter -> scan variable or earlier step."""
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    """Parameter -> expression over numbers of earlier steps."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Parameter -> value."""
+
+    @property
+    def operation(self) -> Operation:
+        """The function behind the call, with its revision."""
+        return STEPS[self.call]
+
+    def number_names(self) -> set[str]:
+        """Numbers that the expressions use."""
+        return set().union(
+            *(expression.names(expression.parse(text)) for text in self.numbers.values()), set()
+        )
+
+
+@dataclass(frozen=True)
+class Value:
+    """A measurement computed from other numbers."""
+
+    name: str
+    text: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Ordered steps, measurements and kept variables.
+
+    ``keys`` holds for every step and measurement a digest of its call, its parameters, the revision of the operation and
+    the keys of all it stands on; ``uses`` the scan variables it reaches. Two derivatives with equal keys and equal contents of
+    those variables hold the same numbers.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    measure: tuple[Step | Value, ...]
+    keep: tuple[str, ...]
+    keys: Mapping[str, str]
+    uses: Mapping[str, frozenset[str]]
+    needs: Mapping[str, tuple[str, ...]]
+    """Step or measurement -> the steps it stands on directly."""
+    content: Mapping[str, Any] = field(default_factory=dict)
+    """As written."""
+
+    @property
+    def digest(self) -> str:
+        """Of everything the recipe does."""
+        return provenance.digest(
+            {"keys": self.keys, "keep": self.keep, "measure": [m.name for m in self.measure]}
+        )
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Scan variables that the recipe reads."""
+        return frozenset().union(*self.uses.values())
+
+    def columns(self) -> dict[str, str]:
+        """Column of the measurements table -> measurement it comes from (tables of labels have no column)."""
+        found = {}
+        for item in self.measure:
+            if isinstance(item, Value) or item.operation.gives == "number":
+                found[item.name] = item.name
+            elif item.operation.gives == "vector":
+                found |= {f"{item.name}_{part}": item.name for part in item.operation.parts}
+        return found
+
+    def tables(self) -> list[str]:
+        """Measurements that are tables, one row a label."""
+        return [
+            m.name for m in self.measure if isinstance(m, Step) and m.operation.gives == "table"
+        ]
+
+    def closure(self, names: Collection[str]) -> set[str]:
+        """`names` and all steps that they stand on."""
+        found: set[str] = set()
+        open_ = list(names)
+        while open_:
+            name = open_.pop()
+            if name not in found:
+                found.add(name)
+                open_.extend(self.needs[name])
+        return found
+
+
+def read_recipe(path: Path, *, variables: Collection[str] = ("image",)) -> Recipe:
+    """Read and check a recipe.
+
+    Parameters
+    ----------
+    path : Path
+        YAML with the keys ``recipe``, ``steps``, ``measure``, ``keep``.
+    variables : collection of str
+        Variables that the scans of the cohort hold: ``image`` and what the catalog attaches.
+
+    Raises
+    ------
+    RecipeError
+        One line a problem, all of them at once.
+    """
+    try:
+        content = read_yaml(path)
+    except YamlError as error:
+        raise RecipeError(str(error)) from error
+    return bind(content, where=path.name, variables=variables)
+
+
+def bind(
+    content: Mapping[str, Any], *, where: str, variables: Collection[str] = ("image",)
+) -> Recipe:
+    """Check the content of a recipe file against the operations. See `read_recipe`."""
+    return _Binder(where, variables).bind(content)
+
+
+class _Binder:
+    """Walks a recipe once, collecting problems, keys and dependencies."""
+
+    def __init__(self, where: str, variables: Collection[str]) -> None:
+        self.where, self.variables = where, list(variables)
+        self.problems: list[str] = []
+        self.arrays: dict[str, None] = dict.fromkeys(self.variables)
+        self.scalars: dict[str, str] = {}  # usable number -> step or measurement that gives it
+        self.keys: dict[str, str] = {}
+        self.uses: dict[str, frozenset[str]] = {}
+        self.needs: dict[str, tuple[str, ...]] = {}
+
+    def bind(self, content: Any) -> Recipe:
+        if not isinstance(content, Mapping):
+            raise RecipeError(
+                f"{self.where}: expected the keys recipe, steps, measure, keep; found {content!r:.60}"
+            )
+        for key in content.keys() - {"recipe", "steps", "measure", "keep", "description"}:
+            self._problem(
+                f"unknown key {key!r}{_near(key, ('recipe', 'steps', 'measure', 'keep', 'description'))}"
+            )
+        name = content.get("recipe")
+        if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+            self._problem(f"'recipe' is the name, letters, digits, - and _; found {name!r}")
+        found = [self._step(n, s) for n, s in self._section(content, "steps").items()]
+        steps = tuple(s for s in found if s is not None)
+        measured = self._section(content, "measure")
+        if not measured:
+            self._problem("'measure' names nothing; a recipe measures at least one number")
+        taken = [self._measure(n, m) for n, m in measured.items()]
+        measure_ = tuple(m for m in taken if m is not None)
+        keep = content.get("keep") or []
+        kept = {s.name for s in steps if s.operation.gives == "array"}
+        for entry in keep if isinstance(keep, list) else [keep]:
+            if entry not in kept:
+                self._problem(
+                    f"keep: {entry!r} is no step that gives an array{_near(str(entry), kept)}"
+                )
+        if self.problems:
+            raise RecipeError("\n".join(self.problems))
+        return Recipe(
+            str(name), steps, measure_, tuple(keep), self.keys, self.uses, self.needs, content
+        )
+
+    def _problem(self, text: str) -> None:
+        self.problems.append(f"{self.where}: {text}")
+
+    def _section(self, content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        section = content.get(key) or {}
+        if not isinstance(section, Mapping):
+            self._problem(f"{key!r} maps names to calls; found {section!r:.60}")
+            return {}
+        for name in section:
+            if not str(name).isidentifier():
+                self._problem(f"{key}: {name!r} is no name; use letters, digits and _")
+        return {str(k): v for k, v in section.items() if str(k).isidentifier()}
+
+    def _measure(self, name: str, spec: Any) -> "Step | Value | None":
+        if isinstance(spec, str):
+            spec = {"value": spec}
+        if isinstance(spec, Mapping) and "value" in spec:
+            for key in spec.keys() - {"value", "unit"}:
+                self._problem(
+                    f"measure {name!r}: unknown key {key!r}; a value has 'value' and 'unit'"
+                )
+            text = str(spec["value"])
+            try:
+                tree = expression.parse(text)
+                expression.check_names(tree, self.scalars, text)
+            except expression.ExpressionError as error:
+                self._problem(f"measure {name!r}: {error}")
+                return None
+            self._register(
+                name,
+                sources=sorted({self.scalars[n] for n in expression.names(tree)}),
+                call="value",
+                params={"text": text, "unit": str(spec.get("unit", "1"))},
+            )
+            self.scalars[name] = name
+            return Value(name, text, str(spec.get("unit", "1")))
+        return self._step(name, spec, place="measure", last=True)
+
+    def _step(
+        self, name: str, spec: Any, *, place: str = "step", last: bool = False
+    ) -> "Step | None":
+        at = f"{place} {name!r}"
+        if name in self.keys or name in self.variables:
+            self._problem(f"{at}: the name is taken; every step and measurement has its own")
+            return None
+        if not isinstance(spec, Mapping) or not isinstance(spec.get("call"), str):
+            self._problem(f"{at}: expected {{call: <operation>, ...}}, found {spec!r:.60}")
+            self._forget(name)
+            return None
+        call = spec["call"]
+        if call not in STEPS:
+            self._problem(
+                f"{at}: no operation {call!r}{_near(call, STEPS)}; known are {', '.join(sorted(STEPS))}"
+            )
+            self._forget(name)
+            return None
+        operation = STEPS[call]
+        given = {str(k): v for k, v in spec.items() if k != "call"}
+        before = len(self.problems)
+        signature = inspect.signature(operation.function)
+        takes = ", ".join(signature.parameters)
+        for key in given.keys() - signature.parameters.keys():
+            self._problem(f"{at}: {call}() has no parameter {key!r}; it takes {takes}")
+        try:
+            signature.bind(**{k: v for k, v in given.items() if k in signature.parameters})
+        except TypeError as error:
+            self._problem(f"{at}: {call}(): {error}; it takes {takes}")
+        hints = typing.get_type_hints(operation.function)
+        step = self._sort_arguments(
+            name, call, {k: v for k, v in given.items() if k in signature.parameters}, hints, at
+        )
+        if last and operation.gives == "array":
+            self._problem(
+                f"{at}: {call}() gives an image, not a number; make it a step and measure it"
+            )
+        if not last and operation.gives == "table":
+            self._problem(f"{at}: {call}() gives a table; put it under 'measure'")
+        if len(self.problems) > before:
+            self._forget(name)
+            return None
+        sources = list(step.arrays.values()) + sorted(
+            {self.scalars[n] for n in step.number_names()}
+        )
+        self._register(
+            name,
+            sources=sources,
+            call=call,
+            params={
+                "arrays": list(step.arrays),
+                "numbers": step.numbers,
+                "params": step.params,
+                "revision": operation.revision,
+            },
+        )
+        if operation.gives == "array":
+            self.arrays[name] = None
+        elif operation.gives == "number":
+            self.scalars[name] = name
+        elif operation.gives == "vector":
+            self.scalars |= {f"{name}_{part}": name for part in operation.parts}
+        return step
+
+    def _sort_arguments(
+        self, name: str, call: str, given: Mapping[str, Any], hints: Mapping[str, Any], at: str
+    ) -> Step:
+        arrays: dict[str, str] = {}
+        numbers: dict[str, str] = {}
+        params: dict[str, Any] = {}
+        for key, value in given.items():
+            kinds = _alternatives(hints.get(key, Any))
+            takes_number = float in kinds
+            if isinstance(value, str) and takes_number and str not in kinds:
+                try:
+                    expression.check_names(expression.parse(value), self.scalars, value)
+                    numbers[key] = value
+                except expression.ExpressionError as error:
+                    self._problem(f"{at}, {key}: {error}")
+            elif xr.DataArray in kinds and not takes_number:
+                if isinstance(value, str) and value in self.arrays:
+                    arrays[key] = value
+                elif value is not None:
+                    self._problem(
+                        f"{at}, {key}: no image {value!r} at this point{_near(str(value), self.arrays)}; there are {', '.join(self.arrays)}"
+                    )
+            else:
+                hint: Any = functools.reduce(
+                    operator.or_, (k for k in kinds if k is not xr.DataArray)
+                )
+                try:
+                    params[key] = TypeAdapter(hint).validate_python(value)
+                except ValidationError as error:
+                    first = error.errors()[0]
+                    self._problem(f"{at}, {key}: {first['msg']}; found {value!r}")
+        return Step(name, call, arrays, numbers, params)
+
+    def _register(
+        self, name: str, *, sources: list[str], call: str, params: Mapping[str, Any]
+    ) -> None:
+        steps = tuple(dict.fromkeys(s for s in sources if s not in self.variables))
+        own = {s for s in sources if s in self.variables}
+        self.needs[name] = steps
+        self.uses[name] = frozenset(own).union(*(self.uses[s] for s in steps))
+        # The names of steps do not matter, only what they do: inputs enter by their keys, in the order of the parameters.
+        inputs = {f"{i}": self.keys.get(s, f"scan:{s}") for i, s in enumerate(sources)}
+        self.keys[name] = provenance.Stamp(inputs, call, params).digest
+
+    def _forget(self, name: str) -> None:
+        """Register a broken step under its name, so that later steps are checked for their own mistakes only."""
+        self.arrays[name] = None
+        self.scalars[name] = name
+        self.keys.setdefault(name, "")
+        self.uses.setdefault(name, frozenset())
+        self.needs.setdefault(name, ())
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _near(word: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,190 @@
+"""The command line: exit codes, what goes to which stream, and one line for everything a user can get wrong."""
+
+import json
+import subprocess
+import sys
+import time
+
+import cohorts
+import pytest
+from typer.testing import CliRunner
+
+from cohort import cli
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    return cohorts.write_cohort(tmp_path, scans=4)
+
+
+def test_update_exits_0_and_ends_with_the_path_of_the_report(catalog):
+    result = call("update", catalog, "--workers", 0)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip().endswith("store/report/index.html")
+    assert "4 done" in result.stdout
+    assert "2 rows of the participants table have no scan" in result.stdout
+
+
+def test_events_come_as_json_lines(catalog):
+    result = call("update", catalog, "--workers", 0, "--json")
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {"start", "stage", "done", "fitted", "end"} <= {e["event"] for e in events}
+
+
+def test_a_damaged_scan_makes_exit_1_once_and_its_name_goes_to_stderr(tmp_path):
+    catalog = cohorts.write_cohort(tmp_path, scans=8)
+    (catalog.parent / "scans/000_v1.nii.gz").write_bytes(b"")
+    bad = catalog.parent / "scans/001_v1.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:300])
+    first = call("update", catalog, "--workers", 0)
+    assert first.exit_code == 1
+    assert "001_v1.nii.gz" in first.stderr
+    assert call("update", catalog, "--workers", 0).exit_code == 0
+    assert call("update", catalog, "--workers", 0, "--strict").exit_code == 1
+
+
+def test_status_why_and_plan_speak_of_what_is_there(catalog):
+    assert "4 stale" in call("plan", catalog).stdout or call("plan", catalog).exit_code == 2
+    call("ingest", catalog, "--workers", 0)
+    plan = call("plan", catalog)
+    assert "4 scans: new" in plan.stdout
+    call("update", catalog, "--workers", 0)
+    status = call("status", catalog)
+    assert "balls: 4 scans" in status.stdout
+    assert "ball: 4 done" in status.stdout
+    why = call("why", catalog, "sub-001")
+    assert "run:ball  done" in why.stdout
+    assert "0 stale" in call("plan", catalog).stdout
+
+
+WRONG = {
+    "a missing catalog": (None, None, r"nowhere.yaml: cannot be read"),
+    "an unknown key": (
+        "catalog.yaml",
+        ("recipes:", "recipies:"),
+        r"'recipies'.*did you mean 'recipes'",
+    ),
+    "an unknown step": (
+        "recipes/ball.yaml",
+        ("call: erode", "call: erodee"),
+        r"no operation 'erodee'; did you mean 'erode'",
+    ),
+    "an unknown parameter": (
+        "recipes/ball.yaml",
+        ("iterations: 1", "iteration: 1"),
+        r"erode\(\) has no parameter 'iteration'; it takes mask",
+    ),
+    "a wrong value": (
+        "recipes/ball.yaml",
+        ("iterations: 1", "iterations: often"),
+        r"step 'core', iterations: .*found 'often'",
+    ),
+    "an unknown image": (
+        "recipes/ball.yaml",
+        ("mask: head}", "mask: heat}"),
+        r"no image 'heat'.*did you mean 'head'",
+    ),
+    "an unknown number": (
+        "recipes/ball.yaml",
+        ("0.9 * level", "0.9 * levle"),
+        r"no 'levle' here.*did you mean 'level'",
+    ),
+    "code for a number": (
+        "recipes/ball.yaml",
+        ("0.9 * level", "__import__('os')"),
+        r"a call is not allowed",
+    ),
+    "a call in a formula": (
+        "catalog.yaml",
+        ("old + weight", "old + I(__import__('os').system('touch pwned'))"),
+        r"models.size",
+    ),
+    "an unknown column": ("catalog.yaml", ("old + weight", "old + wieght"), r"wieght.*weight"),
+    "code in derive": ("catalog.yaml", ("age > 50", "age.__class__"), r"attribute"),
+    "code in where": (
+        "catalog.yaml",
+        ("confounds: [weight]", 'confounds: [weight], where: "open(1)"'),
+        r"call",
+    ),
+    "a missing folder": (
+        "catalog.yaml",
+        ("[scans]", "[scanz]"),
+        r"expected a folder or file, found nothing at 'scanz'",
+    ),
+    "double ids": (
+        "people.csv",
+        ("001_v1,", "000_v1,"),
+        r"expected every ID once, found 000_v1 more than once",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_a_user_gets_wrong_is_one_line_exit_2_and_nothing_written(catalog, case):
+    file, change, message = WRONG[case]
+    target = catalog
+    if file is None:
+        target = catalog.parent / "nowhere.yaml"
+    else:
+        path = catalog.parent / file
+        before = path.read_text()
+        path.write_text(before.replace(*change))
+        assert path.read_text() != before
+    result = call("update", target, "--workers", 0)
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    import re
+
+    assert re.search(message, result.stderr), result.stderr
+    assert not (catalog.parent / "store").exists()
+    assert not (catalog.parent / "pwned").exists()
+
+
+def test_all_problems_of_a_recipe_are_listed_at_once(catalog):
+    path = catalog.parent / "recipes/ball.yaml"
+    path.write_text(
+        path.read_text()
+        .replace("call: erode", "call: erodee")
+        .replace("call: count", "call: cuont")
+        .replace("keep: [big]", "keep: [bag]")
+    )
+    result = call("plan", catalog)
+    assert result.exit_code == 2
+    assert [w for w in ("erodee", "cuont", "bag") if w not in result.stderr] == []
+
+
+def test_memory_without_a_sensible_unit_is_refused(catalog):
+    result = call("update", catalog, "--memory", "2 parsecs")
+    assert result.exit_code == 2
+    assert "expected a number with a unit, such as 2GiB" in result.stderr
+
+
+def test_a_scheduler_that_is_not_there_is_one_line(catalog):
+    result = call("update", catalog, "--on", "nonsense")
+    assert result.exit_code == 2
+    assert "expected local or the address of a scheduler" in result.stderr
+
+
+@pytest.mark.slow
+def test_help_answers_at_once():
+    command = [sys.executable, "-m", "cohort.cli", "--help"]
+    subprocess.run(command, check=True, capture_output=True)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        seconds.append(time.perf_counter() - started)
+    assert "demo" in text
+    # The promise is 0.3 s on an idle machine; a wide bound here only catches a heavy import at the top.
+    assert min(seconds) < 1.0
+
+
+def test_every_command_has_an_example():
+    for command in cli.app.registered_commands:
+        assert command.epilog is not None
+        assert command.epilog.startswith("Example: cohort ")

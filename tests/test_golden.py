@@ -1,0 +1,78 @@
+"""Golden digests: an operation whose numbers change must raise its revision, or stores keep the old numbers unseen."""
+
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from cohort.grid import coordinates
+from cohort.pipeline.recipe import STEPS
+from cohort.provenance import digest
+
+GOLDEN = json.loads((Path(__file__).parent / "golden/steps.json").read_text(encoding="utf-8"))
+SHAPE = (9, 11, 13)
+AFFINE = np.array([[1.5, 0, 0, -9], [0, 1, 0, 4], [0, 0, 3, 20], [0, 0, 0, 1.0]])
+
+
+def scan():
+    """An image of 101 grey values, a ragged mask and labels of it; no random numbers, so it is the same for ever."""
+    z, y, x = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    values = (7 * z * z + 13 * y * x + 31 * x * x + 5 * y + 3 * z) % 101
+    near = (z - 4) ** 2 + (y - 5) ** 2 + (x - 5) ** 2 < 40
+    labels = np.where(near & (values > 20), 1 + (x > 5) + 2 * (y > 6), 0)
+    arrays = {
+        "image": values.astype(np.float32),
+        "mask": near & (values > 30),
+        "other": values % 3 > 0,
+        "labels": labels,
+    }
+    return xr.Dataset(
+        {name: (("z", "y", "x"), data) for name, data in arrays.items()},
+        coords=coordinates(AFFINE, SHAPE),
+    )
+
+
+CASES = {
+    "threshold": {"above": 20, "below": 60.5},
+    "dilate": {"iterations": 2},
+    "erode": {"iterations": 1},
+    "open": {"radius_mm": 1.6},
+    "close": {"iterations": 1},
+    "remove_small": {"min_ml": 0.02},
+    "apply": {"fill": -1},
+    "label": {"connectivity": 1},
+    "select": {"largest": True},
+    "regions": {},
+}
+IMAGES = ("image", "mask", "other", "labels")
+
+
+def plain(value):
+    """A result as text: every value to nine digits, so that libraries may differ in the last bits of a float."""
+    if isinstance(value, xr.Dataset):
+        return {str(name): plain(part) for name, part in value.data_vars.items()}
+    flat = np.asarray(value.values).ravel()
+    cells = [f"{v:.9g}" for v in flat] if flat.dtype.kind == "f" else [int(v) for v in flat]
+    return {"dims": [str(d) for d in value.dims], "shape": list(value.shape), "values": cells}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_numbers_of_an_operation_change_only_with_its_revision(name):
+    function, revision, *_ = STEPS[name]
+    given = scan()
+    parameters = inspect.signature(function).parameters
+    arrays = {p: given[p] for p in IMAGES if p in parameters}
+    found = {
+        "revision": revision,
+        "digest": digest(plain(function(**arrays, **CASES.get(name, {}))))[:16],
+    }
+    assert GOLDEN.get(name) == found, (
+        f"{name}: if its numbers are meant to change, raise its revision in STEPS and enter here what is found"
+    )
+
+
+def test_no_golden_digest_is_left_of_an_operation_that_is_gone():
+    assert set(GOLDEN) == set(STEPS)
