@@ -28,6 +28,7 @@ def scan():
         "mask": near & (values > 30),
         "other": values % 3 > 0,
         "labels": labels,
+        "reference": np.sqrt(values).astype(np.float32),
     }
     return xr.Dataset(
         {name: (("z", "y", "x"), data) for name, data in arrays.items()},
@@ -45,9 +46,18 @@ CASES = {
     "apply": {"fill": -1},
     "label": {"connectivity": 1},
     "select": {"largest": True},
-    "regions": {},
+    "gaussian": {"sigma_mm": 1.2},
+    "median": {"size": 3},
+    "minimum": {"size": 3},
+    "maximum": {"size": {"z": 3, "x": 2}},
+    "percentile": {"size": 3, "percentile": 30},
+    "uniform": {"size": 3},
+    "convolve": {"weights": [[[0, 1, 0], [1, -6, 2], [0, 1, 1]]]},
+    "sobel": {"dim": "y"},
+    "equalize": {"exclude": (0, 100)},
+    "gaussian_stretch": {"width": 1.5},
 }
-IMAGES = ("image", "mask", "other", "labels")
+IMAGES = ("image", "mask", "other", "labels", "reference")
 
 
 def plain(value):

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from cohort import grid
-from cohort.kernels import distance
+from cohort.kernels import envelopes
 from cohort.ops import graph
 from cohort.ops.layout import check_labels, check_mask, layout_of
 
@@ -44,7 +44,7 @@ def distance_mm(mask: xr.DataArray) -> xr.DataArray:
     """
     check_mask("mask", mask)
     (found,) = graph.map_lines(
-        distance.to_outside, {"mask": mask}, dtypes=[np.float64], params=_spacing(mask)
+        envelopes.to_outside, {"mask": mask}, dtypes=[np.float64], params=_spacing(mask)
     )
     found.attrs["units"] = "mm"
     return found
@@ -61,7 +61,7 @@ def to_other_labels_mm(labels: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray
     """
     check_labels("labels", labels)
     found, same = graph.map_lines(
-        distance.to_other_label,
+        envelopes.to_other_label,
         {"labels": labels},
         dtypes=[np.float64, labels.dtype],
         params=_spacing(labels),

@@ -9,6 +9,26 @@ from cohort import grid
 from cohort.kernels import components, morphology, points
 from cohort.ops import graph
 from cohort.ops.layout import check_connectivity, check_image, check_mask, layout_of
+from cohort.ops.levels import li, otsu, triangle
+
+__all__ = [
+    "apply",
+    "close",
+    "dilate",
+    "erode",
+    "fill_holes",
+    "intersect",
+    "invert",
+    "largest_component",
+    "li",
+    "open",
+    "otsu",
+    "remove_small",
+    "subtract",
+    "threshold",
+    "triangle",
+    "unite",
+]
 
 
 def threshold(

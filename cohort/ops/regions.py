@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from cohort import grid
-from cohort.kernels import distance, surface
+from cohort.kernels import envelopes, surface
 from cohort.kernels import regions as kernel
 from cohort.ops import graph
 from cohort.ops.distance import to_other_labels_mm
@@ -174,7 +174,7 @@ def _inscribed(labels: xr.DataArray, names: np.ndarray) -> dict[str, xr.DataArra
     table = _reduced(
         {"image": away, "labels": same},
         names,
-        distance.deepest,
+        envelopes.deepest,
         4,
         shape=_shape(labels),
         world=world_of(labels),

@@ -149,7 +149,7 @@ def _variable(scan: xr.Dataset, name: str, *, blocks: bool) -> xr.DataArray:
         )
     array = scan[name]
     if not blocks:
-        return array.load()
+        return array.compute()  # not load: the Dataset would hold the voxels until the last step
     chunks = {
         d: (n if n <= BLOCK // 2 else BLOCK // 2 if n <= BLOCK else BLOCK)
         for d, n in array.sizes.items()

@@ -1,15 +1,17 @@
 """What is stale and why, and in which grain each scan runs. Pure: tables in, a plan out, nothing read or written."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from cohort.pipeline.recipe import Recipe
+import numpy as np
+
+from cohort.pipeline.recipe import Recipe, Step
 
 Grain = Literal["scan", "block"]
 
-WORKER_BASE_BYTES = 350 << 20
+WORKER_BASE_BYTES = 300 << 20
 """A worker with our libraries loaded and nothing to do."""
 
 WORKER_SHARE = 0.75
@@ -56,7 +58,7 @@ class Plan:
 
 
 def make_plan(
-    recipe: "Recipe",
+    recipe: Recipe,
     scans: Sequence[Mapping[str, Any]],
     derivatives: Mapping[str, Mapping[str, Any]],
     *,
@@ -105,7 +107,7 @@ def make_plan(
 
 
 def staleness(
-    recipe: "Recipe", contents: Mapping[str, str], found: Mapping[str, Any] | None
+    recipe: Recipe, contents: Mapping[str, str], found: Mapping[str, Any] | None
 ) -> tuple[tuple[str, ...], str]:
     """Steps and measurements of a recipe that a derivative record does not answer for, and why in a few words."""
     if found is None:
@@ -134,31 +136,29 @@ def staleness(
     return (), ""
 
 
-def peak_bytes(recipe: "Recipe", scan: Mapping[str, Any]) -> int:
+def peak_bytes(recipe: Recipe, scan: Mapping[str, Any]) -> int:
     """Bytes that the recipe takes at its peak on one scan held in memory: live arrays plus the step at work."""
-    shape = scan["shape"]
-    voxels = 1
-    for n in shape:
-        voxels *= int(n)
-    sizes = {"image": 8 if scan["variables"]["image"]["dtype"] == "float64" else 4}
-    for name in recipe.variables - {"image"}:
-        sizes[name] = 4
-    steps = (*recipe.steps, *recipe.measure)
-    last: dict[str, int] = {}
+    voxels = math.prod(int(n) for n in scan["shape"])
+    stored = {name: np.dtype(v["dtype"]).itemsize for name, v in scan["variables"].items()}
+    wide = 2 if scan["variables"]["image"]["dtype"] == "float64" else 1
+    live: dict[str, float] = {}
+    peak = 0.0
+    for name in sorted(recipe.variables):
+        decoded = 4.0 * wide if name == "image" else float(stored.get(name, 4))
+        live[name] = decoded
+        peak = max(peak, sum(live.values()) + stored.get(name, 4))  # while it is decoded
+    steps = [step for step in (*recipe.steps, *recipe.measure) if isinstance(step, Step)]
+    last = {source: i for i, step in enumerate(steps) for source in step.arrays.values()}
+    last |= dict.fromkeys(recipe.keep, len(steps))
     for i, step in enumerate(steps):
-        for source in getattr(step, "arrays", {}).values():
-            last[source] = i
-    for name in recipe.keep:
-        last[name] = len(steps)
-    live = {name: sizes[name] for name in recipe.variables}
-    peak = sum(live.values())
-    for i, step in enumerate(steps):
-        operation = getattr(step, "operation", None)
-        if operation is None:
-            continue
-        peak = max(peak, sum(live.values()) + operation.peak_bytes)
+        operation = step.operation
+        work = operation.peak_bytes
+        if operation.masked_bytes is not None and "mask" in step.arrays:
+            work = operation.masked_bytes
+        grows = wide if "image" in step.arrays else 1
+        peak = max(peak, sum(live.values()) + grows * work)
         if operation.gives == "array":
-            live[step.name] = operation.result_bytes
+            live[step.name] = operation.result_bytes * (grows if operation.result_bytes == 4 else 1)
         for name in [n for n in live if last.get(n, -1) <= i]:
             del live[name]
-    return peak * voxels
+    return int(peak * voxels)

@@ -10,66 +10,17 @@ import inspect
 import operator
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import xarray as xr
 from pydantic import TypeAdapter, ValidationError
 
 from cohort import expression, provenance
 from cohort.io.yamlfile import YamlError, read_yaml
-from cohort.ops import labels, masks, measure
-
-Gives = Literal["array", "number", "vector", "table"]
-
-
-class Operation(NamedTuple):
-    """A function that a step may call."""
-
-    function: Callable[..., Any]
-    revision: int
-    """Raised, with the golden digest of the step, in the commit that changes the operation's numbers."""
-    gives: Gives = "array"
-    parts: tuple[str, ...] = ()
-    """Names of a vector's components."""
-    peak_bytes: int = 8
-    """Bytes per voxel that the operation needs at its peak on top of its inputs, its result included."""
-    result_bytes: int = 1
-    """Bytes per voxel of the array it gives."""
-
-
-STEPS: Mapping[str, Operation] = {
-    "threshold": Operation(masks.threshold, 1, peak_bytes=2),
-    "intersect": Operation(masks.intersect, 1, peak_bytes=2),
-    "unite": Operation(masks.unite, 1, peak_bytes=2),
-    "subtract": Operation(masks.subtract, 1, peak_bytes=2),
-    "invert": Operation(masks.invert, 1, peak_bytes=2),
-    "dilate": Operation(masks.dilate, 1, peak_bytes=4),
-    "erode": Operation(masks.erode, 1, peak_bytes=4),
-    "open": Operation(masks.open, 1, peak_bytes=5),
-    "close": Operation(masks.close, 1, peak_bytes=5),
-    "fill_holes": Operation(masks.fill_holes, 1, peak_bytes=12),
-    "largest_component": Operation(masks.largest_component, 1, peak_bytes=10),
-    "remove_small": Operation(masks.remove_small, 1, peak_bytes=10),
-    "apply": Operation(masks.apply, 1, peak_bytes=8, result_bytes=4),
-    "label": Operation(labels.label, 1, peak_bytes=9, result_bytes=4),
-    "select": Operation(labels.select, 1, peak_bytes=5),
-    "count": Operation(labels.count, 1, "number", peak_bytes=1),
-    "volume_ml": Operation(measure.volume_ml, 1, "number", peak_bytes=1),
-    "n_voxels": Operation(measure.n_voxels, 1, "number", peak_bytes=1),
-    "mean_in": Operation(measure.mean_in, 1, "number", peak_bytes=5),
-    "median_in": Operation(measure.median_in, 1, "number", peak_bytes=9),
-    "std_in": Operation(measure.std_in, 1, "number", peak_bytes=5),
-    "minimum_in": Operation(measure.minimum_in, 1, "number", peak_bytes=5),
-    "maximum_in": Operation(measure.maximum_in, 1, "number", peak_bytes=5),
-    "field_of_view_mm": Operation(
-        measure.field_of_view_mm, 1, "vector", ("z", "y", "x"), peak_bytes=0
-    ),
-    "centroid_mm": Operation(measure.centroid_mm, 1, "vector", ("x", "y", "z"), peak_bytes=2),
-    "regions": Operation(measure.regions, 1, "table", peak_bytes=16),
-}
+from cohort.pipeline.steps import STEPS, Operation
 
 
 class RecipeError(ValueError):

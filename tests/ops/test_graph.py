@@ -10,7 +10,7 @@ from dask.utils import ensure_dict
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage as ndi
-from strategies import chunked, scan, shapes, tasks_per_block
+from strategies import chunked, chunkings, scan, shapes, tasks_per_block
 
 from cohort.kernels import components, halo
 from cohort.ops import graph, labels, masks, measure
@@ -87,7 +87,85 @@ def test_an_unknown_mode_is_refused_with_those_that_there_are():
         smooth(scan(np.zeros((2, 2, 2), int)), "edge", (1, 1, 1))
 
 
+# Lines.
+
+
+def running_sum(block, handed_on=None, *, axis, factor):
+    """Sum of all voxels before each one, which takes whole lines; overwrites what it may, and hands the block on."""
+    if axis == 0:
+        return np.cumsum(block, axis=0) * factor, block
+    np.cumsum(block, axis=axis, out=block)
+    block *= factor
+    return block, handed_on
+
+
+def summed(image, **options):
+    return graph.map_lines(
+        running_sum,
+        {"image": image},
+        dtypes=[np.int64, np.int64],
+        params={"factor": 2},
+        **options,
+    )
+
+
+@given(data=st.data(), shape=shapes(high=9), ndim=st.integers(1, 3))
+def test_passes_along_lines_see_whole_lines_for_every_chunking(data, shape, ndim):
+    image = scan(np.random.default_rng(0).integers(0, 9, shape[:ndim]))
+    image.data.flags.writeable = False
+    (lazy,) = data.draw(chunked(image))
+    expected = image.to_numpy()
+    for axis in range(ndim):
+        expected = np.cumsum(expected, axis=axis) * 2
+    for i in (image, lazy):
+        sums, same = summed(i)
+        assert sums.chunks == same.chunks == i.chunks
+        np.testing.assert_array_equal(sums, expected)
+        np.testing.assert_array_equal(same, image)
+
+
+def test_passes_along_lines_loop_over_frames_and_echoes():
+    data = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 5, 6))
+    image = scan(data, lead=("time", "echo"))
+    expected = np.cumsum(np.cumsum(np.cumsum(data, 2) * 2, 3) * 2, 4) * 2
+    for i in (image, image.chunk(time=1, echo=2, z=2, y=3)):
+        np.testing.assert_array_equal(summed(i)[0], expected)
+
+
+def test_between_passes_pieces_lie_on_disk_and_are_freed_as_they_are_used(tmp_path):
+    image = scan(np.zeros((24, 24, 24), int)).chunk(6)
+    seen = []
+
+    def watch(*state, axis, factor):
+        seen.append(len(list(folder.iterdir())))
+        return running_sum(*state, axis=axis, factor=factor)
+
+    with graph.scratch(tmp_path) as folder:
+        (sums, _) = graph.map_lines(
+            watch, {"image": image}, dtypes=[np.int64] * 2, params={"factor": 2}
+        )
+        np.testing.assert_array_equal(sums, 0)
+        assert list(folder.iterdir()) == []
+    assert max(seen) > 0
+
+
 # Arithmetic of chunks.
+
+
+@given(data=st.data(), shape=shapes(high=40), n_lead=st.integers(0, 1))
+def test_stages_of_lines_hold_whole_lines_in_blocks_no_larger_than_twice_the_chunks(
+    data, shape, n_lead
+):
+    chunks = data.draw(chunkings(shape))
+    stages = chunking.line_stages(chunks, n_lead)
+    assert stages[-1][0] == chunks
+    assert [axis for _, axes in stages for axis in axes] == list(range(3 - n_lead))
+    largest = np.prod([max(c) for c in chunks])
+    for at, axes in stages:
+        assert tuple(sum(sizes) for sizes in at) == shape
+        assert all(len(at[n_lead + axis]) == 1 for axis in axes)
+        alone = max(shape[n_lead + axis] for axis in axes) if axes else 0
+        assert np.prod([max(c) for c in at]) <= max(2 * largest, alone * max(chunks[0]))
 
 
 @given(
@@ -134,7 +212,8 @@ def chain(image):
     level = measure.median_in(image, mask=head)
     core = masks.erode(masks.threshold(image, below=level), iterations=1)
     filled = masks.fill_holes(masks.close(core, iterations=2))
-    return labels.label(filled), measure.mean_in(image, mask=filled)
+    away = measure.distance_mm(filled)
+    return labels.label(filled), measure.mean_in(image, mask=filled), away
 
 
 def noise(shape=(12, 14, 16)):

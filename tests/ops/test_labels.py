@@ -1,5 +1,6 @@
 import math
 
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -164,6 +165,133 @@ def test_each_frame_has_its_own_largest_object():
     expected = np.array([[[1, 1, 0, 0]], [[0, 0, 1, 1]]], bool)[:, None]
     for f in (frames, frames.chunk(time=1, x=2)):
         np.testing.assert_array_equal(labels.select(f, largest=True), expected)
+
+
+# Boxes.
+
+
+@given(
+    data=st.data(),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from([np.uint8, np.int16, np.int64]),
+)
+def test_boxes_are_those_of_scipy_for_every_chunking(data, seed, dtype):
+    array = numbered((7, 8, 9), seed).astype(dtype)
+    expected = ndi.find_objects(array.to_numpy().astype(int))
+    (lazy,) = data.draw(chunked(array))
+    boxes = labels.bounding_boxes(array)
+    assert boxes.label.values.tolist() == list(range(1, len(expected) + 1))
+    xr.testing.assert_identical(labels.bounding_boxes(lazy).compute(), boxes)
+    for a in (array, lazy):
+        for label, slices in enumerate(expected, 1):
+            box = boxes.sel(label=label)
+            assert [tuple(pair) for pair in box.bounding_box.values] == [
+                (s.start, s.stop) for s in slices
+            ]
+            for same in (box, box.bounding_box, slices, dict(zip("zyx", slices, strict=True))):
+                part = labels.crop(a, same)
+                np.testing.assert_array_equal(part, array.to_numpy()[slices])
+            # In mm the box is what selection by coordinates takes.
+            low, high = (box.bounding_box_mm.sel(bound=b).values for b in ("start", "stop"))
+            between = {d: slice(*ends) for d, *ends in zip("zyx", low, high, strict=True)}
+            xr.testing.assert_equal(a.sel(between), part)
+
+
+def test_boxes_in_mm_follow_a_falling_coordinate():
+    array = scan(np.array([[[0, 4, 4, 0]]], np.int32)).isel(x=slice(None, None, -1))
+    box = labels.bounding_boxes(array).sel(label=4)
+    assert box.bounding_box.sel(dim="x").values.tolist() == [1, 3]
+    assert box.bounding_box_mm.sel(dim="x").values.tolist() == [-17.25, -20.25]
+    assert box.bounding_box_mm.attrs == {"units": "mm"}
+
+
+def test_boxes_of_labels_that_are_asked_for_are_lazy():
+    array = scan(np.array([[[0, 4, 4, 7]]], np.int32))
+    with nothing_computed():
+        boxes = labels.bounding_boxes(array.chunk(x=2), index=[7, 5])
+    assert boxes.bounding_box.values.tolist() == [[[0, 1], [0, 1], [3, 4]], [[0, 0]] * 3]
+    assert np.isnan(boxes.bounding_box_mm.sel(label=5)).all()
+    assert not labels.bounding_boxes(array * 0).sizes["label"]
+
+
+def test_each_frame_has_its_own_boxes():
+    frames = scan(np.array([[[1, 1, 0, 2]], [[1, 0, 0, 0]]], np.int32)[:, None], lead=("time",))
+    for f in (frames, frames.chunk(time=1, x=3)):
+        x = labels.bounding_boxes(f).bounding_box.sel(dim="x")
+        assert x.values.tolist() == [[[0, 2], [3, 4]], [[0, 1], [0, 0]]]
+
+
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_a_crop_stays_where_it_is_in_the_world(data, seed):
+    array = grid.with_affine(numbered((7, 8, 9), seed).drop_attrs(), OBLIQUE)
+    (lazy,) = data.draw(chunked(array))
+    start = [data.draw(st.integers(0, n - 1)) for n in array.shape]
+    stop = [data.draw(st.integers(a + 1, n)) for a, n in zip(start, array.shape, strict=True)]
+    box = {d: slice(a, b) for d, a, b in zip("zyx", start, stop, strict=True)}
+    for a in (array, lazy):
+        part = labels.crop(a, box)
+        assert part.shape == tuple(b - a for a, b in zip(start, stop, strict=True))
+        assert part.attrs == array.attrs
+        shifted = grid.affine_of(part) @ [0, 0, 0, 1]
+        np.testing.assert_allclose(shifted, OBLIQUE @ [*start[::-1], 1], atol=1e-9)
+        np.testing.assert_allclose(grid.affine_of(part)[:, :3], OBLIQUE[:, :3], atol=1e-9)
+        grid.check_same_grid(crop=part, image=array.isel(box))
+
+
+def test_a_crop_of_one_voxel_remembers_its_thickness():
+    array = numbered().assign_coords({d: np.arange(n) * 2.0 for d, n in numbered().sizes.items()})
+    kept = array.copy(deep=True)
+    part = labels.crop(array, {"z": slice(3, 4)})
+    assert grid.spacing_mm(part) == {"z": 2.0, "y": 2.0, "x": 2.0}
+    xr.testing.assert_identical(array, kept)
+
+
+def test_a_crop_reads_only_the_chunks_that_it_meets():
+    read = []
+
+    def block(block_info=None):
+        read.append(block_info[None]["chunk-location"])
+        return np.ones(block_info[None]["chunk-shape"])
+
+    data = da.map_blocks(block, chunks=((4, 4), (4, 4), (4, 4)), dtype=float, meta=np.empty(0))
+    image = scan(np.zeros((8, 8, 8))).copy(data=data)
+    read.clear()
+    part = labels.crop(image, (slice(0, 3), slice(5, 8), slice(2, 6)))
+    assert not read
+    assert part.to_numpy().shape == (3, 3, 4)
+    assert sorted(read) == [(0, 1, 0), (0, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ({"z": slice(3, 3)}, "box runs from 3 to 3 along 'z', of 9 voxels"),
+        ({"z": slice(0, 10)}, "box runs from 0 to 10 along 'z', of 9 voxels"),
+        ({"y": slice(-3, None)}, "box runs from -3 to 11 along 'y', of 11 voxels"),
+        ({"y": slice(0, 9, 2)}, "a step of 2 along 'y'"),
+        ({"time": slice(0, 1)}, "box names 'time', which is no spatial dim"),
+        ((slice(0, 1),), "box has 1 slices, but the image has dims z, y, x"),
+        ({"x": slice(0.5, 2)}, "box runs from 0.5 to 2 along 'x'"),
+    ],
+)
+def test_a_box_that_is_none_is_refused(box, message):
+    with pytest.raises(ValueError, match=message):
+        labels.crop(numbered(), box)
+
+
+def test_a_box_of_many_labels_or_of_none_is_refused():
+    array = numbered()
+    boxes = labels.bounding_boxes(array, index=[1, 999])
+    with pytest.raises(ValueError, match=r"box has dims \('label', 'dim', 'bound'\), expected"):
+        labels.crop(array, boxes)
+    with pytest.raises(ValueError, match="runs from 0 to 0 along 'z'"):
+        labels.crop(array, boxes.sel(label=999))
+    with pytest.raises(ValueError, match="runs from nan to nan along 'z'"):
+        labels.crop(array, boxes.bounding_box_mm.sel(label=999))
+    with pytest.raises(GridError, match="'x' has no coordinate in mm"):
+        labels.bounding_boxes(array.drop_vars("x"))
+    with pytest.raises(ValueError, match="index holds 0"):
+        labels.bounding_boxes(array, index=[0])
 
 
 # Refusals.

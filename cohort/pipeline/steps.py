@@ -1,0 +1,98 @@
+"""What a step of a recipe may call: the operations by name, each with its revision and what it takes in memory."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from cohort.ops import filters, intensity, labels, masks, measure
+
+Gives = Literal["array", "number", "vector", "table"]
+
+
+class Operation(NamedTuple):
+    """A function that a step may call."""
+
+    function: Callable[..., Any]
+    revision: int
+    """Raised, with the golden digest of the step, in the commit that changes the operation's numbers."""
+    gives: Gives = "array"
+    parts: tuple[str, ...] = ()
+    """Names of a vector's components."""
+    peak_bytes: float = 8
+    """Bytes per voxel of a float32 image that the operation needs at its peak on top of its inputs, its result included."""
+    result_bytes: float = 1
+    """Bytes per voxel of the array it gives."""
+    masked_bytes: float | None = None
+    """`peak_bytes` when a mask is given, where that differs."""
+
+
+def _mask(function: Callable[..., Any], peak_bytes: float) -> Operation:
+    return Operation(function, 1, peak_bytes=peak_bytes)
+
+
+def _image(
+    function: Callable[..., Any], peak_bytes: float, masked_bytes: float | None = None
+) -> Operation:
+    return Operation(function, 1, peak_bytes=peak_bytes, result_bytes=4, masked_bytes=masked_bytes)
+
+
+def _number(
+    function: Callable[..., Any], peak_bytes: float, masked_bytes: float | None = None
+) -> Operation:
+    return Operation(function, 1, "number", peak_bytes=peak_bytes, masked_bytes=masked_bytes)
+
+
+# Bytes were measured (tracemalloc, 128^3 voxels); tests/pipeline/test_memory.py holds the forecast against the peak of a process.
+STEPS: Mapping[str, Operation] = {
+    # masks
+    "threshold": _mask(masks.threshold, 1),
+    "intersect": _mask(masks.intersect, 1),
+    "unite": _mask(masks.unite, 1),
+    "subtract": _mask(masks.subtract, 1),
+    "invert": _mask(masks.invert, 1),
+    "dilate": _mask(masks.dilate, 1.4),
+    "erode": _mask(masks.erode, 1.4),
+    "open": _mask(masks.open, 1.4),
+    "close": _mask(masks.close, 1.4),
+    "fill_holes": _mask(masks.fill_holes, 6),
+    "largest_component": _mask(masks.largest_component, 5),
+    "remove_small": _mask(masks.remove_small, 5),
+    "apply": _image(masks.apply, 4),
+    "otsu": _number(masks.otsu, 2),
+    "li": _number(masks.li, 6),
+    "triangle": _number(masks.triangle, 2),
+    # labels
+    "label": Operation(labels.label, 1, peak_bytes=4, result_bytes=4),
+    "select": _mask(labels.select, 1),
+    "count": _number(labels.count, 0),
+    # filters
+    "gaussian": _image(filters.gaussian, 4, masked_bytes=16),
+    "median": _image(filters.median, 4),
+    "minimum": _image(filters.minimum, 4),
+    "maximum": _image(filters.maximum, 4),
+    "percentile": _image(filters.percentile, 4),
+    "uniform": _image(filters.uniform, 4),
+    "convolve": _image(filters.convolve, 8),
+    "sharpen": _image(filters.sharpen, 8),
+    "sobel": _image(filters.sobel, 4),
+    "gradient_magnitude": _image(filters.gradient_magnitude, 8),
+    "laplace": _image(filters.laplace, 8),
+    # intensity
+    "equalize": _image(intensity.equalize, 4.4),
+    "gaussian_stretch": _image(intensity.gaussian_stretch, 5),
+    "standardize": _image(intensity.standardize, 5),
+    "match": _image(intensity.match, 6.4),
+    # measurements
+    "volume_ml": _number(measure.volume_ml, 0),
+    "n_voxels": _number(measure.n_voxels, 0),
+    "mean_in": _number(measure.mean_in, 1, masked_bytes=0),
+    "std_in": _number(measure.std_in, 1, masked_bytes=0),
+    "minimum_in": _number(measure.minimum_in, 1, masked_bytes=0),
+    "maximum_in": _number(measure.maximum_in, 1, masked_bytes=0),
+    "median_in": _number(measure.median_in, 5, masked_bytes=2.5),
+    "field_of_view_mm": Operation(
+        measure.field_of_view_mm, 1, "vector", ("z", "y", "x"), peak_bytes=0
+    ),
+    "centroid_mm": Operation(measure.centroid_mm, 1, "vector", ("x", "y", "z"), peak_bytes=0),
+    "regions": Operation(measure.regions, 1, "table", peak_bytes=11),
+    "distance_mm": Operation(measure.distance_mm, 1, peak_bytes=8, result_bytes=8),
+}
