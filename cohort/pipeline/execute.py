@@ -1,8 +1,8 @@
 """One recipe on one scan: the same walk over the steps in both grains.
 
-In **scan grain** the variables are NumPy arrays. In **block grain** they are chunked: every number is computed as soon
-as its step is reached, and an array that more than one later step reads is written to scratch storage once, so that
-nothing is computed twice and no more than a few blocks are in memory.
+In **scan grain** the variables are NumPy arrays. In **block grain** they are chunked, and each step is done when it is
+reached: a number is computed, an array is written to scratch storage, compressed, and deleted after its last reader. So
+nothing is computed twice, and no more than a few blocks are in memory.
 """
 
 import functools
@@ -16,12 +16,9 @@ import numpy as np
 import xarray as xr
 
 from cohort.expression import evaluate, parse
+from cohort.grid import SPACE
 from cohort.ops import graph
 from cohort.pipeline.recipe import Recipe, Step, Value
-
-BLOCK = 128
-"""Voxels along each spatial axis of a block; half of it where a scan has no more than that."""
-
 
 _parsed = functools.cache(parse)
 
@@ -41,6 +38,8 @@ class Outcome:
     """Measurement -> columns of its table, one row a label."""
     kept: dict[str, xr.DataArray] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
+    scratch_bytes: int = 0
+    """Most that lay in scratch storage after any step."""
 
 
 def execute(
@@ -51,6 +50,7 @@ def execute(
     known: Mapping[str, Any] | None = None,
     kept: Mapping[str, xr.DataArray] | None = None,
     scratch: Path | None = None,
+    block: int = 128,
 ) -> Outcome:
     """Run what is stale of a recipe, and what it needs, on one scan.
 
@@ -67,6 +67,8 @@ def execute(
         Variables kept earlier and still good.
     scratch : Path, optional
         A folder: run in block grain with scratch storage there. None: scan grain.
+    block : int
+        Voxels along each spatial axis of a block; half of it where a scan has no more than that.
 
     Raises
     ------
@@ -89,7 +91,7 @@ def execute(
         {a for s in steps if isinstance(s, Step) for a in s.arrays.values()}
         - {s.name for s in recipe.steps}
     ):
-        arrays[name] = _variable(scan, name, blocks=scratch is not None)
+        arrays[name] = _variable(scan, name, block=None if scratch is None else block)
     for step in steps:
         if isinstance(step, Value):
             outcome.numbers[step.name] = _number(
@@ -97,13 +99,16 @@ def execute(
             )
             outcome.units[step.name] = step.unit
         else:
-            _run_step(step, arrays, outcome, scratch=scratch, readers=readers[step.name])
+            _run_step(step, arrays, outcome, scratch=scratch)
         outcome.ran.append(step.name)
+        if scratch is not None:
+            used = sum(f.stat().st_size for f in scratch.rglob("*") if f.is_file())
+            outcome.scratch_bytes = max(outcome.scratch_bytes, used)
         if isinstance(step, Step):
             for name in set(step.arrays.values()):
                 readers[name] -= 1
                 if readers[name] == 0 and name not in recipe.keep:
-                    del arrays[name]
+                    graph.free(arrays.pop(name))
     outcome.kept = {name: arrays[name] for name in recipe.keep}
     return outcome
 
@@ -141,21 +146,20 @@ def _readers(steps: Iterable[Step | Value], recipe: Recipe) -> dict[str, int]:
     return count
 
 
-def _variable(scan: xr.Dataset, name: str, *, blocks: bool) -> xr.DataArray:
+def _variable(scan: xr.Dataset, name: str, *, block: int | None) -> xr.DataArray:
     if name not in scan:
         there = ", ".join(str(n) for n in scan.data_vars if n != "affine")
         raise RunError(
             f"the recipe reads the variable {name!r}, the scan has {there}; attach it in the catalog (attach: {{{name}: ...}})"
         )
     array = scan[name]
-    if not blocks:
+    if block is None:
         return array.compute()  # not load: the Dataset would hold the voxels until the last step
     chunks = {
-        d: (n if n <= BLOCK // 2 else BLOCK // 2 if n <= BLOCK else BLOCK)
+        d: 1 if d not in SPACE else block if n > block else max(1, min(n, block // 2))
         for d, n in array.sizes.items()
-        if d in ("z", "y", "x")
     }
-    return array.chunk({**{d: 1 for d in array.dims if d not in chunks}, **chunks})
+    return array.chunk(chunks)
 
 
 def _defined(step: Step | Value, outcome: Outcome) -> dict[str, Any]:
@@ -177,7 +181,6 @@ def _run_step(
     outcome: Outcome,
     *,
     scratch: Path | None,
-    readers: int,
 ) -> None:
     values = _defined(step, outcome)
     numbers = {key: float(evaluate(_parsed(text), values)) for key, text in step.numbers.items()}
@@ -190,9 +193,7 @@ def _run_step(
     result = step.operation.function(**given, **numbers, **step.params)
     match step.operation.gives:
         case "array":
-            if scratch is not None and readers > 1:
-                result = graph.settle(result, scratch)
-            arrays[step.name] = result
+            arrays[step.name] = result if scratch is None else graph.settle(result, scratch)
         case "number":
             outcome.numbers[step.name] = _number(result.values)
             outcome.units[step.name] = str(result.attrs.get("units", "1"))

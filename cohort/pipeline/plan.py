@@ -18,6 +18,18 @@ WORKER_SHARE = 0.75
 """Of a worker's limit, what a scan may fill; above it Dask starts to pause the worker."""
 
 
+BLOCKS = (128, 64, 32)
+"""Voxels along each spatial axis of a block: the largest of these of which a worker can hold what a step needs."""
+
+BLOCK_BYTES = 64
+"""Bytes per voxel of a block that a step in block grain takes at its peak: its inputs with their rims, double-precision
+intermediates, the result, and the next block on its way."""
+
+
+class PlanError(ValueError):
+    """A recipe that cannot run in the memory there is."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One scan on which a recipe has work to do."""
@@ -29,6 +41,8 @@ class Task:
     grain: Grain
     peak_bytes: int
     """Forecast of what running the whole recipe in memory takes at its peak."""
+    block: int = BLOCKS[0]
+    """In block grain: voxels along each spatial axis of a block."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +116,31 @@ def make_plan(
             stale, reason = tuple(recipe.keys), "failed before"
         peak = peak_bytes(recipe, scan)
         chosen: Grain = ("scan" if peak <= room else "block") if grain == "auto" else grain
-        tasks.append(Task(scan_id, reason, stale, chosen, peak))
+        if chosen == "scan" and peak > room:
+            raise PlanError(
+                f"{recipe.name}: {scan_id} takes {_mib(peak + WORKER_BASE_BYTES)} in memory, a worker may fill "
+                f"{_mib(room + WORKER_BASE_BYTES)}; give more --memory, or --grain block, which runs it in "
+                f"blocks of {_block(recipe, room)} voxels a side"
+            )
+        block = _block(recipe, room) if chosen == "block" else BLOCKS[0]
+        tasks.append(Task(scan_id, reason, stale, chosen, peak, block))
     return Plan(recipe.name, tuple(fresh), tuple(tasks), tuple(failed))
+
+
+def _block(recipe: Recipe, room: float) -> int:
+    """Largest block of which a worker can hold what a step needs."""
+    for block in BLOCKS:
+        if BLOCK_BYTES * block**3 <= room:
+            return block
+    needed = (WORKER_BASE_BYTES + BLOCK_BYTES * BLOCKS[-1] ** 3) / WORKER_SHARE
+    raise PlanError(
+        f"{recipe.name}: even in blocks of {BLOCKS[-1]} voxels a side a worker needs {_mib(needed)}; "
+        f"give more --memory"
+    )
+
+
+def _mib(n: float) -> str:
+    return f"{n / 2**20:.0f} MiB"
 
 
 def staleness(

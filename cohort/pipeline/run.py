@@ -4,11 +4,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask
 import xarray as xr
 
 from cohort.io.group import write_blocks
@@ -39,6 +40,7 @@ class Done:
 
     seconds: float
     ran: tuple[str, ...]
+    scratch_bytes: int = 0
 
 
 def run_recipe(plan: Plan, recipe: Recipe, store: Store, ledger: Ledger, connect: Connect) -> None:
@@ -94,6 +96,7 @@ def run_recipe(plan: Plan, recipe: Recipe, store: Store, ledger: Ledger, connect
                 stage=stage,
                 scan_id=task.scan_id,
                 grain=task.grain,
+                scratch_bytes=result.scratch_bytes,
                 seconds=round(result.seconds, 4),
                 ran=list(result.ran),
                 reason=task.reason,
@@ -121,7 +124,9 @@ def _results(
     # Block grain: the driver walks the steps, the workers compute the blocks of one scan at a time.
     for task in plan.tasks:
         if task.grain == "block":
-            yield task, guarded(run_blocks, Sealed(_Job(store.root, recipe, task)))
+            with nullcontext() if client is None else dask.config.set(scheduler=client):
+                result = guarded(run_blocks, Sealed(_Job(store.root, recipe, task)))
+            yield task, result
 
 
 def run_scan(job: _Job) -> Done:
@@ -156,6 +161,7 @@ def run_blocks(job: _Job) -> Done:
             known=known,
             kept={k: v.chunk() for k, v in kept.items()},
             scratch=scratch,
+            block=job.task.block,
         )
         dataset = _kept_dataset(scan, outcome)
         staged: Path | None = None
@@ -167,7 +173,7 @@ def run_blocks(job: _Job) -> Done:
         )
         if staged is not None:
             staged.parent.rmdir()
-    return Done(time.perf_counter() - started, tuple(outcome.ran))
+    return Done(time.perf_counter() - started, tuple(outcome.ran), outcome.scratch_bytes)
 
 
 def _open(

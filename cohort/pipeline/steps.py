@@ -93,6 +93,6 @@ STEPS: Mapping[str, Operation] = {
         measure.field_of_view_mm, 1, "vector", ("z", "y", "x"), peak_bytes=0
     ),
     "centroid_mm": Operation(measure.centroid_mm, 1, "vector", ("x", "y", "z"), peak_bytes=0),
-    "regions": Operation(measure.regions, 1, "table", peak_bytes=11),
+    "regions": Operation(measure.regions, 1, "table", peak_bytes=7),
     "distance_mm": Operation(measure.distance_mm, 1, peak_bytes=8, result_bytes=8),
 }

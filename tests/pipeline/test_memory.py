@@ -10,7 +10,7 @@ import pytest
 
 from cohort import schema
 from cohort.io.store import Store
-from cohort.pipeline.plan import WORKER_BASE_BYTES, make_plan, peak_bytes
+from cohort.pipeline.plan import WORKER_BASE_BYTES, peak_bytes
 from cohort.pipeline.recipe import bind
 from cohort.pipeline.steps import STEPS
 
@@ -102,7 +102,4 @@ def test_the_forecast_is_within_a_quarter_of_the_measured_peak(store, name):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     base, peak = json.loads(run.stdout)
-    print(
-        f"{name}: base {base / 2**20:.0f}, peak {peak / 2**20:.0f}, forecast {forecast / 2**20:.0f} MiB"
-    )
-    assert 0.75 <= forecast / peak <= 1.25
+    assert 0.75 <= forecast / peak <= 1.25, f"{base=} {peak=} {forecast=} bytes"

@@ -4,7 +4,7 @@ import cohorts
 import pytest
 import yaml
 
-from cohort.pipeline.plan import WORKER_BASE_BYTES, make_plan, peak_bytes
+from cohort.pipeline.plan import WORKER_BASE_BYTES, PlanError, make_plan, peak_bytes
 from cohort.pipeline.recipe import RecipeError, bind
 
 
@@ -106,14 +106,28 @@ def test_a_variable_that_was_not_kept_before_is_made():
     assert (task.reason, task.stale) == ("not kept before: big", ("big",))
 
 
+def test_what_does_not_fit_is_refused_with_what_would():
+    large = [scan(shape=(512, 512, 512))]
+    with pytest.raises(
+        PlanError,
+        match=r"takes \d+ MiB in memory, a worker may fill .* blocks of 128 voxels a side",
+    ):
+        make_plan(recipe(), large, {}, grain="scan", worker_bytes=1 << 30)
+    (task,) = make_plan(recipe(), large, {}, worker_bytes=450 << 20).tasks
+    assert (task.grain, task.block) == ("block", 64)
+    with pytest.raises(
+        PlanError, match=r"even in blocks of 32 voxels a side a worker needs 403 MiB"
+    ):
+        make_plan(recipe(), large, {}, worker_bytes=200 << 20)
+
+
 def test_the_grain_follows_from_bytes():
     small, large = scan("small"), scan("large", shape=(512, 512, 512))
     plan = make_plan(recipe(), [small, large], {}, worker_bytes=2 << 30)
     assert [t.grain for t in plan.tasks] == ["scan", "block"]
     for grain in ("scan", "block"):
-        assert {t.grain for t in make_plan(recipe(), [small, large], {}, grain=grain).tasks} == {
-            grain
-        }
+        plan = make_plan(recipe(), [small, large], {}, grain=grain, worker_bytes=32 << 30)
+        assert {t.grain for t in plan.tasks} == {grain}
     assert peak_bytes(recipe(), large) == 512**3 * peak_bytes(recipe(), scan(shape=(1, 1, 1)))
     assert WORKER_BASE_BYTES < 1 << 30
 
