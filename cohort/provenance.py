@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,19 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def array_digest(array: np.ndarray) -> str:
-    """SHA-256 of an array's dtype, shape and C-ordered little-endian bytes."""
-    little = array.dtype.newbyteorder("<")
-    contiguous = np.ascontiguousarray(array.astype(little, copy=False))
-    state = hashlib.sha256(f"{little.str}{array.shape}".encode())
-    state.update(contiguous.reshape(-1).view(np.uint8).data)
+def array_digest(dtype: np.dtype, shape: Sequence[int], parts: Iterable[np.ndarray]) -> str:
+    """SHA-256 of an array's dtype, shape and C-ordered little-endian bytes.
+
+    Parameters
+    ----------
+    parts : iterable of array
+        The array in pieces that follow each other in memory order: itself, or slabs along its first axis.
+    """
+    little = dtype.newbyteorder("<")
+    state = hashlib.sha256(f"{little.str}{tuple(shape)}".encode())
+    for part in parts:
+        contiguous = np.ascontiguousarray(part.astype(little, copy=False))
+        state.update(contiguous.reshape(-1).view(np.uint8).data)
     return state.hexdigest()
 
 

@@ -227,7 +227,7 @@ def _geometry(dataset: xr.Dataset) -> tuple[np.ndarray, tuple[int, ...]]:
     return affine, shape
 
 
-def open_group(path: Path) -> xr.Dataset:
+def open_group(path: Path, *, decoded: bool = True) -> xr.Dataset:
     """Open a group lazily; integers of ``image`` with CF attributes come back as float32.
 
     Several times as fast as ``xarray.open_zarr`` on a small scan, because only metadata is read, and float32 where that
@@ -253,12 +253,12 @@ def open_group(path: Path) -> xr.Dataset:
             values = np.asarray(_from_metadata(path / name, metadata)[...])
             coords[name] = xr.Variable(dims, values, metadata["attributes"])
         else:
-            data[name] = _lazy(path / name, metadata)
+            data[name] = _lazy(path / name, metadata, decoded=decoded)
     return xr.Dataset(data, coords=coords, attrs=attrs)
 
 
-def _lazy(path: Path, metadata: Mapping[str, Any]) -> xr.Variable:
-    stored = _Stored(path, metadata, decoded=path.name == "image")
+def _lazy(path: Path, metadata: Mapping[str, Any], *, decoded: bool) -> xr.Variable:
+    stored = _Stored(path, metadata, decoded=decoded and path.name == "image")
     hidden = ("coordinates", "scale_factor", "add_offset")
     attrs = {k: v for k, v in metadata["attributes"].items() if k not in hidden}
     dims = tuple(metadata["dimension_names"])

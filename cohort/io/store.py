@@ -19,14 +19,17 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 
 from cohort import grid, provenance, schema
-from cohort.io.group import encode_group, json_attrs, open_group
+from cohort.io.group import encode_group, json_attrs, open_group, write_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_SLAB_BYTES = 64 << 20
+"""Voxels are digested in slabs of about this size."""
 
 
 class StoreError(ValueError):
@@ -62,7 +65,7 @@ class Store:
     def write_scan(
         self, scan_id: str, dataset: xr.Dataset, record: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Write an encoded scan Dataset whole, then its record.
+        """Write an encoded scan Dataset whole, then its record. One backed by Dask is written a shard at a time.
 
         Parameters
         ----------
@@ -80,13 +83,16 @@ class Store:
         self.remove_scan(scan_id)
         final = self._scan(scan_id, ".zarr")
         digests = self._publish(dataset, final)
+        # Read back where the voxels are not in memory: what Dask would have to compute again lies on the disk now.
+        lazy = any(v.chunks is not None for v in dataset.variables.values())
+        stored = open_group(final, decoded=False) if lazy else dataset
         image = dataset["image"]
         full = {
             "format": schema.FORMAT_VERSION,
             "scan_id": scan_id,
             **record,
             "contents": {
-                str(name): _content(dataset, str(name))
+                str(name): _content(stored, dataset, str(name))
                 for name in dataset.data_vars
                 if name != "affine"
             },
@@ -369,6 +375,9 @@ class Store:
     def _publish(self, dataset: xr.Dataset, final: Path) -> dict[str, tuple[str, int]]:
         """Write a group beside its place, synced, then rename it there; digest and size of each file."""
         staged = self.stage()
+        if any(v.chunks is not None for v in dataset.variables.values()):
+            write_blocks(staged, dataset)
+            return self._publish_folder(staged, final)
         files = encode_group(dataset)
         folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
         for folder in sorted(folders - {"."}):
@@ -427,21 +436,21 @@ def _move_into_place(staged: Path, final: Path) -> None:
     _sync(final.parent)
 
 
-def _content(dataset: xr.Dataset, name: str) -> str:
+def _content(stored: xr.Dataset, dataset: xr.Dataset, name: str) -> str:
     """What a variable says, whatever the header around it: voxels, scaling, unit, dims and where they lie."""
-    variable = dataset[name]
+    variable, said = stored[name], dataset[name]
     leading = {
-        str(d): dataset[d].values
-        for d in variable.dims
-        if d not in grid.SPACE and d in dataset.coords
+        str(d): dataset[d].values for d in said.dims if d not in grid.SPACE and d in dataset.coords
     }
+    thick = max(1, int(_SLAB_BYTES * said.shape[0] // max(1, said.nbytes)))
+    slabs = (variable[i : i + thick].values for i in range(0, said.shape[0], thick))
     return provenance.digest(
         {
-            "voxels": provenance.array_digest(np.asarray(variable.values)),
-            "dims": [str(d) for d in variable.dims],
+            "voxels": provenance.array_digest(said.dtype, said.shape, slabs),
+            "dims": [str(d) for d in said.dims],
             "affine": dataset["affine"].values,
             "leading": leading,
-            "attrs": {k: variable.attrs.get(k) for k in ("scale_factor", "add_offset", "units")},
+            "attrs": {k: said.attrs.get(k) for k in ("scale_factor", "add_offset", "units")},
         }
     )
 

@@ -13,15 +13,24 @@ MEMORY_SHARE = 0.6
 """Of a machine's free memory, what local workers share by default."""
 
 
-ENVIRONMENT = {
-    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-}
-"""Of local workers. No profiler: nobody reads it, and it interrupts every worker a hundred times a second. glibc's
-allocator: Dask's own setting gives every array back to the system as soon as it is freed and faults its pages in
-again for the next one, a third of the time of a small scan; here up to 256 MB are kept for it."""
+KEPT_BYTES = 256 << 20
+"""Freed memory that a worker keeps for its next arrays, at most; no more than a tenth of its limit."""
+
+
+def _environment(limit: int) -> dict[str, str]:
+    """Environment of local workers of `limit` bytes.
+
+    No profiler: nobody reads it, and it interrupts every worker a hundred times a second. glibc's allocator: Dask's own
+    setting gives every array back to the system as soon as it is freed and faults its pages in again for the next one,
+    a third of the time of a small scan.
+    """
+    kept = min(KEPT_BYTES, limit // 10)
+    return {
+        "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": str(kept // 4),
+        "MALLOC_TRIM_THRESHOLD_": str(kept),
+    }
 
 
 class ClusterError(ValueError):
@@ -87,7 +96,7 @@ def connect(
         limit = memory or int(MEMORY_SHARE * available_bytes() / count)
         # Loopback only: whoever reaches the port of a scheduler runs code. One thread a worker: the kernels
         # release the lock, but decoding, Zarr and Python do not.
-        spawned = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **ENVIRONMENT}
+        spawned = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **_environment(limit)}
         try:
             with dask.config.set({"distributed.nanny.pre-spawn-environ": spawned}):
                 local = LocalCluster(

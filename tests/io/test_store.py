@@ -121,6 +121,16 @@ def test_a_flipped_bit_in_a_chunk_is_an_error_for_200_seeds(tmp_path):
             store.open_scan("a")["image"].load()
 
 
+def test_a_scan_that_is_not_in_memory_is_stored_as_if_it_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(group, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(group, "CHUNK", 8)
+    store, scan = Store(tmp_path), make_scan((20, 17, 9), scale_factor=0.5)
+    whole = store.write_scan("a", scan, {"stamp": "s"})
+    lazy = store.write_scan("b", scan.assign(image=scan["image"].chunk(5)), {"stamp": "s"})
+    assert {**lazy, "scan_id": "a"} == whole
+    np.testing.assert_array_equal(store.open_scan("b")["image"], store.open_scan("a")["image"])
+
+
 def test_without_its_record_a_scan_is_not_there_and_is_swept_away(tmp_path):
     store = Store(tmp_path)
     store.write_scan("a", make_scan(), {"stamp": "s"})
