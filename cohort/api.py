@@ -226,13 +226,11 @@ class Cohort:
             raise CatalogError([f"no model {model!r}; there are {known}"])
         spec = self.catalog.models[model]
         recipes = [r.name for r in read_recipes(self.catalog)]
-        table, units = model_table(
-            self.store, spec, recipes, allow_unmatched=self.catalog.allow_unmatched
-        )
+        table, units = model_table(self.store, self.catalog, spec, recipes)
         return fit_table(table, spec, units)
 
     def explain(self, scan_id: str, quantity: str) -> dict[str, Any]:
-        """Where a number comes from: value, unit, recipe, its steps with their parameters, inputs and their digests.
+        """Where a number comes from: value, unit, recipe, its steps as they were run, inputs and their digests.
 
         Raises
         ------
@@ -244,20 +242,19 @@ class Cohort:
             if found is None or quantity not in found.get("measurements", {}):
                 continue
             scan = self.store.record(scan_id) or {}
-            run = self.store.manifest()
+            said = self.store.recipe(found["recipe_digest"])
             return {
                 "scan_id": scan_id,
                 "quantity": quantity,
                 "value": found["measurements"][quantity],
                 "unit": found["units"].get(quantity, "1"),
                 "recipe": recipe,
-                "steps": run.get("recipes", {}).get(recipe, {}).get("steps"),
-                "measure": run.get("recipes", {}).get(recipe, {}).get("measure"),
+                "steps": said.get("steps"),
+                "measure": said.get("measure"),
                 "keys": found["keys"],
                 "inputs": found["contents"],
                 "source": scan.get("source"),
                 "chunks": scan.get("chunks"),
-                "versions": run.get("versions"),
             }
         raise StoreError(f"no recipe measured {quantity!r} on {scan_id}; see .measurements(recipe)")
 

@@ -1,7 +1,8 @@
 """One call of one or more stages on one catalog: checked whole first, then under one lock, with one manifest."""
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,8 @@ class Result:
     """Refused series (`pipeline.ingest.Problem`); their `text` names files and is for the operator."""
     orphans: list[Path] = field(default_factory=list)
     """Attached images for which there is no scan."""
+    absent: list[str] = field(default_factory=list)
+    """Scans of the store whose files are no longer in the sources."""
     failed: list[dict[str, Any]] = field(default_factory=list)
     """Scans on which a recipe failed: scan_id, recipe, type, message, new."""
     fits: dict[str, "Fit | str | None"] = field(default_factory=dict)
@@ -95,7 +98,7 @@ class Call:
     def work(
         self,
         command: str,
-        stages: Iterable[str],
+        stages: Sequence[str],
         recipe: str | None = None,
         model: str | None = None,
     ) -> Result:
@@ -103,7 +106,13 @@ class Call:
         recipes = self._chosen(recipe)
         self._chosen_models(model)
         check_models(self.catalog, self.recipes)
-        self.catalog.source_paths()
+        cluster.check(self.options.on)
+        if "ingest" in stages:
+            self._check_places()
+        elif not self.store.info():
+            raise StoreError(
+                f"nothing ingested yet in {self.store.root}; run `cohort ingest {self.catalog.path}` first"
+            )
         with self.store.lock(), self._stack:
             self.store.write_info(cohort=self.catalog.cohort, catalog=self.catalog.digest)
             self.store.sweep()
@@ -128,6 +137,21 @@ class Call:
                 self.result.report = self._report(ledger)
             self.result.manifest = ledger.manifest
         return self.result
+
+    def _check_places(self) -> None:
+        """Sources can be read, and neither the store nor the key lies where it must not."""
+        root, key = self.store.root, self.catalog.key_path()
+        problems = [
+            f"{self.catalog.path}: store: {root} lies in the source {source}; keep what is made apart from what is given"
+            for source in self.catalog.source_paths()
+            if root == source or source in root.parents
+        ]
+        if key is not None and root in key.parents:
+            problems.append(
+                f"{self.catalog.path}: key: {key} lies in the store; whoever has the store could undo its tokens"
+            )
+        if problems:
+            raise CatalogError(problems)
 
     def plan(self, recipe: str | None = None) -> "list[Plan]":
         """What `run` would do, from the store as it is; nothing is written."""
@@ -192,6 +216,7 @@ class Call:
             rehash=self.options.rehash,
         )
         self.result.problems, self.result.orphans = done.problems, done.orphans
+        self.result.absent = getattr(done, "absent", [])
         return done
 
     def _scans(self) -> "pd.DataFrame":
@@ -246,6 +271,8 @@ class Call:
     def _fit(self, ledger: Ledger, models: Sequence[str]) -> None:
         from cohort.stats.models import fit_model
 
+        for gone in set(self.store.models()) - set(self.catalog.models):
+            self.store.remove_model(gone)
         states: dict[str, str] = {}
         names = [r.name for r in self.recipes]
         for number, name in enumerate(models, 1):
@@ -254,6 +281,8 @@ class Call:
                 self.result.fits[name] = fit
                 states[name] = "fresh" if fit is None else "done"
             except ValueError as error:
+                # What was fitted before does not describe the cohort any more.
+                self.store.remove_model(name)
                 self.result.fits[name] = str(error)
                 states[name] = f"failed: {error}"
             ledger.event(
@@ -356,6 +385,14 @@ def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
                 expression.check_names(expression.parse(column), columns, column)
             if model.where:
                 expression.check_columns(model.where, columns)
+            words = set(re.findall(r"\w+", model.formula)) | set(model.confounds)
+            for key, named in (
+                ("group", [model.group] if model.group else []),
+                ("truth", model.truth),
+            ):
+                for term in named:
+                    if term not in words and term != "Intercept":
+                        raise ValueError(f"{key}: {term!r} is no term of {model.formula!r}")  # noqa: TRY301
         except ValueError as error:
             problems.append(f"{catalog.path}: models.{name}: {error}")
     if problems:

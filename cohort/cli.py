@@ -6,6 +6,7 @@ the store, call again.
 """
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,9 +49,9 @@ Grain = Annotated[
     Literal["auto", "scan", "block"],
     typer.Option("--grain", help="Whole scans in memory, blocks of a scan, or whichever fits"),
 ]
-StorePath = Annotated[Path | None, typer.Option("--store", help="Instead of the catalog's store")]
+StorePath = Annotated[str | None, typer.Option("--store", help="Instead of the catalog's store")]
 Sources = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option("--source", help="Instead of the catalog's sources; may be repeated"),
 ]
 Strict = Annotated[
@@ -93,7 +94,7 @@ def demo(
         Path, typer.Argument(metavar="[DIR]", help="Where to put scans, store and report")
     ] = Path("cohort-demo"),
     scans: Annotated[
-        int, typer.Option("--scans", min=4, help="Good scans; three damaged ones come on top")
+        int, typer.Option("--scans", min=6, help="Good scans; three damaged ones come on top")
     ] = 24,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, other people")] = 0,
     workers: Workers = None,
@@ -320,7 +321,7 @@ def why(
             print(f"{entry['unit']}  {entry['stage']}  {entry['state']}: {entry['reason']}")
 
 
-def _open(catalog: Path, store: Path | None) -> Any:
+def _open(catalog: Path, store: str | None) -> Any:
     from cohort import api
     from cohort.io.catalog import read_catalog
     from cohort.io.store import Store, StoreError
@@ -363,8 +364,13 @@ def _errors() -> Iterator[None]:
     """One line on stderr and the right exit code for everything a user can get wrong."""
     from cohort.io.store import Locked
 
+    # A batch system that takes the node back sends SIGTERM: leave as after Ctrl-C, with the manifest written.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
+    except KeyboardInterrupt:
+        _say("interrupted; what was finished is kept, call again to go on")
+        raise typer.Exit(75) from None
     except Locked as error:
         _say(f"error: {error}; call again later")
         raise typer.Exit(75) from None
@@ -372,6 +378,10 @@ def _errors() -> Iterator[None]:
         for line in str(error).splitlines() or [type(error).__name__]:
             _say(f"error: {line}")
         raise typer.Exit(2) from None
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _say(text: str) -> None:
@@ -386,6 +396,10 @@ def _show(result: "Result", *, as_json: bool) -> None:
             _say(
                 f"{problem.state}{'' if problem.new else ' before'} {problem.series}: {problem.text}"
             )
+    for scan_id in result.absent:
+        _say(
+            f"absent {scan_id}: in the store, but its files are no longer in the sources; it left the tables"
+        )
     for orphan in result.orphans:
         _say(f"no scan for {orphan}: an attached image without the scan it belongs to")
     for failed in result.failed:

@@ -142,7 +142,10 @@ def evaluate(tree: ast.expr, values: Mapping[str, Any]) -> Any:
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             return ~_truth(evaluate(operand, values))
         case ast.BinOp(left=left, op=op, right=right):
-            return _ARITHMETIC[type(op)](evaluate(left, values), evaluate(right, values))
+            try:
+                return _ARITHMETIC[type(op)](evaluate(left, values), evaluate(right, values))
+            except ZeroDivisionError as error:
+                raise ExpressionError(f"{ast.unparse(tree)!r} divides by zero") from error
         case ast.BoolOp(op=op, values=parts):
             combine = operator.and_ if isinstance(op, ast.And) else operator.or_
             result = _truth(evaluate(parts[0], values))

@@ -33,6 +33,10 @@ SHARD_BYTES = 256 << 20
 """A shard, the unit that one task writes and one file holds, stays below this size."""
 
 
+class StoreError(ValueError):
+    """A store, a record or a chunk that is not what it should be."""
+
+
 def chunking(shape: Sequence[int], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """Chunks and shards of an array of `shape` (..., z, y, x).
 
@@ -88,17 +92,26 @@ class _Stored(BackendArray):
         )
 
     def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        try:
+            stored = self._stored(key)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise StoreError(
+                f"{self.path.name} of {self.path.parent.name}: a chunk is damaged or cannot be read "
+                f"({error}); ingest the scan again"
+            ) from error
+        if not self.decoded:
+            return stored
+        return schema.decode_array(stored, scale=self.scale, offset=self.offset)
+
+    def _stored(self, key: tuple[Any, ...]) -> np.ndarray:
         if self.is_one_chunk:
             stored = _read_chunk(self.path, self.stored, self.shape)
             for axis in reversed(range(len(key))):
                 stored = stored[(*(slice(None),) * axis, key[axis])]
-        else:
-            array = _from_metadata(self.path, self.metadata)
-            by_place = any(isinstance(k, np.ndarray) for k in key)
-            stored = np.asarray(array.oindex[key] if by_place else array[key])
-        if not self.decoded:
             return stored
-        return schema.decode_array(stored, scale=self.scale, offset=self.offset)
+        array = _from_metadata(self.path, self.metadata)
+        by_place = any(isinstance(k, np.ndarray) for k in key)
+        return np.asarray(array.oindex[key] if by_place else array[key])
 
 
 def _read_chunk(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

@@ -22,18 +22,16 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from cohort import grid, provenance, schema
-from cohort.io.group import encode_group, json_attrs, open_group, write_blocks
+from cohort.io.group import StoreError, encode_group, json_attrs, open_group, write_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["Locked", "Store", "StoreError"]
+
 
 _SLAB_BYTES = 64 << 20
 """Voxels are digested in slabs of about this size."""
-
-
-class StoreError(ValueError):
-    """A store, a record or a chunk that is not what it should be."""
 
 
 class Locked(RuntimeError):
@@ -59,8 +57,13 @@ class Store:
         return _stems(self.root / "scans", ".json")
 
     def record(self, scan_id: str) -> dict[str, Any] | None:
-        """Record of a scan, or None."""
-        return self.read_json(self._scan(scan_id, ".json"))
+        """Record of a scan, or None; a damaged one counts as none, so that the scan is made again."""
+        return self._readable(self._scan(scan_id, ".json"))
+
+    def missing_chunks(self, scan_id: str) -> list[str]:
+        """Chunks of a scan's record that the disk lacks or holds in another size."""
+        record = self.record(scan_id)
+        return [] if record is None else _lost(self._scan(scan_id, ".zarr"), record)
 
     def write_scan(
         self, scan_id: str, dataset: xr.Dataset, record: Mapping[str, Any]
@@ -131,7 +134,7 @@ class Store:
 
     def derivative(self, recipe: str, scan_id: str) -> dict[str, Any] | None:
         """What a recipe measured on a scan, or how it failed: the record of the derivative, or None."""
-        return self.read_json(self._derivative(recipe, scan_id, ".json"))
+        return self._readable(self._derivative(recipe, scan_id, ".json"))
 
     def derivative_ids(self, recipe: str) -> list[str]:
         """Scans for which a recipe has a record."""
@@ -298,6 +301,20 @@ class Store:
         _replace(folder / "tidy.csv", lambda path: tables["tidy"].to_csv(path, index=False))
         self.write_json(folder / "model.json", model)
 
+    def remove_model(self, name: str) -> None:
+        """Forget a model."""
+        shutil.rmtree(self.root / "models" / name, ignore_errors=True)
+
+    def write_recipe(self, digest: str, content: Mapping[str, Any]) -> None:
+        """Keep what a recipe said, by its digest, which the records of derivatives name."""
+        path = self.root / "recipes" / f"{digest}.json"
+        if not path.exists():
+            self.write_json(path, content)
+
+    def recipe(self, digest: str) -> dict[str, Any]:
+        """What a recipe said; empty if nobody kept it."""
+        return self._readable(self.root / "recipes" / f"{digest}.json") or {}
+
     def info(self) -> dict[str, Any]:
         """``cohort.json``: format version and digest of the catalog; empty for a store not yet written to."""
         return self.read_json(self.root / "cohort.json") or {}
@@ -362,9 +379,13 @@ class Store:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise StoreError(
-                f"{path.name} is damaged ({error}); remove it and run again"
-            ) from error
+            raise StoreError(f"{path} is damaged ({error}); remove it and run again") from error
+
+    def _readable(self, path: Path) -> dict[str, Any] | None:
+        try:
+            return self.read_json(path)
+        except StoreError:
+            return None
 
     def _scan(self, scan_id: str, suffix: str) -> Path:
         return self.root / "scans" / f"{scan_id}{suffix}"
@@ -406,21 +427,25 @@ class Store:
     def _open(self, path: Path, record: Mapping[str, Any] | None, name: str) -> xr.Dataset:
         if record is None:
             raise StoreError(f"no {name} in {self.root}; `cohort status` lists what there is")
-        # Zarr takes a missing chunk, and a shard without bytes, for background: sizes tell.
-        for chunk, (_, size) in record["chunks"].items():
-            try:
-                found = (path / chunk).stat().st_size
-            except FileNotFoundError:
-                raise StoreError(
-                    f"{name}: {chunk} is missing from the store; ingest the scan again"
-                ) from None
-            if found != size:
-                raise StoreError(
-                    f"{name}: {chunk} has {found} bytes, expected {size}; ingest the scan again"
-                )
+        if lost := _lost(path, record):
+            raise StoreError(f"{name}: {'; '.join(lost[:3])}; ingest the scan again")
         if not record["chunks"]:
             return xr.Dataset()
         return open_group(path)
+
+
+def _lost(path: Path, record: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the files of a group. Zarr takes a missing chunk, and a shard without bytes, for background."""
+    lost = []
+    for chunk, (_, size) in record["chunks"].items():
+        try:
+            found = (path / chunk).stat().st_size
+        except OSError:
+            lost.append(f"{chunk} is missing from the store")
+            continue
+        if found != size:
+            lost.append(f"{chunk} has {found} bytes, expected {size}")
+    return lost
 
 
 def _move_into_place(staged: Path, final: Path) -> None:

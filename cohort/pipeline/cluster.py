@@ -33,6 +33,10 @@ def _environment(limit: int) -> dict[str, str]:
     }
 
 
+NO_WORKERS_SECONDS = 60
+"""How long a scheduler may be without workers before a call gives up."""
+
+
 class ClusterError(ValueError):
     """A place to run that cannot be had."""
 
@@ -66,6 +70,14 @@ def available_bytes() -> int:
 def worker_count() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def check(on: str) -> None:
+    """Raise `ClusterError` unless `on` is ``local`` or reads like the address of a scheduler."""
+    if on != "local" and not re.match(r"^(tcp|tls|ws|wss)://\S+:\d+$", on):
+        raise ClusterError(
+            f"--on {on!r}: expected local or the address of a scheduler, such as tcp://127.0.0.1:8786"
+        )
 
 
 @contextmanager
@@ -116,10 +128,7 @@ def connect(
         with local, Client(local) as client:
             yield client
         return
-    if not re.match(r"^(tcp|tls|ws|wss)://\S+:\d+$", on):
-        raise ClusterError(
-            f"--on {on!r}: expected local or the address of a scheduler, such as tcp://127.0.0.1:8786"
-        )
+    check(on)
     try:
         client = Client(on, timeout=10)
     except (OSError, ValueError) as error:
@@ -127,4 +136,10 @@ def connect(
             f"no scheduler answers at {on} within 10 s; start one with `dask scheduler`"
         ) from error
     with client:
+        try:
+            client.wait_for_workers(1, timeout=NO_WORKERS_SECONDS)
+        except TimeoutError as error:
+            raise ClusterError(
+                f"the scheduler at {on} has had no worker for {NO_WORKERS_SECONDS} s; start one with `dask worker {on}`"
+            ) from error
         yield client

@@ -170,6 +170,11 @@ def staleness(
         return stale, f"{'new' if first not in keys else 'changed'} in the recipe: {first}"
     if missing:
         return tuple(missing), f"not kept before: {', '.join(missing)}"
+    columns = recipe.columns()
+    if new := [c for c in columns if c not in found.get("measurements", columns)]:
+        return tuple(
+            dict.fromkeys(columns[c] for c in new)
+        ), f"not measured before: {', '.join(new)}"
     return (), ""
 
 

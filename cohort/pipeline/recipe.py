@@ -22,6 +22,26 @@ from cohort import expression, provenance
 from cohort.io.yamlfile import YamlError, read_yaml
 from cohort.pipeline.steps import STEPS, Operation
 
+RESERVED = (
+    "affine",
+    "grid",
+    "z",
+    "y",
+    "x",
+    "time",
+    "echo",
+    "scan_id",
+    "participant",
+    "subject",
+    "session",
+    "state",
+    "reason",
+    "label",
+)
+"""Names that scans and tables use themselves."""
+
+_TAKEN = "the name is taken; every step and measurement has its own, and scans and tables use some themselves"
+
 
 class RecipeError(ValueError):
     """A recipe that cannot run; the message lists every problem."""
@@ -95,13 +115,16 @@ class Recipe:
 
     def columns(self) -> dict[str, str]:
         """Column of the measurements table -> measurement it comes from (tables of labels have no column)."""
-        found = {}
-        for item in self.measure:
-            if isinstance(item, Value) or item.operation.gives == "number":
-                found[item.name] = item.name
-            elif item.operation.gives == "vector":
-                found |= {f"{item.name}_{part}": item.name for part in item.operation.parts}
-        return found
+        return {c: m.name for m in self.measure for c in self.columns_of(m)}
+
+    @staticmethod
+    def columns_of(item: Step | Value) -> list[str]:
+        """Columns that one measurement gives."""
+        if isinstance(item, Value) or item.operation.gives == "number":
+            return [item.name]
+        if item.operation.gives == "vector":
+            return [f"{item.name}_{part}" for part in item.operation.parts]
+        return []
 
     def tables(self) -> list[str]:
         """Measurements that are tables, one row a label."""
@@ -140,7 +163,12 @@ def read_recipe(path: Path, *, variables: Collection[str] = ("image",)) -> Recip
         content = read_yaml(path)
     except YamlError as error:
         raise RecipeError(str(error)) from error
-    return bind(content, where=path.name, variables=variables)
+    recipe = bind(content, where=path.name, variables=variables)
+    if recipe.name != path.stem:
+        raise RecipeError(
+            f"{path.name}: 'recipe' is {recipe.name!r}, expected the name of the file, {path.stem!r}"
+        )
+    return recipe
 
 
 def bind(
@@ -174,6 +202,10 @@ class _Binder:
         name = content.get("recipe")
         if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
             self._problem(f"'recipe' is the name, letters, digits, - and _; found {name!r}")
+        elif name in ("scans", "participants"):
+            self._problem(
+                f"recipe: {name!r} is the name of a table of every cohort; choose another"
+            )
         found = [self._step(n, s) for n, s in self._section(content, "steps").items()]
         steps = tuple(s for s in found if s is not None)
         measured = self._section(content, "measure")
@@ -183,16 +215,25 @@ class _Binder:
         measure_ = tuple(m for m in taken if m is not None)
         keep = content.get("keep") or []
         kept = {s.name for s in steps if s.operation.gives == "array"}
-        for entry in keep if isinstance(keep, list) else [keep]:
-            if entry not in kept:
+        if not isinstance(keep, list):
+            self._problem(f"keep: expected a list of steps, such as [{keep}], found {keep!r}")
+            keep = []
+        for entry in keep:
+            if not isinstance(entry, str) or entry not in kept:
                 self._problem(
                     f"keep: {entry!r} is no step that gives an array{_near(str(entry), kept)}"
                 )
         if self.problems:
             raise RecipeError("\n".join(self.problems))
-        return Recipe(
+        recipe = Recipe(
             str(name), steps, measure_, tuple(keep), self.keys, self.uses, self.needs, content
         )
+        columns = [c for m in measure_ for c in recipe.columns_of(m)]
+        if twice := sorted({c for c in columns if columns.count(c) > 1}):
+            raise RecipeError(
+                f"{self.where}: two measurements give the column {twice[0]!r}; rename one"
+            )
+        return recipe
 
     def _problem(self, text: str) -> None:
         self.problems.append(f"{self.where}: {text}")
@@ -216,6 +257,9 @@ class _Binder:
                     f"measure {name!r}: unknown key {key!r}; a value has 'value' and 'unit'"
                 )
             text = str(spec["value"])
+            if name in self.keys or name in RESERVED:
+                self._problem(f"measure {name!r}: {_TAKEN}")
+                return None
             try:
                 tree = expression.parse(text)
                 expression.check_names(tree, self.scalars, text)
@@ -236,8 +280,8 @@ class _Binder:
         self, name: str, spec: Any, *, place: str = "step", last: bool = False
     ) -> "Step | None":
         at = f"{place} {name!r}"
-        if name in self.keys or name in self.variables:
-            self._problem(f"{at}: the name is taken; every step and measurement has its own")
+        if name in self.keys or name in self.variables or name in RESERVED:
+            self._problem(f"{at}: {_TAKEN}")
             return None
         if not isinstance(spec, Mapping) or not isinstance(spec.get("call"), str):
             self._problem(f"{at}: expected {{call: <operation>, ...}}, found {spec!r:.60}")

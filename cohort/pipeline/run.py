@@ -59,6 +59,7 @@ def run_recipe(plan: Plan, recipe: Recipe, store: Store, ledger: Ledger, connect
     """
     stage = f"run:{recipe.name}"
     started = time.perf_counter()
+    store.write_recipe(recipe.digest, dict(recipe.content))
     counts = {"fresh": len(plan.fresh), "done": 0, "failed": len(plan.failed)}
     steps: dict[str, int] = {}
     for scan_id in plan.fresh:
@@ -190,8 +191,11 @@ def _open(
     elif reusable := [
         k for k in recipe.keep if k in known.get("kept", ()) and k not in job.task.stale
     ]:
-        before = store.open_derivative(recipe.name, scan_id)
-        kept = {name: before[name] for name in reusable}
+        try:
+            before = store.open_derivative(recipe.name, scan_id)
+            kept = {name: before[name] for name in reusable}
+        except StoreError:
+            known = {}  # damaged: made again from the scan
     return record, known, store.open_scan(scan_id), kept
 
 
@@ -211,15 +215,19 @@ def _record(recipe: Recipe, scan: Mapping[str, Any], outcome: Outcome) -> dict[s
         "contents": {name: scan["contents"][name] for name in sorted(recipe.variables)},
         "keys": dict(recipe.keys),
         "measurements": {column: outcome.numbers[column] for column in columns},
-        "units": outcome.units,
-        "numbers": outcome.numbers,
-        "tables": outcome.tables,
+        "units": dict(sorted(outcome.units.items())),
+        "numbers": dict(sorted(outcome.numbers.items())),
+        "tables": {name: outcome.tables[name] for name in recipe.tables()},
+        "recipe_digest": recipe.digest,
         "kept": list(recipe.keep),
     }
 
 
 def _record_failure(store: Store, recipe: Recipe, task: Task, failure: Failure) -> None:
     scan = store.record(task.scan_id) or {"contents": {}}
+    if failure.kind == "StoreError":
+        # Damage on the disk: without its record the scan is not there, and the next ingest brings it back.
+        store.remove_scan(task.scan_id)
     store.write_derivative(
         recipe.name,
         task.scan_id,
@@ -286,7 +294,8 @@ def gather(
                 **{c: measured.get(c) for c in columns},
             }
         )
-        for name, table in found.get("tables", {}).items():
+        for name in labelled.keys() & found.get("tables", {}).keys():
+            table = found["tables"][name]
             frame = pd.DataFrame(table)
             frame.insert(0, "scan_id", scan["scan_id"])
             labelled[name].append(frame)

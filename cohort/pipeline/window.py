@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from cohort.io.store import StoreError
+
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -68,7 +70,8 @@ def guarded(function: Callable[[Item], Result], sealed: Sealed[Item]) -> Result 
         text = str(error) or "out of memory"
         return Failure("MemoryError", text, traceback.format_exc(), lasting=False)
     except Exception as error:  # noqa: BLE001 - one scan must never stop a cohort
-        lasting = isinstance(error, ValueError)
+        # What the store lost is brought back by ingesting again: not a property of the scan.
+        lasting = isinstance(error, ValueError) and not isinstance(error, StoreError)
         return Failure(type(error).__name__, str(error), traceback.format_exc(), lasting=lasting)
 
 
@@ -127,7 +130,7 @@ def each(
             number += 1
             yield future
 
-    width = TASKS_A_THREAD * sum(client.nthreads().values())
+    width = max(1, TASKS_A_THREAD * sum(client.nthreads().values()))
     first = [future for _ in range(width) for future in submit()]
     completed = as_completed(first, with_results=True, raise_errors=False)
     for future, result in completed:

@@ -1,5 +1,6 @@
 """The models of a catalog: assemble the table of each, fit what is stale, write ``models/<model>/``."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,38 +23,41 @@ class ModelError(ValueError):
 
 
 def model_table(
-    store: Store, model: Model, recipes: Sequence[str], *, allow_unmatched: bool = False
+    store: Store, catalog: Catalog, model: Model, recipes: Sequence[str]
 ) -> "tuple[pd.DataFrame, dict[str, str]]":
-    """Table of a model: one row a scan (or, in a cohort without scans, a participant).
+    """Table of a model: one row a scan (or, in a cohort that is only a table, a participant).
 
-    Measurements of all recipes side by side with the participants' columns. A measurement whose name two recipes
-    share is taken from the model's ``recipe``.
+    Measurements side by side with the participants' columns. A measurement whose name two recipes share is taken from
+    the model's ``recipe``.
 
     Returns
     -------
     table : DataFrame
         Columns scan_id, participant, subject, session, ``unusable`` (a reason, or missing), then numbers and text.
     units : dict
-        Column -> unit, of the measurements.
+        Column -> unit.
 
     Raises
     ------
     ModelError
-        If two recipes measure the outcome and the model does not say which.
+        If there are no scans, or two recipes measure the outcome and the model does not say which.
     """
     import pandas as pd
 
-    people = store.table("participants")
-    units = store.units("participants")
-    scans = store.table("scans")
-    if not recipes or scans is None or scans.empty:
+    people = None if catalog.participants is None else store.table("participants")
+    units = {} if people is None else store.units("participants")
+    if not catalog.sources:
         if people is None:
-            raise ModelError(
-                "no scans and no participants table: run `cohort ingest` first, or add `participants:` to the catalog"
-            )
+            raise ModelError("no participants table yet: run `cohort ingest` first")
         nothing = pd.array([None] * len(people), dtype="str")
         return people.assign(scan_id=people["participant"], unusable=nothing), units
+    scans = store.table("scans")
+    if scans is None or scans.empty:
+        raise ModelError(
+            "no scans in the store, so nothing to model; `cohort status` says what became of them"
+        )
     table = scans[list(KEYS)].copy()
+    words = _words(model)
     reasons: dict[str, str] = {}
     for recipe in recipes:
         measured = store.table(recipe)
@@ -71,9 +75,9 @@ def model_table(
                 columns = [c for c in columns if c not in clash]
         table = table.merge(measured[["scan_id", *columns]], on="scan_id", how="left")
         units |= {c: u for c, u in store.units(recipe).items() if c in columns}
-        reasons |= dict.fromkeys(
-            measured.loc[measured["state"] != "done", "scan_id"], f"{recipe} failed on it"
-        )
+        if words & set(columns):
+            failed = measured.loc[measured["state"] != "done", "scan_id"]
+            reasons |= dict.fromkeys(failed, f"{recipe} failed on it")
     unusable = [reasons.get(s) for s in table["scan_id"]]
     if people is not None:
         covariates = people.drop(columns=["subject", "session"])
@@ -84,12 +88,18 @@ def model_table(
             )
         lonely = table["participant"].isna()
         table = table.merge(covariates, on="participant", how="left")
-        if not allow_unmatched:
+        if not catalog.allow_unmatched:
             unusable = [
                 r or ("no row in the participants table" if alone else None)
                 for r, alone in zip(unusable, lonely, strict=True)
             ]
     return table.assign(unusable=pd.array(unusable, dtype="str")), units
+
+
+def _words(model: Model) -> set[str]:
+    """Every word of a model that may name a column."""
+    text = " ".join([model.outcome, model.formula, *model.confounds, model.where or ""])
+    return set(re.findall(r"\w+", text))
 
 
 def fit_model(
@@ -108,13 +118,17 @@ def fit_model(
         In one line, if the model cannot be fitted.
     """
     model = catalog.models[name]
-    table, units = model_table(store, model, recipes, allow_unmatched=catalog.allow_unmatched)
+    table, units = model_table(store, catalog, model, recipes)
     stamp = _stamp(table, model, units)
     before = store.model(name)
     if before is not None and before.get("stamp") == stamp:
         return None
-    fit = fit_table(table, model, units)
     usable = table["unusable"].isna()
+    if not usable.any():
+        why = table["unusable"].value_counts()
+        counted = ", ".join(f"{n}: {reason}" for reason, n in why.items())
+        raise ModelError(f"no rows to fit: {len(table)} in the table, all left out ({counted})")
+    fit = fit_table(table, model, units)
     dropped = [
         {"row": str(r), "reason": str(why)}
         for r, why in table.loc[~usable, ["scan_id", "unusable"]].itertuples(index=False)
