@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from cohort.io import dicom_header, nifti_header
-from cohort.io.filecache import Entry, FileCache
+from cohort.io.filecache import UNREADABLE, Entry, FileCache
 from cohort.io.files import SourceError, digest, examined
 from cohort.io.refusal import Refused
 
@@ -57,13 +57,18 @@ class Series:
 
 @dataclass
 class Discovery:
-    """What `discover` found; every file is in `series`, `skipped` or `refused`."""
+    """What `discover` found; every file is in `series`, `skipped`, `refused` or `unreadable`."""
 
     series: list[Series] = field(default_factory=list)
     skipped: dict[str, list[Path]] = field(default_factory=dict)
     """Reason -> files that are no image."""
     refused: list[tuple[Series | None, Refused]] = field(default_factory=list)
+    unreadable: list[Path] = field(default_factory=list)
+    """Files and folders that nobody knows the content of: a series beside one may lack a part."""
     n_files: int = 0
+    n_images: int = 0
+    n_matched: int = 0
+    """Images in whose path the pattern found a subject."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,9 @@ def discover(
     with FileCache(cache) as known:
         for path, relative, entry in examined(sources, known, rehash=rehash):
             result.n_files += 1
-            if entry.reason:
+            if entry.reason == UNREADABLE:
+                result.unreadable.append(path)
+            elif entry.reason:
                 result.skipped.setdefault(entry.reason, []).append(path)
             elif entry.refusal:
                 code, what, fix = entry.refusal
@@ -128,6 +135,8 @@ def discover(
             if progress:
                 progress(result.n_files)
         _claim_voxel_files(found, result, known)
+    result.n_images = len(found)
+    result.n_matched = sum(_match(item, pattern) is not None for item in found)
     series = [*_nifti_series(found, pattern), *_dicom_series(found, pattern, result)]
     result.series = sorted(series, key=lambda s: (s.name, s.files))
     return result
@@ -189,8 +198,16 @@ def _nifti_series(found: Sequence[_Found], pattern: re.Pattern[str] | None) -> I
             subject_id=subject,
             session_id=session,
             name=name,
-            label=re.sub(r"[^A-Za-z0-9]", "", name.rsplit("/", 1)[-1]) or "scan",
+            label=_label(name.rsplit("/", 1)[-1]),
         )
+
+
+def _label(name: str) -> str:
+    """Letters and digits of a file's name; separators go, and a digest stands for anything else that goes."""
+    plain = re.sub(r"[^A-Za-z0-9]", "", name)
+    if plain and len(plain) <= 64 and plain == re.sub(r"[-_. ]", "", name):
+        return plain
+    return f"{plain[:64]}x{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
 
 
 def _stem(relative: str) -> str:
@@ -198,9 +215,15 @@ def _stem(relative: str) -> str:
     return re.sub(r"(\.nii|\.hdr)?(\.gz)?$", "", relative, flags=re.IGNORECASE)
 
 
+def _match(item: _Found, pattern: re.Pattern[str] | None) -> re.Match[str] | None:
+    if pattern is None:
+        return None
+    return pattern.search(item.relative) or pattern.search(item.path.as_posix())
+
+
 def _ids(item: _Found, pattern: re.Pattern[str] | None) -> tuple[str | None, str | None]:
     """Subject and session that the pattern finds in the path."""
-    match = pattern and (pattern.search(item.relative) or pattern.search(item.path.as_posix()))
+    match = _match(item, pattern)
     if not match:
         return None, None
     groups = match.groupdict()

@@ -15,6 +15,9 @@ from typing import Any, Self
 _VERSION = 1
 """Raised whenever what is remembered of a file, or how it is derived, changes."""
 
+UNREADABLE = "unreadable"
+"""Reason of a file or folder that is there and cannot be read: never remembered, never taken for no image."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -74,11 +77,12 @@ class FileCache:
 
     def put(self, path: Path, state: os.stat_result, entry: Entry) -> None:
         """Remember a file as it was when `state` was taken; a file that changes while it is read is forgotten."""
-        if (
-            self._database is None
-            or entry.reason == "unreadable"
-            or _key(path.lstat()) != _key(state)
-        ):
+        if self._database is None or entry.reason == UNREADABLE:
+            return
+        try:
+            if _key(path.lstat()) != _key(state):
+                return
+        except OSError:
             return
         self._database.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?)",

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from pydicom.uid import UID
 
 from cohort.io import dicom_header, nifti_header
-from cohort.io.filecache import Entry, FileCache
+from cohort.io.filecache import UNREADABLE, Entry, FileCache
 from cohort.io.refusal import Refused
 
 _HEAD = 4096
@@ -59,9 +59,13 @@ def examined(
     seen: set[Path] = set()
     with ThreadPoolExecutor(_WORKERS) as pool:
         while batch := list(islice(files, _BATCH)):
-            states = [path.lstat() for path, _, _ in batch]
+            states = [_state(path) for path, _, _ in batch]
             entries = [
-                Entry(reason=reason) if reason else None if rehash else known.get(path, state)
+                Entry(reason=reason or UNREADABLE)
+                if reason or state is None
+                else None
+                if rehash
+                else known.get(path, state)
                 for (path, _, reason), state in zip(batch, states, strict=True)
             ]
             fresh = {
@@ -73,7 +77,8 @@ def examined(
                 entry = entries[i]
                 if entry is None:
                     entry = fresh[i].result()
-                    known.put(path, states[i], entry)
+                    if (state := states[i]) is not None:
+                        known.put(path, state, entry)
                 if path not in seen:
                     seen.add(path)
                     yield path, relative, entry
@@ -96,16 +101,27 @@ def _walk(source: Path) -> Iterator[tuple[Path, str, str | None]]:
             continue
         path = folders[-1].pop()
         relative = path.relative_to(root).as_posix()
-        mode = path.lstat().st_mode
-        if stat.S_ISDIR(mode):
+        state = _state(path)
+        mode = 0 if state is None else state.st_mode
+        if state is None:
+            yield path, relative, UNREADABLE
+        elif stat.S_ISDIR(mode):
             try:
                 folders.append(_entries(path))
             except OSError:
-                yield path, relative, "unreadable"
+                yield path, relative, UNREADABLE
         elif stat.S_ISLNK(mode):
             yield path, relative, "symbolic link"
         else:
             yield path, relative, None if stat.S_ISREG(mode) else "not a regular file"
+
+
+def _state(path: Path) -> os.stat_result | None:
+    """What the file system says of a file; None if it says nothing (no right to look, an error, just removed)."""
+    try:
+        return path.lstat()
+    except OSError:
+        return None
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -126,13 +142,15 @@ def examine(path: Path) -> Entry:
                 return Entry(kind="nifti", digest=digest(stream), pair=nifti_header.is_pair(head))
             return Entry(reason=_what(head))
     except OSError:
-        return Entry(reason="unreadable")
+        return Entry(reason=UNREADABLE)
 
 
 def _examine_dicom(stream: BinaryIO, path: Path) -> Entry:
     try:
         header = dicom_header.parse_header(stream, path)
     except Refused as refused:
+        if isinstance(refused.__cause__, OSError):
+            raise refused.__cause__ from None
         return Entry(refusal=(refused.code, refused.what, refused.fix))
     if header is None:
         return Entry(reason="not an image")

@@ -133,8 +133,14 @@ class Store:
         return self._open(path, self.derivative(recipe, scan_id), f"{recipe} of {scan_id}")
 
     def derivative(self, recipe: str, scan_id: str) -> dict[str, Any] | None:
-        """What a recipe measured on a scan, or how it failed: the record of the derivative, or None."""
-        return self._readable(self._derivative(recipe, scan_id, ".json"))
+        """What a recipe measured on a scan, or how it failed: the record of the derivative, or None.
+
+        If a chunk of its kept variables is gone or cut, the record says that nothing is kept.
+        """
+        found = self._readable(self._derivative(recipe, scan_id, ".json"))
+        if found and found["chunks"] and _lost(self._derivative(recipe, scan_id, ".zarr"), found):
+            return {**found, "kept": []}
+        return found
 
     def derivative_ids(self, recipe: str) -> list[str]:
         """Scans for which a recipe has a record."""
@@ -154,9 +160,9 @@ class Store:
         self._remove(self._derivative(recipe, scan_id, ".json"), final)
         chunks: dict[str, tuple[str, int]] = {}
         if isinstance(kept, Path):
-            chunks = self._publish_folder(kept, final)
+            chunks = self._publish_folder(kept, final, durable=False)
         elif kept is not None and kept.data_vars:
-            chunks = self._publish(kept, final)
+            chunks = self._publish(kept, final, durable=False)
         full = {
             "format": schema.FORMAT_VERSION,
             "scan_id": scan_id,
@@ -393,12 +399,18 @@ class Store:
     def _derivative(self, recipe: str, scan_id: str, suffix: str) -> Path:
         return self.root / "derivatives" / recipe / f"{scan_id}{suffix}"
 
-    def _publish(self, dataset: xr.Dataset, final: Path) -> dict[str, tuple[str, int]]:
-        """Write a group beside its place, synced, then rename it there; digest and size of each file."""
+    def _publish(
+        self, dataset: xr.Dataset, final: Path, *, durable: bool = True
+    ) -> dict[str, tuple[str, int]]:
+        """Write a group beside its place, then rename it there; digest and size of each file.
+
+        `durable` ones are synced first. What can be made again from a scan is not: thirty syncs are a fifth of a small
+        scan's time, and what a power cut takes is seen by its size (`Store.derivative`) or checksum, and made again.
+        """
         staged = self.stage()
         if any(v.chunks is not None for v in dataset.variables.values()):
             write_blocks(staged, dataset)
-            return self._publish_folder(staged, final)
+            return self._publish_folder(staged, final, durable=durable)
         files = encode_group(dataset)
         folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
         for folder in sorted(folders - {"."}):
@@ -407,16 +419,18 @@ class Store:
         for name, content in files.items():
             (staged / name).write_bytes(content)
             digests[name] = (hashlib.sha256(content).hexdigest(), len(content))
-        _move_into_place(staged, final)
+        _move_into_place(staged, final, durable=durable)
         return digests
 
-    def _publish_folder(self, staged: Path, final: Path) -> dict[str, tuple[str, int]]:
+    def _publish_folder(
+        self, staged: Path, final: Path, *, durable: bool
+    ) -> dict[str, tuple[str, int]]:
         """`_publish` for a group that was written block by block into a staging folder."""
         digests = {}
         for path in sorted(p for p in staged.rglob("*") if p.is_file()):
             name = path.relative_to(staged).as_posix()
             digests[name] = (provenance.file_digest(path), path.stat().st_size)
-        _move_into_place(staged, final)
+        _move_into_place(staged, final, durable=durable)
         return dict(sorted(digests.items()))
 
     def _remove(self, record: Path, folder: Path) -> None:
@@ -448,9 +462,9 @@ def _lost(path: Path, record: Mapping[str, Any]) -> list[str]:
     return lost
 
 
-def _move_into_place(staged: Path, final: Path) -> None:
-    """Sync every file and folder of a staged group, then rename it: what has its place is whole."""
-    for folder, _, files in os.walk(staged):
+def _move_into_place(staged: Path, final: Path, *, durable: bool) -> None:
+    """Sync every file and folder of a staged group that has to last, then rename it: what has its place is whole."""
+    for folder, _, files in os.walk(staged) if durable else ():
         for file in files:
             _sync(Path(folder) / file)
         _sync(Path(folder))
@@ -458,7 +472,8 @@ def _move_into_place(staged: Path, final: Path) -> None:
     if final.exists():
         shutil.rmtree(final)
     staged.rename(final)
-    _sync(final.parent)
+    if durable:
+        _sync(final.parent)
 
 
 def _content(stored: xr.Dataset, dataset: xr.Dataset, name: str) -> str:

@@ -31,9 +31,13 @@ def _index_sums(mask):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     sums = np.zeros(4, np.int64)
     for z in range(mask.shape[0]):
         for y in range(mask.shape[1]):
-            n, along = 0, 0
+            n = 0
             for x in range(mask.shape[2]):
                 n += mask[z, y, x]
+            if n == 0:
+                continue
+            along = 0
+            for x in range(mask.shape[2]):
                 along += mask[z, y, x] * x
             sums[0] += n
             sums[1] += n * z

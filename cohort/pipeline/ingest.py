@@ -1,9 +1,11 @@
 """Sources -> scans in the store, or a reason in quarantine. Every series that is found ends in one of them."""
 
+import hashlib
 import re
+import stat
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +17,19 @@ from cohort import grid
 from cohort.io import deidentify, dicom, nifti
 from cohort.io.catalog import Catalog
 from cohort.io.discover import Discovery, Series, discover
+from cohort.io.filecache import FileCache
 from cohort.io.participants import Participants, join, read_participants
 from cohort.io.refusal import Refused
 from cohort.io.store import Store
 from cohort.pipeline.ledger import Ledger
 from cohort.pipeline.window import Connect, Failure, each
-from cohort.provenance import Stamp, file_digest
+from cohort.provenance import Stamp, digest, file_digest
 
 REVISION = 1
 """Raised when the readers give other voxels, coordinates or attributes for the same bytes."""
+
+PROGRESS_SECONDS = 0.2
+"""Least time between two words about the files found so far."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Unit:
     name: str
     attachments: Mapping[str, Path]
     stamp: str
+    blocked: Refused | None = None
+    """Why it cannot be read now, if that is known without reading it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,8 @@ class Ingested:
     orphans: list[Path] = field(default_factory=list)
     rows_without_scan: list[str] = field(default_factory=list)
     scans_without_row: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    """Scans of the last table whose series is no longer in the sources."""
 
 
 class Names:
@@ -82,19 +92,30 @@ class Names:
         """Name of a subject, session or series that may be a file's name and may be shown."""
         if self._tokens is not None:
             return self._tokens.token(kind, text)
-        # Nothing from a header is a path: letters and digits only.
-        return re.sub(r"[^A-Za-z0-9]+", "", text)[:64] or "x"
+        # Nothing from a header is a path: letters and digits only. What was lost still tells people apart.
+        plain = re.sub(r"[^A-Za-z0-9]+", "", text)[:64]
+        return plain if plain == text and plain else f"{plain}x{_hex(text)[:6]}"
 
     def session(self, text: str | None) -> str:
         """Name of a visit. A number of up to three digits says nothing about anybody and keeps visits in order."""
         text = text or "1"
         return text if re.fullmatch(r"[0-9]{1,3}", text) else self.of("session", text)
 
+    def path(self, *files: Path) -> str:
+        """Name of an entry for files that make no series."""
+        text = "\n".join(map(str, files))
+        token = _hex(text)[:16] if self._tokens is None else self._tokens.token("file", text)
+        return f"file{token}"
+
     def file(self, path: Path) -> str:
         """Name of a file in a message that may be shared."""
         return (
             path.name if self._tokens is None else f"file {self._tokens.token('file', str(path))}"
         )
+
+
+def _hex(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def ingest(
@@ -134,85 +155,69 @@ def ingest(
         subject=catalog.subject,
         cache=cache,
         rehash=rehash,
-        progress=lambda n: ledger.event("found", stage="discover", done=n),
+        progress=_progress(ledger),
     )
-    result = Ingested()
+    _expect_series(catalog, store, found)
     _without_attachments(catalog, found)
-    result.units, collisions = _units(catalog, found.series, names)
+    with FileCache(None if rehash else cache) as cached:
+        units, collisions = _units(catalog, found.series, names, cached)
+    result = Ingested(units=units)
     result.orphans = (
         catalog.orphan_attachments([f for s in found.series for f in s.files])
         if catalog.attach
         else []
     )
-    counts: Counter[str] = Counter()
-    known = {entry["series"]: entry for entry in store.quarantine()}
-    seen: set[str] = set()
+    book = _Book(store, ledger, names, result)
+    book.warn(catalog, found)
+    for path in found.unreadable:
+        book.refuse(names.path(path), None, _unreadable(path), "", lasting=False)
     for series, refusal in [*found.refused, *collisions]:
-        name = names.of("series", series.name) if series else f"unreadable{len(seen)}"
-        stamp = series.digest if series else ""
-        seen.add(name)
-        _refuse(store, ledger, names, name, series, refusal, stamp, known.get(name), result, counts)
-    todo = []
-    for unit in result.units:
-        record, entry = store.record(unit.scan_id), known.get(unit.scan_id)
-        if record is not None and record["stamp"] == unit.stamp:
-            counts["fresh"] += 1
-            ledger.state(unit.scan_id, "fresh", worked=False)
-        elif entry is not None and entry["stamp"] == unit.stamp:
-            seen.add(unit.scan_id)
-            counts[entry["state"]] += 1
-            if entry["state"] == "quarantined":
-                ledger.state(unit.scan_id, "quarantined", worked=False)
-            result.problems.append(
-                Problem(
-                    unit.scan_id,
-                    entry["state"],
-                    entry["code"],
-                    entry["reason"],
-                    entry["reason"],
-                    new=False,
-                )
-            )
-        else:
-            todo.append(_Job(store.root, unit, catalog.prefer))
-    ledger.event("stage", stage="ingest", total=len(todo), fresh=counts["fresh"])
+        book.refuse_found(series, refusal)
+    todo = _to_read(catalog, found, store, book)
+    ledger.event("stage", stage="ingest", total=len(todo), fresh=book.counts["fresh"])
     client = connect() if todo else None
     for number, (job, outcome) in enumerate(
         each(read_and_write, todo, client=client, name="ingest"), 1
     ):
-        unit = job.unit
+        unit, lasting = job.unit, True
         if isinstance(outcome, Failure):
+            lasting = outcome.lasting
             outcome = _unexpected(outcome, unit)
         if isinstance(outcome, Refused):
-            seen.add(unit.scan_id)
-            store.remove_scan(unit.scan_id)
-            _refuse(
-                store,
-                ledger,
-                names,
-                unit.scan_id,
-                unit.series,
-                outcome,
-                unit.stamp,
-                None,
-                result,
-                counts,
+            # An error of the machine says nothing against the scan that is there, if it is whole.
+            if lasting or store.missing_chunks(unit.scan_id):
+                store.remove_scan(unit.scan_id)
+            book.refuse(
+                unit.scan_id, unit.series, outcome, unit.stamp, lasting=lasting, worked=True
             )
         else:
-            counts["done"] += 1
+            book.counts["done"] += 1
             store.clear_quarantine(unit.scan_id)
             ledger.state(unit.scan_id, "done", worked=True)
         ledger.event("ingested", stage="ingest", scan_id=unit.scan_id, done=number, total=len(todo))
-    for name in known.keys() - seen:
+    for name in book.known.keys() - book.seen:
         store.clear_quarantine(name)
-    _tables(store, result, participants, names)
-    wanted = {u.scan_id for u in result.units}
+    there = {u.scan_id for u in units} | {
+        _identity(s, names)[0] for s, _ in [*found.refused, *collisions] if s is not None
+    }
+    gone = [s for s in store.scan_ids() if s not in there]
+    before = store.table("scans")
+    listed = set() if before is None else set(before["scan_id"])
+    went = [s for s in gone if s in listed]
+    # What cannot be read may be where these scans lie: they have not gone until that is known.
+    held, result.absent = (went, []) if found.unreadable else ([], went)
+    for scan_id in result.absent:
+        ledger.event("absent", stage="ingest", scan_id=scan_id)
+    for scan_id in held:
+        book.counts["fresh"] += 1
+        ledger.state(scan_id, "fresh", worked=False)
+    _tables(store, result, participants, names, before, held)
     ledger.manifest |= {
         "found": {
             "files": found.n_files,
             "series": len(found.series) + len(found.refused),
             "skipped": {reason: len(files) for reason, files in found.skipped.items()},
-            "absent": [s for s in store.scan_ids() if s not in wanted],
+            "absent": [s for s in gone if s not in held],
         },
         "quarantined": [
             {"series": p.series, "code": p.code, "reason": p.public}
@@ -224,43 +229,138 @@ def ingest(
             "scans_without_row": result.scans_without_row,
             "attachments_without_scan": [names.file(p) for p in result.orphans],
         },
+        "warnings": book.warnings,
     }
     ledger.stages["ingest"] = {
-        **{s: counts[s] for s in ("fresh", "done", "quarantined", "skipped")},
+        **{s: book.counts[s] for s in ("fresh", "done", "quarantined", "skipped")},
         "seconds": round(time.perf_counter() - started, 3),
     }
     return result
+
+
+class NothingFound(ValueError):
+    """Sources without any scan, for a store that holds some."""
+
+
+def _expect_series(catalog: Catalog, store: Store, found: Discovery) -> None:
+    """Empty sources are more often a disk that is not mounted than a cohort that went away."""
+    if found.series or found.refused or found.unreadable:
+        return
+    if held := len(store.scan_ids()):
+        raise NothingFound(
+            f"{catalog.path}: expected scans in {', '.join(catalog.sources)}, found none; the store holds {held};"
+            " is a disk not mounted? Nothing was changed"
+        )
+
+
+def _progress(ledger: Ledger) -> Callable[[int], None]:
+    """Tell who listens how many files are done, a few times a second; progress is no part of the record."""
+    last = 0.0
+
+    def tell(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_SECONDS:
+            last = now
+            ledger.listen(
+                {"event": "found", "run": ledger.run_id, "stage": "discover", "done": done}
+            )
+
+    return tell
+
+
+def _to_read(catalog: Catalog, found: Discovery, store: Store, book: "_Book") -> list[_Job]:
+    """Units that are new, changed or damaged in the store; what is known of the others goes into the book."""
+    blind = {path.parent for path in found.unreadable}
+    todo = []
+    for unit in book.result.units:
+        record, entry = store.record(unit.scan_id), book.known.get(unit.scan_id)
+        whole = record is not None and not store.missing_chunks(unit.scan_id)
+        # Beside what cannot be read, or shorter than it was while something cannot: a part may be missing.
+        doubtful = any(f.parent in blind for f in unit.series.files) or (
+            bool(blind) and record is not None and len(unit.series.files) < record.get("n_files", 0)
+        )
+        if record is not None and whole and record["stamp"] == unit.stamp:
+            book.fresh(unit)
+        elif unit.blocked is not None:
+            book.refuse(unit.scan_id, unit.series, unit.blocked, unit.stamp, lasting=False)
+        elif doubtful and whole:
+            book.fresh(unit)
+        elif doubtful:
+            refusal = _doubtful(unit, found.unreadable)
+            book.refuse(unit.scan_id, unit.series, refusal, unit.stamp, lasting=False)
+        elif entry is not None and entry["stamp"] == unit.stamp and entry.get("lasting", True):
+            book.again(unit, entry)
+        else:
+            todo.append(_Job(store.root, unit, catalog.prefer))
+    return todo
+
+
+def _unreadable(path: Path) -> Refused:
+    return Refused(
+        "SRC-UNREADABLE",
+        "{0} cannot be read; scans beside it stay as they are",
+        fix="allow reading it, look after the disk, or move it out of the sources",
+        files=[path],
+    )
+
+
+def _doubtful(unit: Unit, unreadable: Sequence[Path]) -> Refused:
+    folders = {f.parent for f in unit.series.files}
+    path = next((p for p in unreadable if p.parent in folders), unreadable[0])
+    return Refused(
+        "SRC-UNREADABLE",
+        "{0} may lack a part: {1} cannot be read",
+        fix="allow reading it, look after the disk, or move it out of the sources",
+        files=[unit.series.files[0], path],
+    )
 
 
 def _without_attachments(catalog: Catalog, found: Discovery) -> None:
     """Masks and labels that lie among the scans are not scans."""
     if not catalog.attach:
         return
+    # An attached file that cannot be read is refused with its scan and makes no other scan shorter.
+    found.unreadable = catalog.only_scans(found.unreadable)
     scans = set(catalog.only_scans([f for s in found.series for f in s.files]))
     found.series = [s for s in found.series if any(f in scans for f in s.files)]
 
 
+def _identity(series: Series, names: Names) -> tuple[str, str, str, str]:
+    """Scan id, subject, session and label of a series."""
+    subject = names.of("subject", series.subject_id or series.name)
+    session = names.session(series.session_id)
+    label = series.label if names.keep else names.of("series", series.name)
+    return f"sub-{subject}_ses-{session}_{label}", subject, session, label
+
+
 def _units(
-    catalog: Catalog, found: Sequence[Series], names: Names
+    catalog: Catalog, found: Sequence[Series], names: Names, cached: FileCache
 ) -> tuple[list[Unit], list[tuple[Series, Refused]]]:
     units: dict[str, list[Unit]] = {}
     for series in found:
-        subject = names.of("subject", series.subject_id or series.name)
-        session = names.session(series.session_id)
-        label = series.label if names.keep else names.of("series", series.name)
-        scan_id = f"sub-{subject}_ses-{session}_{label}"
+        scan_id, subject, session, label = _identity(series, names)
         attachments = catalog.attachments(series.files[0])
-        attached = {
-            name: file_digest(path) if path.is_file() else "missing"
-            for name, path in attachments.items()
-        }
+        attached: dict[str, str] = {}
+        blocked = None
+        for name, path in attachments.items():
+            try:
+                attached[name] = _attached_digest(path, cached)
+            except OSError as error:
+                attached[name] = "unreadable"
+                blocked = Refused(
+                    "ATT-UNREADABLE",
+                    f"{name} of {{0}} cannot be read ({error.strerror}): {{1}}",
+                    fix="allow reading the file, or look after the disk",
+                    files=(series.files[0], path),
+                )
         stamp = Stamp(
             {"series": series.digest, **attached},
             "ingest",
             {"ids": catalog.ids, "prefer": catalog.prefer},
             REVISION,
         ).digest
-        unit = Unit(series, scan_id, subject, session, label, attachments, stamp)
+        unit = Unit(series, scan_id, subject, session, label, attachments, stamp, blocked)
         units.setdefault(scan_id, []).append(unit)
     clashes = [
         (unit.series, _collision(scan_id, same))
@@ -269,6 +369,18 @@ def _units(
         if len(same) > 1
     ]
     return [same[0] for same in units.values() if len(same) == 1], clashes
+
+
+def _attached_digest(path: Path, cached: FileCache) -> str:
+    """Digest of an attached file, from the cache if it did not change; ``missing`` if there is none."""
+    try:
+        state = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing"
+    if not path.is_file():
+        return "missing"
+    known = cached.get(path, state) if stat.S_ISREG(state.st_mode) else None
+    return known.digest if known is not None and known.digest else file_digest(path)
 
 
 def _collision(scan_id: str, units: Sequence[Unit]) -> Refused:
@@ -355,45 +467,112 @@ def _unexpected(failure: Failure, unit: Unit) -> Refused:
     return Refused(
         f"READ-{failure.kind.upper()}",
         f"{where} cannot be read: {message}",
-        fix="check the file with the program that wrote it, or export it again",
+        fix=_what_to_do(failure),
         files=unit.series.files[:1],
     )
 
 
-def _refuse(
-    store: Store,
-    ledger: Ledger,
-    names: Names,
-    name: str,
-    series: Series | None,
-    refusal: Refused,
-    stamp: str,
-    before: Mapping[str, Any] | None,
-    result: Ingested,
-    counts: Counter[str],
-) -> None:
-    public, private = refusal.text(names.file), refusal.text(str)
-    new = before is None or before["stamp"] != stamp or before["code"] != refusal.code
-    counts[refusal.state] += 1
-    if refusal.state == "quarantined":
-        ledger.state(name, "quarantined", worked=new)
-    if new:
-        subject = names.of("subject", series.subject_id) if series and series.subject_id else None
-        session = names.session(series.session_id) if series else None
-        store.write_quarantine(
-            name,
-            {
-                "subject": subject,
-                "session": session,
-                "state": refusal.state,
-                "code": refusal.code,
-                "reason": public,
-                "n_files": len(series.files) if series else 0,
-                "stamp": stamp,
-            },
+def _what_to_do(failure: Failure) -> str:
+    if failure.kind in ("KilledWorker", "MemoryError"):
+        return "give workers more --memory, or look whether the file makes a library crash"
+    if not failure.lasting:
+        return "look after the disk and the rights; the next call tries again"
+    return "check the file with the program that wrote it, or export it again"
+
+
+class _Book:
+    """What becomes of each series: in quarantine, in the ledger, in the counts, and for people."""
+
+    def __init__(self, store: Store, ledger: Ledger, names: Names, result: Ingested) -> None:
+        self.store, self.ledger, self.names, self.result = store, ledger, names, result
+        self.known = {entry["series"]: entry for entry in store.quarantine()}
+        self.seen: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        self.warnings: list[str] = []
+
+    def warn(self, catalog: Catalog, found: Discovery) -> None:
+        """Say that the pattern for subjects fits no file: a mistake in it, not a property of the files."""
+        if catalog.subject and found.n_images and not found.n_matched:
+            text = f"the subject pattern matched 0 of {found.n_images} files"
+            self.warnings.append(text)
+            self.ledger.event("warning", stage="ingest", text=text)
+
+    def fresh(self, unit: Unit) -> None:
+        """Leave a scan as it is."""
+        self.counts["fresh"] += 1
+        self.ledger.state(unit.scan_id, "fresh", worked=False)
+
+    def again(self, unit: Unit, entry: Mapping[str, Any]) -> None:
+        """Repeat a refusal of the same bytes without reading them."""
+        self.seen.add(unit.scan_id)
+        state, code, reason = entry["state"], entry["code"], entry["reason"]
+        self.counts[state] += 1
+        if state == "quarantined":
+            self.ledger.state(unit.scan_id, "quarantined", worked=False)
+        self.result.problems.append(Problem(unit.scan_id, state, code, reason, reason, new=False))
+
+    def refuse_found(self, series: Series | None, refusal: Refused) -> None:
+        """Refuse what never became a unit: files without a series, or series that share what they must not."""
+        if series is None:
+            name, stamp = self.names.path(*refusal.files), _content_of(refusal.files)
+        else:
+            stamp = series.digest
+            name = f"{self.names.of('series', series.name)}x{stamp[:8]}"
+            if name in self.seen:  # the same bytes under the same name, from two sources
+                name += self.names.path(*series.files)
+        self.refuse(name, series, refusal, stamp)
+
+    def refuse(
+        self,
+        name: str,
+        series: Series | None,
+        refusal: Refused,
+        stamp: str,
+        *,
+        lasting: bool = True,
+        worked: bool = False,
+    ) -> None:
+        """Write a refusal down; `lasting`: the same bytes will be refused again."""
+        public, private = refusal.text(self.names.file), refusal.text(str)
+        before = self.known.get(name)
+        new = before is None or before["stamp"] != stamp or before["code"] != refusal.code
+        self.seen.add(name)
+        self.counts[refusal.state] += 1
+        if refusal.state == "quarantined":
+            self.ledger.state(name, "quarantined", worked=new or worked)
+        if new:
+            self.store.write_quarantine(
+                name,
+                {
+                    "subject": self.names.of("subject", series.subject_id)
+                    if series is not None and series.subject_id
+                    else None,
+                    "session": self.names.session(series.session_id) if series else None,
+                    "state": refusal.state,
+                    "code": refusal.code,
+                    "reason": public,
+                    "n_files": len(series.files) if series else 0,
+                    "stamp": stamp,
+                    "lasting": lasting,
+                },
+            )
+            self.ledger.event(
+                refusal.state, stage="ingest", series=name, code=refusal.code, reason=public
+            )
+        self.result.problems.append(
+            Problem(name, refusal.state, refusal.code, private, public, new)
         )
-        ledger.event(refusal.state, stage="ingest", series=name, code=refusal.code, reason=public)
-    result.problems.append(Problem(name, refusal.state, refusal.code, private, public, new))
+
+
+def _content_of(files: Sequence[Path]) -> str:
+    """Digest of the bytes of refused files, as far as they can be read."""
+    digests = []
+    for path in files:
+        try:
+            digests.append(file_digest(path))
+        except OSError:
+            digests.append("unreadable")
+    return digest(digests)
 
 
 def scan_rows(store: Store, scan_ids: Sequence[str]) -> pd.DataFrame:
@@ -425,9 +604,15 @@ def scan_rows(store: Store, scan_ids: Sequence[str]) -> pd.DataFrame:
 
 
 def _tables(
-    store: Store, result: Ingested, participants: Participants | None, names: Names
+    store: Store,
+    result: Ingested,
+    participants: Participants | None,
+    names: Names,
+    before: pd.DataFrame | None,
+    held: Sequence[str],
 ) -> None:
-    scans = scan_rows(store, [u.scan_id for u in result.units])
+    """Write the tables: the scans of the sources, and those `held` from the table before."""
+    scans = scan_rows(store, [*(u.scan_id for u in result.units), *held])
     if participants is not None:
         # Matched by the sources' own ids, shown by public names.
         there = set(scans["scan_id"])
@@ -451,8 +636,18 @@ def _tables(
             scan_id: public.get(p)
             for scan_id, p in zip(joined.scans["scan_id"], joined.scans["participant"], strict=True)
         }
+        if before is not None and held:
+            kept = before[before["scan_id"].isin(held)]
+            who |= {
+                s: p
+                for s, p in zip(kept["scan_id"], kept["participant"], strict=True)
+                if pd.notna(p)
+            }
         scans["participant"] = pd.array([who.get(s) for s in scans["scan_id"]], dtype="str")
-        result.rows_without_scan = [public[p] for p in joined.rows_without_scan]
+        matched = set(who.values())
+        result.rows_without_scan = [
+            shown_as for p in joined.rows_without_scan if (shown_as := public[p]) not in matched
+        ]
         result.scans_without_row = joined.scans_without_row
         store.write_table("participants", shown.table, participants.units)
     store.write_table("scans", scans)

@@ -109,6 +109,18 @@ def test_an_explanation_tells_the_parameters_a_number_was_made_with(catalog):
     assert api.open(catalog).explain(scan, "n_big")["steps"]["dark"]["below"] == "0.8 * level"
 
 
+def test_a_kept_variable_that_was_lost_is_made_again(catalog):
+    api.update(catalog, options=HERE)
+    store = store_of(catalog)
+    scan = store.scan_ids()[0]
+    before = store.open_derivative("ball", scan)["big"].values
+    (store.root / f"derivatives/ball/{scan}.zarr/big/c/0/0/0").write_bytes(b"")
+    (plan,) = api.plan(catalog, options=HERE)
+    assert plan.reasons() == {"not kept before: big": 1}
+    assert api.update(catalog, options=HERE).manifest["processed"] == 1
+    np.testing.assert_array_equal(store.open_derivative("ball", scan)["big"], before)
+
+
 def test_damage_in_the_store_is_mended_by_the_next_calls(catalog):
     api.update(catalog, options=HERE)
     store = store_of(catalog)
