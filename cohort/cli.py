@@ -396,6 +396,8 @@ def _show(result: "Result", *, as_json: bool) -> None:
             _say(
                 f"{problem.state}{'' if problem.new else ' before'} {problem.series}: {problem.text}"
             )
+    for text in manifest.get("warnings", []):
+        _say(f"warning: {text}")
     for scan_id in result.absent:
         _say(
             f"absent {scan_id}: in the store, but its files are no longer in the sources; it left the tables"

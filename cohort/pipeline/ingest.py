@@ -1,8 +1,5 @@
 """Sources -> scans in the store, or a reason in quarantine. Every series that is found ends in one of them."""
 
-import hashlib
-import re
-import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,41 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 import xarray as xr
 
 from cohort import grid
-from cohort.io import deidentify, dicom, nifti
+from cohort.io import dicom, nifti
 from cohort.io.catalog import Catalog
 from cohort.io.discover import Discovery, Series, discover
 from cohort.io.filecache import FileCache
-from cohort.io.participants import Participants, join, read_participants
+from cohort.io.participants import read_participants
 from cohort.io.refusal import Refused
 from cohort.io.store import Store
 from cohort.pipeline.ledger import Ledger
+from cohort.pipeline.roster import write_tables
+from cohort.pipeline.units import Names, Unit, identity, name_units
 from cohort.pipeline.window import Connect, Failure, each
-from cohort.provenance import Stamp, digest, file_digest
-
-REVISION = 1
-"""Raised when the readers give other voxels, coordinates or attributes for the same bytes."""
+from cohort.provenance import digest, file_digest
 
 PROGRESS_SECONDS = 0.2
 """Least time between two words about the files found so far."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A series and the names under which it is known here."""
-
-    series: Series
-    scan_id: str
-    subject: str
-    session: str
-    name: str
-    attachments: Mapping[str, Path]
-    stamp: str
-    blocked: Refused | None = None
-    """Why it cannot be read now, if that is known without reading it."""
 
 
 @dataclass(frozen=True)
@@ -77,45 +57,6 @@ class Ingested:
     scans_without_row: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
     """Scans of the last table whose series is no longer in the sources."""
-
-
-class Names:
-    """Public names of subjects, sessions, series and files: kept as they are, or keyed tokens."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self.keep = catalog.ids == "keep"
-        self._tokens = (
-            None if self.keep else deidentify.Tokens(deidentify.load_key(catalog.key_path()))
-        )
-
-    def of(self, kind: Literal["subject", "session", "series"], text: str) -> str:
-        """Name of a subject, session or series that may be a file's name and may be shown."""
-        if self._tokens is not None:
-            return self._tokens.token(kind, text)
-        # Nothing from a header is a path: letters and digits only. What was lost still tells people apart.
-        plain = re.sub(r"[^A-Za-z0-9]+", "", text)[:64]
-        return plain if plain == text and plain else f"{plain}x{_hex(text)[:6]}"
-
-    def session(self, text: str | None) -> str:
-        """Name of a visit. A number of up to three digits says nothing about anybody and keeps visits in order."""
-        text = text or "1"
-        return text if re.fullmatch(r"[0-9]{1,3}", text) else self.of("session", text)
-
-    def path(self, *files: Path) -> str:
-        """Name of an entry for files that make no series."""
-        text = "\n".join(map(str, files))
-        token = _hex(text)[:16] if self._tokens is None else self._tokens.token("file", text)
-        return f"file{token}"
-
-    def file(self, path: Path) -> str:
-        """Name of a file in a message that may be shared."""
-        return (
-            path.name if self._tokens is None else f"file {self._tokens.token('file', str(path))}"
-        )
-
-
-def _hex(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def ingest(
@@ -160,7 +101,7 @@ def ingest(
     _expect_series(catalog, store, found)
     _without_attachments(catalog, found)
     with FileCache(None if rehash else cache) as cached:
-        units, collisions = _units(catalog, found.series, names, cached)
+        units, collisions = name_units(catalog, found.series, names, cached)
     result = Ingested(units=units)
     result.orphans = (
         catalog.orphan_attachments([f for s in found.series for f in s.files])
@@ -198,7 +139,7 @@ def ingest(
     for name in book.known.keys() - book.seen:
         store.clear_quarantine(name)
     there = {u.scan_id for u in units} | {
-        _identity(s, names)[0] for s, _ in [*found.refused, *collisions] if s is not None
+        identity(s, names)[0] for s, _ in [*found.refused, *collisions] if s is not None
     }
     gone = [s for s in store.scan_ids() if s not in there]
     before = store.table("scans")
@@ -211,7 +152,7 @@ def ingest(
     for scan_id in held:
         book.counts["fresh"] += 1
         ledger.state(scan_id, "fresh", worked=False)
-    _tables(store, result, participants, names, before, held)
+    write_tables(store, result, participants, names, before, held)
     ledger.manifest |= {
         "found": {
             "files": found.n_files,
@@ -324,73 +265,6 @@ def _without_attachments(catalog: Catalog, found: Discovery) -> None:
     found.unreadable = catalog.only_scans(found.unreadable)
     scans = set(catalog.only_scans([f for s in found.series for f in s.files]))
     found.series = [s for s in found.series if any(f in scans for f in s.files)]
-
-
-def _identity(series: Series, names: Names) -> tuple[str, str, str, str]:
-    """Scan id, subject, session and label of a series."""
-    subject = names.of("subject", series.subject_id or series.name)
-    session = names.session(series.session_id)
-    label = series.label if names.keep else names.of("series", series.name)
-    return f"sub-{subject}_ses-{session}_{label}", subject, session, label
-
-
-def _units(
-    catalog: Catalog, found: Sequence[Series], names: Names, cached: FileCache
-) -> tuple[list[Unit], list[tuple[Series, Refused]]]:
-    units: dict[str, list[Unit]] = {}
-    for series in found:
-        scan_id, subject, session, label = _identity(series, names)
-        attachments = catalog.attachments(series.files[0])
-        attached: dict[str, str] = {}
-        blocked = None
-        for name, path in attachments.items():
-            try:
-                attached[name] = _attached_digest(path, cached)
-            except OSError as error:
-                attached[name] = "unreadable"
-                blocked = Refused(
-                    "ATT-UNREADABLE",
-                    f"{name} of {{0}} cannot be read ({error.strerror}): {{1}}",
-                    fix="allow reading the file, or look after the disk",
-                    files=(series.files[0], path),
-                )
-        stamp = Stamp(
-            {"series": series.digest, **attached},
-            "ingest",
-            {"ids": catalog.ids, "prefer": catalog.prefer},
-            REVISION,
-        ).digest
-        unit = Unit(series, scan_id, subject, session, label, attachments, stamp, blocked)
-        units.setdefault(scan_id, []).append(unit)
-    clashes = [
-        (unit.series, _collision(scan_id, same))
-        for scan_id, same in units.items()
-        for unit in same
-        if len(same) > 1
-    ]
-    return [same[0] for same in units.values() if len(same) == 1], clashes
-
-
-def _attached_digest(path: Path, cached: FileCache) -> str:
-    """Digest of an attached file, from the cache if it did not change; ``missing`` if there is none."""
-    try:
-        state = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return "missing"
-    if not path.is_file():
-        return "missing"
-    known = cached.get(path, state) if stat.S_ISREG(state.st_mode) else None
-    return known.digest if known is not None and known.digest else file_digest(path)
-
-
-def _collision(scan_id: str, units: Sequence[Unit]) -> Refused:
-    """Two series that would be one scan: none of them is taken, because nothing says which it should be."""
-    return Refused(
-        "ID-COLLISION",
-        f"{len(units)} series would all be {scan_id}, two of them {{0}} and {{1}}",
-        fix="let the catalog's `subject` pattern tell them apart, or rename one",
-        files=(units[0].series.files[0], units[1].series.files[0]),
-    )
 
 
 def read_and_write(job: _Job) -> dict[str, Any] | Refused:
@@ -573,81 +447,3 @@ def _content_of(files: Sequence[Path]) -> str:
         except OSError:
             digests.append("unreadable")
     return digest(digests)
-
-
-def scan_rows(store: Store, scan_ids: Sequence[str]) -> pd.DataFrame:
-    """One row a scan of the store: keys, geometry and what the header said, for ``tables/scans.parquet``."""
-    keys = ("scan_id", "participant", "subject", "session", "state", "series", "kind", "n_files")
-    rows = []
-    for scan_id in scan_ids:
-        record = store.record(scan_id)
-        if record is None:
-            continue
-        sizes = dict(zip(record["dims"], record["shape"], strict=True))
-        rows.append(
-            {
-                **{key: record.get(key) for key in keys},
-                "state": "done",
-                **{f"shape_{d}": sizes[d] for d in grid.SPACE},
-                **{f"n_{d}": n for d, n in sizes.items() if d not in grid.SPACE},
-                **{f"spacing_{d}_mm": record["spacing_mm"][d] for d in grid.SPACE},
-                "axcodes": record["axcodes"],
-                "dtype": record["variables"]["image"]["dtype"],
-                **{
-                    k: v
-                    for k, v in record["attrs"].items()
-                    if isinstance(v, str | int | float | bool)
-                },
-            }
-        )
-    return pd.DataFrame(rows, columns=list(keys) if not rows else None)
-
-
-def _tables(
-    store: Store,
-    result: Ingested,
-    participants: Participants | None,
-    names: Names,
-    before: pd.DataFrame | None,
-    held: Sequence[str],
-) -> None:
-    """Write the tables: the scans of the sources, and those `held` from the table before."""
-    scans = scan_rows(store, [*(u.scan_id for u in result.units), *held])
-    if participants is not None:
-        # Matched by the sources' own ids, shown by public names.
-        there = set(scans["scan_id"])
-        raw = pd.DataFrame(
-            [
-                (u.scan_id, u.series.subject_id or u.series.name, u.series.session_id)
-                for u in result.units
-                if u.scan_id in there
-            ],
-            columns=["scan_id", "subject", "session"],
-        )
-        if not names.keep:
-            shown = participants.with_tokens(lambda text: names.of("subject", text), names.session)
-            public = dict(
-                zip(participants.table["participant"], shown.table["participant"], strict=True)
-            )
-        else:
-            shown, public = participants, {p: p for p in participants.table["participant"]}
-        joined = join(raw, participants)
-        who = {
-            scan_id: public.get(p)
-            for scan_id, p in zip(joined.scans["scan_id"], joined.scans["participant"], strict=True)
-        }
-        if before is not None and held:
-            kept = before[before["scan_id"].isin(held)]
-            who |= {
-                s: p
-                for s, p in zip(kept["scan_id"], kept["participant"], strict=True)
-                if pd.notna(p)
-            }
-        scans["participant"] = pd.array([who.get(s) for s in scans["scan_id"]], dtype="str")
-        matched = set(who.values())
-        result.rows_without_scan = [
-            shown_as for p in joined.rows_without_scan if (shown_as := public[p]) not in matched
-        ]
-        result.scans_without_row = joined.scans_without_row
-        store.write_table("participants", shown.table, participants.units)
-    store.write_table("scans", scans)
