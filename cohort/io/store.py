@@ -16,12 +16,14 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from cohort import grid, provenance, schema
+from cohort.io.disk import entries, lost_files, move_into_place, replace, stems
 from cohort.io.group import StoreError, encode_group, json_attrs, open_group, write_blocks
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Store:
 
     def scan_ids(self) -> list[str]:
         """Scans that have a record, sorted."""
-        return _stems(self.root / "scans", ".json")
+        return stems(self.root / "scans", ".json")
 
     def record(self, scan_id: str) -> dict[str, Any] | None:
         """Record of a scan, or None; a damaged one counts as none, so that the scan is made again."""
@@ -63,7 +65,7 @@ class Store:
     def missing_chunks(self, scan_id: str) -> list[str]:
         """Chunks of a scan's record that the disk lacks or holds in another size."""
         record = self.record(scan_id)
-        return [] if record is None else _lost(self._scan(scan_id, ".zarr"), record)
+        return [] if record is None else lost_files(self._scan(scan_id, ".zarr"), record)
 
     def write_scan(
         self, scan_id: str, dataset: xr.Dataset, record: Mapping[str, Any]
@@ -138,13 +140,17 @@ class Store:
         If a chunk of its kept variables is gone or cut, the record says that nothing is kept.
         """
         found = self._readable(self._derivative(recipe, scan_id, ".json"))
-        if found and found["chunks"] and _lost(self._derivative(recipe, scan_id, ".zarr"), found):
+        if (
+            found
+            and found["chunks"]
+            and lost_files(self._derivative(recipe, scan_id, ".zarr"), found)
+        ):
             return {**found, "kept": []}
         return found
 
     def derivative_ids(self, recipe: str) -> list[str]:
         """Scans for which a recipe has a record."""
-        return _stems(self.root / "derivatives" / recipe, ".json")
+        return stems(self.root / "derivatives" / recipe, ".json")
 
     def write_derivative(
         self, recipe: str, scan_id: str, kept: xr.Dataset | Path | None, record: Mapping[str, Any]
@@ -188,15 +194,15 @@ class Store:
     def sweep(self) -> int:
         """Remove what interrupted writers left: staging folders and stores without a record. Call under the lock."""
         swept = 0
-        for entry in _entries(self.root / "_staging"):
+        for entry in entries(self.root / "_staging"):
             shutil.rmtree(entry.path, ignore_errors=True)
             swept += 1
         folders = [
             self.root / "scans",
-            *(Path(e.path) for e in _entries(self.root / "derivatives")),
+            *(Path(e.path) for e in entries(self.root / "derivatives")),
         ]
         for folder in folders:
-            names = {e.name for e in _entries(folder)}
+            names = {e.name for e in entries(folder)}
             for name in sorted(names):
                 partial = name.endswith(".tmp")
                 unrecorded = (
@@ -221,7 +227,7 @@ class Store:
 
     def tables(self) -> list[str]:
         """Names of all tables, sorted."""
-        return _stems(self.root / "tables", ".parquet")
+        return stems(self.root / "tables", ".parquet")
 
     def write_table(
         self, name: str, table: "pd.DataFrame", units: Mapping[str, str] | None = None
@@ -230,14 +236,14 @@ class Store:
         path = self.root / "tables" / f"{name}.parquet"
         before = self.table(name)
         if before is None or not before.equals(table):
-            _replace(path, lambda temporary: table.to_parquet(temporary, index=False))
+            replace(path, lambda temporary: table.to_parquet(temporary, index=False))
         if units is not None and self.units(name) != dict(units):
             self.write_json(path.with_name(f"{name}.units.json"), dict(units))
 
     def remove_tables(self, prefix: str, keep: Iterable[str]) -> None:
         """Remove per-label tables ``<prefix>.<name>`` other than those in `keep`."""
         wanted = {f"{prefix}.{name}.parquet" for name in keep}
-        for entry in _entries(self.root / "tables"):
+        for entry in entries(self.root / "tables"):
             own = entry.name.startswith(f"{prefix}.") and entry.name.count(".") == 2
             if own and entry.name.endswith(".parquet") and entry.name not in wanted:
                 Path(entry.path).unlink()
@@ -251,7 +257,7 @@ class Store:
         folder = self.root / "quarantine"
         return [
             entry
-            for stem in _stems(folder, ".json")
+            for stem in stems(folder, ".json")
             if (entry := self.read_json(folder / f"{stem}.json"))
         ]
 
@@ -267,7 +273,7 @@ class Store:
         """Ids of runs with a manifest, oldest first."""
         folder = self.root / "runs"
         return sorted(
-            e.name for e in _entries(folder) if (folder / e.name / "manifest.json").exists()
+            e.name for e in entries(folder) if (folder / e.name / "manifest.json").exists()
         )
 
     def manifest(self, run_id: str | None = None) -> dict[str, Any]:
@@ -282,7 +288,7 @@ class Store:
     def models(self) -> list[str]:
         """Models that were fitted."""
         folder = self.root / "models"
-        return sorted(e.name for e in _entries(folder) if (folder / e.name / "model.json").exists())
+        return sorted(e.name for e in entries(folder) if (folder / e.name / "model.json").exists())
 
     def model(self, name: str) -> dict[str, Any] | None:
         """Resolved model (``model.json``), or None."""
@@ -301,10 +307,8 @@ class Store:
         folder = self.root / "models" / name
         (folder / "model.json").unlink(missing_ok=True)
         for key, table in tables.items():
-            _replace(
-                folder / f"{key}.parquet", lambda path, t=table: t.to_parquet(path, index=False)
-            )
-        _replace(folder / "tidy.csv", lambda path: tables["tidy"].to_csv(path, index=False))
+            replace(folder / f"{key}.parquet", partial(table.to_parquet, index=False))
+        replace(folder / "tidy.csv", partial(tables["tidy"].to_csv, index=False))
         self.write_json(folder / "model.json", model)
 
     def remove_model(self, name: str) -> None:
@@ -376,7 +380,7 @@ class Store:
         """Replace a JSON file atomically and durably."""
         # No indent: with one, Python's slow encoder is used, and records are written by the thousand.
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        _replace(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+        replace(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
     def read_json(self, path: Path) -> dict[str, Any] | None:
         """Content of a JSON file of the store, or None. Raises `StoreError` if it is damaged."""
@@ -419,7 +423,7 @@ class Store:
         for name, content in files.items():
             (staged / name).write_bytes(content)
             digests[name] = (hashlib.sha256(content).hexdigest(), len(content))
-        _move_into_place(staged, final, durable=durable)
+        move_into_place(staged, final, durable=durable)
         return digests
 
     def _publish_folder(
@@ -430,7 +434,7 @@ class Store:
         for path in sorted(p for p in staged.rglob("*") if p.is_file()):
             name = path.relative_to(staged).as_posix()
             digests[name] = (provenance.file_digest(path), path.stat().st_size)
-        _move_into_place(staged, final, durable=durable)
+        move_into_place(staged, final, durable=durable)
         return dict(sorted(digests.items()))
 
     def _remove(self, record: Path, folder: Path) -> None:
@@ -441,39 +445,11 @@ class Store:
     def _open(self, path: Path, record: Mapping[str, Any] | None, name: str) -> xr.Dataset:
         if record is None:
             raise StoreError(f"no {name} in {self.root}; `cohort status` lists what there is")
-        if lost := _lost(path, record):
+        if lost := lost_files(path, record):
             raise StoreError(f"{name}: {'; '.join(lost[:3])}; ingest the scan again")
         if not record["chunks"]:
             return xr.Dataset()
         return open_group(path)
-
-
-def _lost(path: Path, record: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the files of a group. Zarr takes a missing chunk, and a shard without bytes, for background."""
-    lost = []
-    for chunk, (_, size) in record["chunks"].items():
-        try:
-            found = (path / chunk).stat().st_size
-        except OSError:
-            lost.append(f"{chunk} is missing from the store")
-            continue
-        if found != size:
-            lost.append(f"{chunk} has {found} bytes, expected {size}")
-    return lost
-
-
-def _move_into_place(staged: Path, final: Path, *, durable: bool) -> None:
-    """Sync every file and folder of a staged group that has to last, then rename it: what has its place is whole."""
-    for folder, _, files in os.walk(staged) if durable else ():
-        for file in files:
-            _sync(Path(folder) / file)
-        _sync(Path(folder))
-    final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
-        shutil.rmtree(final)
-    staged.rename(final)
-    if durable:
-        _sync(final.parent)
 
 
 def _content(stored: xr.Dataset, dataset: xr.Dataset, name: str) -> str:
@@ -493,37 +469,3 @@ def _content(stored: xr.Dataset, dataset: xr.Dataset, name: str) -> str:
             "attrs": {k: said.attrs.get(k) for k in ("scale_factor", "add_offset", "units")},
         }
     )
-
-
-def _entries(folder: Path) -> list["os.DirEntry[str]"]:
-    try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda e: e.name)
-    except FileNotFoundError:
-        return []
-
-
-def _stems(folder: Path, suffix: str) -> list[str]:
-    return [e.name.removesuffix(suffix) for e in _entries(folder) if e.name.endswith(suffix)]
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write beside, sync, rename, sync the folder: readers see the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        write(temporary)
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
