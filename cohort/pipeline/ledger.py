@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -68,7 +69,9 @@ class Ledger:
     def __init__(self, store: Store, command: str, *, listen: Listener = silent) -> None:
         self.store, self.command, self.listen = store, command, listen
         # Names, not identity: the clock orders the folders for people, nothing is compared by it.
-        self.run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+        # Microseconds, because two short runs may begin in one second and the last one has to sort last.
+        began = datetime.now(UTC)
+        self.run_id = f"{began:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:6]}"
         self.folder: Path = store.root / "runs" / self.run_id
         self.states: dict[str, str] = {}
         self.stages: dict[str, Any] = {}

@@ -258,6 +258,14 @@ def test_a_second_writer_is_told_who_holds_the_store(catalog):
         api.update(catalog, options=HERE)
 
 
+def test_the_latest_of_many_runs_within_a_second_is_the_last(catalog):
+    api.ingest(catalog, options=HERE)
+    store = Store(catalog.parent / "store")
+    made = [api.fit(catalog, options=HERE).manifest["run_id"] for _ in range(12)]
+    assert store.runs()[1:] == made
+    assert store.manifest()["run_id"] == made[-1]
+
+
 def test_every_call_leaves_a_manifest_and_events(catalog):
     api.update(catalog, options=HERE)
     api.run(catalog, options=HERE)
