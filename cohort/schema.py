@@ -91,21 +91,15 @@ def make_scan(
 
 def decode(variable: xr.DataArray) -> xr.DataArray:
     """Stored integers to numbers: float32, float64 for float64 sources; masks and labels pass unchanged."""
-    attrs = dict(variable.attrs)
-    scale, offset = float(attrs.pop("scale_factor", 1.0)), float(attrs.pop("add_offset", 0.0))
     if variable.name in ("labels", "mask") or variable.dtype.kind == "b":
         return variable
-    data = decode_array(np.asarray(variable.values), scale=scale, offset=offset)
-    return (
-        variable.copy(data=data).assign_attrs()
-        if not attrs
-        else _with_attrs(variable.copy(data=data), attrs)
+    attrs = dict(variable.attrs)
+    scale, offset = float(attrs.pop("scale_factor", 1.0)), float(attrs.pop("add_offset", 0.0))
+    decoded = variable.copy(
+        data=decode_array(np.asarray(variable.values), scale=scale, offset=offset)
     )
-
-
-def _with_attrs(array: xr.DataArray, attrs: Mapping[str, Any]) -> xr.DataArray:
-    array.attrs = dict(attrs)
-    return array
+    decoded.attrs = attrs
+    return decoded
 
 
 def decode_array(stored: np.ndarray, *, scale: float, offset: float) -> np.ndarray:
