@@ -216,7 +216,7 @@ class Call:
             rehash=self.options.rehash,
         )
         self.result.problems, self.result.orphans = done.problems, done.orphans
-        self.result.absent = getattr(done, "absent", [])
+        self.result.absent = done.absent
         return done
 
     def _scans(self) -> "pd.DataFrame":

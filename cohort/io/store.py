@@ -179,12 +179,6 @@ class Store:
         self.write_json(self._derivative(recipe, scan_id, ".json"), full)
         return full
 
-    def remove_derivative(self, recipe: str, scan_id: str) -> None:
-        """Remove what a recipe left of a scan, record first."""
-        self._remove(
-            self._derivative(recipe, scan_id, ".json"), self._derivative(recipe, scan_id, ".zarr")
-        )
-
     def stage(self) -> Path:
         """A new empty folder on the store's file system, for something that is renamed into place later."""
         folder = self.root / "_staging" / uuid.uuid4().hex

@@ -117,11 +117,6 @@ def _leveled(codes, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
             out[1, level] += codes[i] % PARTS
 
 
-def level_of(codes: np.ndarray) -> np.ndarray:
-    """Level of each code."""
-    return codes // PARTS
-
-
 def level_values(total: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of the levels that occur in `leveled`: their numbers, the mean of the values in each, how often each occurs.
 

@@ -9,8 +9,7 @@ import xarray as xr
 
 from cohort.kernels import histograms, tally
 from cohort.ops import graph
-from cohort.ops.layout import check_image, check_labels, check_mask, layout_of
-from cohort.ops.levels import unit_of
+from cohort.ops.layout import check_image, check_labels, check_mask, layout_of, unit_of
 
 _MOST_COUNTERS = 1 << 24
 """Of a joint histogram: 128 MiB a partial."""

@@ -16,8 +16,8 @@ from cohort.kernels import transfer, whitening
 from cohort.kernels.histograms import is_small
 from cohort.ops import graph, measure
 from cohort.ops.histograms import cdf, histogram, joint_histogram, whole_bins
-from cohort.ops.layout import check_image, layout_of
-from cohort.ops.levels import count_bins, count_levels, count_values, image_and_mask, unit_of
+from cohort.ops.layout import check_image, image_and_mask, layout_of, unit_of
+from cohort.ops.levels import count_bins, count_levels, count_values
 
 __all__ = [
     "cdf",

@@ -175,3 +175,17 @@ def check_index(index: Sequence[int]) -> np.ndarray:
         twice = next(n for n in names.tolist() if names.tolist().count(n) > 1)
         raise ValueError(f"index holds {twice} more than once")
     return names.astype(np.int64)
+
+
+def image_and_mask(image: xr.DataArray, mask: xr.DataArray | None) -> dict[str, xr.DataArray]:
+    """The two by name, checked; without the mask if there is none."""
+    check_image("image", image)
+    if mask is None:
+        return {"image": image}
+    check_mask("mask", mask)
+    return {"image": image, "mask": mask}
+
+
+def unit_of(image: xr.DataArray) -> str:
+    """The image's unit; "1" if it says none."""
+    return str(image.attrs.get("units", "1"))

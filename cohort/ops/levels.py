@@ -13,7 +13,7 @@ import xarray as xr
 from cohort.kernels import histograms, selectors, tally
 from cohort.kernels import levels as kernel
 from cohort.ops import graph
-from cohort.ops.layout import check_image, check_mask
+from cohort.ops.layout import image_and_mask, unit_of
 
 _BINS = 256
 
@@ -85,20 +85,6 @@ def _threshold(image: xr.DataArray, mask: xr.DataArray | None, method: str) -> x
     return count_bins(
         arrays, bins=_BINS, finish=selectors.of_bins, finish_params=params, units=unit_of(image)
     )
-
-
-def image_and_mask(image: xr.DataArray, mask: xr.DataArray | None) -> dict[str, xr.DataArray]:
-    """The two by name, checked; without the mask if there is none."""
-    check_image("image", image)
-    if mask is None:
-        return {"image": image}
-    check_mask("mask", mask)
-    return {"image": image, "mask": mask}
-
-
-def unit_of(image: xr.DataArray) -> str:
-    """Unit of an image."""
-    return str(image.attrs.get("units", "1"))
 
 
 def count_values(arrays: Mapping[str, xr.DataArray], **result: Any) -> xr.DataArray:

@@ -12,8 +12,8 @@ from cohort.kernels import moments, tally
 from cohort.kernels import regions as kernel
 from cohort.ops import graph
 from cohort.ops.distance import distance_mm
-from cohort.ops.layout import check_image, check_mask, layout_of, world_of
-from cohort.ops.medians import medians, unit_of
+from cohort.ops.layout import check_mask, image_and_mask, layout_of, unit_of, world_of
+from cohort.ops.medians import medians
 from cohort.ops.regions import QUANTITIES, SHAPE_QUANTITIES, VOXELS, regions
 
 __all__ = [
@@ -148,7 +148,7 @@ def maximum_in(image: xr.DataArray, *, mask: xr.DataArray | None = None) -> xr.D
 
 
 def _statistic(image: xr.DataArray, mask: xr.DataArray | None, quantity: str) -> xr.DataArray:
-    arrays = _image_and_mask(image, mask)
+    arrays = image_and_mask(image, mask)
     return graph.reduce_partials(
         moments.rows if quantity in ("mean", "std") else kernel.rows_in,
         arrays,
@@ -187,15 +187,7 @@ def median_in(image: xr.DataArray, *, mask: xr.DataArray | None = None) -> xr.Da
     Equals ``numpy.median`` of the values as float64, by counting in as many rounds as the dtype has
     halves of 32 bits: no sort, and no more than a block in memory.
     """
-    return medians(image, _image_and_mask(image, mask))
-
-
-def _image_and_mask(image: xr.DataArray, mask: xr.DataArray | None) -> dict[str, xr.DataArray]:
-    check_image("image", image)
-    if mask is None:
-        return {"image": image}
-    check_mask("mask", mask)
-    return {"image": image, "mask": mask}
+    return medians(image, image_and_mask(image, mask))
 
 
 def field_of_view_mm(image: xr.DataArray) -> xr.DataArray:

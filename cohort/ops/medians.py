@@ -9,6 +9,7 @@ import xarray as xr
 
 from cohort.kernels import ranks
 from cohort.ops import graph
+from cohort.ops.layout import unit_of
 
 
 def medians(
@@ -43,8 +44,3 @@ def medians(
         units=unit_of(image),
         sizes={} if names is None else {"label": n},
     )
-
-
-def unit_of(image: xr.DataArray) -> str:
-    """The image's unit; "1" if it says none."""
-    return str(image.attrs.get("units", "1"))

@@ -17,9 +17,10 @@ from cohort.ops.layout import (
     check_labels,
     layout_of,
     together,
+    unit_of,
     world_of,
 )
-from cohort.ops.medians import medians, unit_of
+from cohort.ops.medians import medians
 
 VOXELS = "voxel"
 

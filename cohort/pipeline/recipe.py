@@ -132,17 +132,6 @@ class Recipe:
             m.name for m in self.measure if isinstance(m, Step) and m.operation.gives == "table"
         ]
 
-    def closure(self, names: Collection[str]) -> set[str]:
-        """`names` and all steps that they stand on."""
-        found: set[str] = set()
-        open_ = list(names)
-        while open_:
-            name = open_.pop()
-            if name not in found:
-                found.add(name)
-                open_.extend(self.needs[name])
-        return found
-
 
 def read_recipe(path: Path, *, variables: Collection[str] = ("image",)) -> Recipe:
     """Read and check a recipe.

@@ -109,8 +109,3 @@ def clean(text: str) -> str:
     No HTML file may hold the first two; the last would turn around what stands after it.
     """
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def unit_suffix(unit: str) -> str:
-    """A unit after a number, with its space; nothing for the unit 1."""
-    return f" {unit}" if unit and unit != "1" else ""
