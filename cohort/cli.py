@@ -6,14 +6,13 @@ the store, call again.
 """
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from cohort.console import errors, listener, say, show_result
 
 if TYPE_CHECKING:
     from cohort.api import Options, Result
@@ -107,12 +106,12 @@ def demo(
     from cohort import api
     from cohort.demo import make_demo
 
-    with _errors(), _listener(as_json=as_json) as listen:
+    with errors(), listener(as_json=as_json) as listen:
         options = api.Options(workers=workers, listen=listen)
         result, problems = make_demo(folder, scans=scans, seed=seed, options=options)
-    _show(result, as_json=as_json)
+    show_result(result, as_json=as_json)
     for problem in problems:
-        _say(f"error: {problem}")
+        say(f"error: {problem}")
     raise typer.Exit(1 if problems else 0)
 
 
@@ -155,7 +154,7 @@ def plan(
     """Say what `run` would do and why; change nothing."""
     from cohort import api
 
-    with _errors():
+    with errors():
         plans = api.plan(catalog, options=_options(store=store, memory=memory, grain=grain))
     for each in plans:
         if as_json:
@@ -277,7 +276,7 @@ def status(catalog: CatalogPath, store: StorePath = None, as_json: Json = False)
     """Show scans by state, what waits in quarantine and what the last run did."""
     from cohort import api
 
-    with _errors():
+    with errors():
         found = api.status(_open(catalog, store))
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
@@ -312,7 +311,7 @@ def why(
     """Explain the state of a scan or a refused series."""
     from cohort import api
 
-    with _errors():
+    with errors():
         found = api.why(_open(catalog, store), scan)
     for entry in found:
         if as_json:
@@ -351,138 +350,12 @@ def _options(**given: Any) -> "Options":
 def _stage(
     call: "Callable[[Options], Result]", *, as_json: bool, strict: bool = False, **given: Any
 ) -> None:
-    with _errors(), _listener(as_json=as_json) as listen:
+    with errors(), listener(as_json=as_json) as listen:
         result = call(_options(listen=listen, **given))
-    _show(result, as_json=as_json)
+    show_result(result, as_json=as_json)
     unmatched = result.manifest.get("unmatched", {}).get("scans_without_row")
     bad = result.newly_bad or (strict and bool(result.problems or result.failed or unmatched))
     raise typer.Exit(1 if bad else 0)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """One line on stderr and the right exit code for everything a user can get wrong."""
-    from cohort.io.store import Locked
-
-    # A batch system that takes the node back sends SIGTERM: leave as after Ctrl-C, with the manifest written.
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    except KeyboardInterrupt:
-        _say("interrupted; what was finished is kept, call again to go on")
-        raise typer.Exit(75) from None
-    except Locked as error:
-        _say(f"error: {error}; call again later")
-        raise typer.Exit(75) from None
-    except (ValueError, OSError, ImportError) as error:
-        for line in str(error).splitlines() or [type(error).__name__]:
-            _say(f"error: {line}")
-        raise typer.Exit(2) from None
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _show(result: "Result", *, as_json: bool) -> None:
-    """Results on stdout, what went wrong on stderr."""
-    manifest = result.manifest
-    for problem in result.problems:
-        if problem.new or problem.state == "quarantined":
-            _say(
-                f"{problem.state}{'' if problem.new else ' before'} {problem.series}: {problem.text}"
-            )
-    for text in manifest.get("warnings", []):
-        _say(f"warning: {text}")
-    for scan_id in result.absent:
-        _say(
-            f"absent {scan_id}: in the store, but its files are no longer in the sources; it left the tables"
-        )
-    for orphan in result.orphans:
-        _say(f"no scan for {orphan}: an attached image without the scan it belongs to")
-    for failed in result.failed:
-        _say(
-            f"failed{'' if failed['new'] else ' before'} {failed['scan_id']}: {failed['recipe']}: {failed['type']}: {failed['message']}"
-        )
-    for name, fitted in result.fits.items():
-        if isinstance(fitted, str):
-            _say(f"failed model {name}: {fitted}")
-        elif fitted is not None:
-            for warning in fitted.warnings:
-                _say(f"warning {name}: {warning}")
-    if as_json:
-        return
-    counts = ", ".join(f"{n} {state}" for state, n in manifest["counts"].items())
-    print(
-        f"{manifest['command']} {result.catalog.cohort}: {counts}; processed {manifest['processed']} in {manifest['seconds']:.1f} s"
-    )
-    unmatched = manifest.get("unmatched", {})
-    if rows := unmatched.get("rows_without_scan"):
-        print(f"  {len(rows)} rows of the participants table have no scan")
-    if scans := unmatched.get("scans_without_row"):
-        print(
-            f"  {len(scans)} scans have no row in the participants table: {', '.join(scans[:5])}{' ...' if len(scans) > 5 else ''}"
-        )
-    for reason, n in manifest.get("found", {}).get("skipped", {}).items():
-        print(f"  {n} files skipped: {reason}")
-    for name, fitted in result.fits.items():
-        if fitted is not None and not isinstance(fitted, str):
-            print(f"\nmodel {name}")
-            print(fitted.summary())
-    if result.report is not None:
-        print(result.report)
-
-
-@contextmanager
-def _listener(*, as_json: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Progress bars on a terminal, JSON lines with ``--json``, otherwise a line a stage."""
-    if as_json:
-        yield lambda event: print(json.dumps(event, ensure_ascii=False), flush=True)
-        return
-    if not sys.stderr.isatty():
-        yield _line_a_stage
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bars: dict[str, Any] = {}
-
-        def show(event: Mapping[str, Any]) -> None:
-            stage = event.get("stage")
-            if stage is None:
-                return
-            if stage not in bars:
-                bars[stage] = progress.add_task(str(stage), total=event.get("total"))
-            if event.get("total") is not None:
-                progress.update(bars[stage], total=event["total"])
-            if "done" in event and isinstance(event["done"], int):
-                progress.update(bars[stage], completed=event["done"])
-
-        yield show
-
-
-def _line_a_stage(event: Mapping[str, Any]) -> None:
-    if event["event"] == "stage" and event.get("total") is not None:
-        _say(f"{event['stage']}: {event['total']} to do, {event.get('fresh', 0)} fresh")
 
 
 if __name__ == "__main__":
