@@ -1,49 +1,25 @@
 """Sources -> scans in the store, or a reason in quarantine. Every series that is found ends in one of them."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
-import xarray as xr
-
-from cohort import grid
-from cohort.io import dicom, nifti
 from cohort.io.catalog import Catalog
-from cohort.io.discover import Discovery, Series, discover
+from cohort.io.discover import Discovery, discover
 from cohort.io.filecache import FileCache
 from cohort.io.participants import read_participants
 from cohort.io.refusal import Refused
 from cohort.io.store import Store
+from cohort.pipeline.book import Book, Problem
 from cohort.pipeline.ledger import Ledger
+from cohort.pipeline.reading import Job, read_and_write, unexpected
 from cohort.pipeline.roster import write_tables
 from cohort.pipeline.units import Names, Unit, identity, name_units
 from cohort.pipeline.window import Connect, Failure, each
-from cohort.provenance import digest, file_digest
 
 PROGRESS_SECONDS = 0.2
 """Least time between two words about the files found so far."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    root: Path
-    unit: Unit
-    prefer: Literal["sform", "qform"] | None
-
-
-@dataclass
-class Problem:
-    """A series that was refused, for people: `text` names files, `public` does not."""
-
-    series: str
-    state: str
-    code: str
-    text: str
-    public: str
-    new: bool
 
 
 @dataclass
@@ -102,19 +78,19 @@ def ingest(
     _without_attachments(catalog, found)
     with FileCache(None if rehash else cache) as cached:
         units, collisions = name_units(catalog, found.series, names, cached)
-    result = Ingested(units=units)
-    result.orphans = (
+    orphans = (
         catalog.orphan_attachments([f for s in found.series for f in s.files])
         if catalog.attach
         else []
     )
-    book = _Book(store, ledger, names, result)
+    book = Book(store, ledger, names)
+    result = Ingested(units=units, problems=book.problems, orphans=orphans)
     book.warn(catalog, found)
     for path in found.unreadable:
         book.refuse(names.path(path), None, _unreadable(path), "", lasting=False)
     for series, refusal in [*found.refused, *collisions]:
         book.refuse_found(series, refusal)
-    todo = _to_read(catalog, found, store, book)
+    todo = _to_read(catalog, found, units, store, book)
     ledger.event("stage", stage="ingest", total=len(todo), fresh=book.counts["fresh"])
     client = connect() if todo else None
     for number, (job, outcome) in enumerate(
@@ -123,7 +99,7 @@ def ingest(
         unit, lasting = job.unit, True
         if isinstance(outcome, Failure):
             lasting = outcome.lasting
-            outcome = _unexpected(outcome, unit)
+            outcome = unexpected(outcome, unit)
         if isinstance(outcome, Refused):
             # An error of the machine says nothing against the scan that is there, if it is whole.
             if lasting or store.missing_chunks(unit.scan_id):
@@ -162,7 +138,7 @@ def ingest(
         },
         "quarantined": [
             {"series": p.series, "code": p.code, "reason": p.public}
-            for p in result.problems
+            for p in book.problems
             if p.state == "quarantined"
         ],
         "unmatched": {
@@ -210,11 +186,13 @@ def _progress(ledger: Ledger) -> Callable[[int], None]:
     return tell
 
 
-def _to_read(catalog: Catalog, found: Discovery, store: Store, book: "_Book") -> list[_Job]:
+def _to_read(
+    catalog: Catalog, found: Discovery, units: Sequence[Unit], store: Store, book: Book
+) -> list[Job]:
     """Units that are new, changed or damaged in the store; what is known of the others goes into the book."""
     blind = {path.parent for path in found.unreadable}
     todo = []
-    for unit in book.result.units:
+    for unit in units:
         record, entry = store.record(unit.scan_id), book.known.get(unit.scan_id)
         whole = record is not None and not store.missing_chunks(unit.scan_id)
         # Beside what cannot be read, or shorter than it was while something cannot: a part may be missing.
@@ -233,7 +211,7 @@ def _to_read(catalog: Catalog, found: Discovery, store: Store, book: "_Book") ->
         elif entry is not None and entry["stamp"] == unit.stamp and entry.get("lasting", True):
             book.again(unit, entry)
         else:
-            todo.append(_Job(store.root, unit, catalog.prefer))
+            todo.append(Job(store.root, unit, catalog.prefer))
     return todo
 
 
@@ -265,185 +243,3 @@ def _without_attachments(catalog: Catalog, found: Discovery) -> None:
     found.unreadable = catalog.only_scans(found.unreadable)
     scans = set(catalog.only_scans([f for s in found.series for f in s.files]))
     found.series = [s for s in found.series if any(f in scans for f in s.files)]
-
-
-def read_and_write(job: _Job) -> dict[str, Any] | Refused:
-    """Read one series and write its scan. Called on a worker.
-
-    Returns
-    -------
-    dict or Refused
-        The record, or why there is none.
-    """
-    unit, series = job.unit, job.unit.series
-    try:
-        dataset = (
-            dicom.read_series(series.files)
-            if series.kind == "dicom"
-            else nifti.read_image(series.files[0], prefer=job.prefer)
-        )
-        for name, path in unit.attachments.items():
-            dataset[name] = _attached(name, path, dataset["image"], series.files[0], job.prefer)
-    except Refused as refusal:
-        return refusal
-    return Store(job.root).write_scan(
-        unit.scan_id,
-        dataset,
-        {
-            "subject": unit.subject,
-            "session": unit.session,
-            "series": unit.name,
-            "kind": series.kind,
-            "n_files": len(series.files),
-            "source": series.digest,
-            "stamp": unit.stamp,
-        },
-    )
-
-
-def _attached(
-    name: str, path: Path, image: xr.DataArray, scan: Path, prefer: Literal["sform", "qform"] | None
-) -> xr.DataArray:
-    """Mask or labels that belong to a scan, on its grid."""
-    if not path.is_file():
-        raise Refused(
-            "ATT-MISSING",
-            f"no {name} for {{0}}: expected a file {{1}}",
-            fix=f"put the file there, or take {name!r} out of `attach`",
-            files=(scan, path),
-        )
-    attached = nifti.read_labels(path, name=name, prefer=prefer)
-    try:
-        grid.check_same_grid(**{"image": image, name: attached})
-    except grid.GridError as error:
-        raise Refused(
-            "ATT-GRID",
-            f"{name} in {{1}} does not lie on the grid of {{0}}: {error}",
-            fix="resample it onto the scan's grid (order 0) and put that file there",
-            files=(scan, path),
-        ) from error
-    # The same grid within a micrometre: from here on to the bit.
-    return attached.assign_coords({d: image.coords[d] for d in (*grid.SPACE, "grid")})
-
-
-def _unexpected(failure: Failure, unit: Unit) -> Refused:
-    """An error nobody foresaw: named with its type; the text may hold paths, so it stays with the operator."""
-    message = failure.message.replace("{", "(").replace("}", ")")
-    for file in unit.series.files:
-        message = message.replace(
-            str(file), file.name if len(unit.series.files) == 1 else "one of its files"
-        )
-    where = (
-        "{0}"
-        if len(unit.series.files) == 1
-        else f"one of {len(unit.series.files)} files beside {{0}}"
-    )
-    return Refused(
-        f"READ-{failure.kind.upper()}",
-        f"{where} cannot be read: {message}",
-        fix=_what_to_do(failure),
-        files=unit.series.files[:1],
-    )
-
-
-def _what_to_do(failure: Failure) -> str:
-    if failure.kind in ("KilledWorker", "MemoryError"):
-        return "give workers more --memory, or look whether the file makes a library crash"
-    if not failure.lasting:
-        return "look after the disk and the rights; the next call tries again"
-    return "check the file with the program that wrote it, or export it again"
-
-
-class _Book:
-    """What becomes of each series: in quarantine, in the ledger, in the counts, and for people."""
-
-    def __init__(self, store: Store, ledger: Ledger, names: Names, result: Ingested) -> None:
-        self.store, self.ledger, self.names, self.result = store, ledger, names, result
-        self.known = {entry["series"]: entry for entry in store.quarantine()}
-        self.seen: set[str] = set()
-        self.counts: Counter[str] = Counter()
-        self.warnings: list[str] = []
-
-    def warn(self, catalog: Catalog, found: Discovery) -> None:
-        """Say that the pattern for subjects fits no file: a mistake in it, not a property of the files."""
-        if catalog.subject and found.n_images and not found.n_matched:
-            text = f"the subject pattern matched 0 of {found.n_images} files"
-            self.warnings.append(text)
-            self.ledger.event("warning", stage="ingest", text=text)
-
-    def fresh(self, unit: Unit) -> None:
-        """Leave a scan as it is."""
-        self.counts["fresh"] += 1
-        self.ledger.state(unit.scan_id, "fresh", worked=False)
-
-    def again(self, unit: Unit, entry: Mapping[str, Any]) -> None:
-        """Repeat a refusal of the same bytes without reading them."""
-        self.seen.add(unit.scan_id)
-        state, code, reason = entry["state"], entry["code"], entry["reason"]
-        self.counts[state] += 1
-        if state == "quarantined":
-            self.ledger.state(unit.scan_id, "quarantined", worked=False)
-        self.result.problems.append(Problem(unit.scan_id, state, code, reason, reason, new=False))
-
-    def refuse_found(self, series: Series | None, refusal: Refused) -> None:
-        """Refuse what never became a unit: files without a series, or series that share what they must not."""
-        if series is None:
-            name, stamp = self.names.path(*refusal.files), _content_of(refusal.files)
-        else:
-            stamp = series.digest
-            name = f"{self.names.of('series', series.name)}x{stamp[:8]}"
-            if name in self.seen:  # the same bytes under the same name, from two sources
-                name += self.names.path(*series.files)
-        self.refuse(name, series, refusal, stamp)
-
-    def refuse(
-        self,
-        name: str,
-        series: Series | None,
-        refusal: Refused,
-        stamp: str,
-        *,
-        lasting: bool = True,
-        worked: bool = False,
-    ) -> None:
-        """Write a refusal down; `lasting`: the same bytes will be refused again."""
-        public, private = refusal.text(self.names.file), refusal.text(str)
-        before = self.known.get(name)
-        new = before is None or before["stamp"] != stamp or before["code"] != refusal.code
-        self.seen.add(name)
-        self.counts[refusal.state] += 1
-        if refusal.state == "quarantined":
-            self.ledger.state(name, "quarantined", worked=new or worked)
-        if new:
-            self.store.write_quarantine(
-                name,
-                {
-                    "subject": self.names.of("subject", series.subject_id)
-                    if series is not None and series.subject_id
-                    else None,
-                    "session": self.names.session(series.session_id) if series else None,
-                    "state": refusal.state,
-                    "code": refusal.code,
-                    "reason": public,
-                    "n_files": len(series.files) if series else 0,
-                    "stamp": stamp,
-                    "lasting": lasting,
-                },
-            )
-            self.ledger.event(
-                refusal.state, stage="ingest", series=name, code=refusal.code, reason=public
-            )
-        self.result.problems.append(
-            Problem(name, refusal.state, refusal.code, private, public, new)
-        )
-
-
-def _content_of(files: Sequence[Path]) -> str:
-    """Digest of the bytes of refused files, as far as they can be read."""
-    digests = []
-    for path in files:
-        try:
-            digests.append(file_digest(path))
-        except OSError:
-            digests.append("unreadable")
-    return digest(digests)

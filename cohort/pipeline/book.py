@@ -1,0 +1,121 @@
+"""What becomes of each series of an ingest: in quarantine, in the ledger, in the counts, and in words for people."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cohort.io.catalog import Catalog
+from cohort.io.discover import Discovery, Series
+from cohort.io.refusal import Refused
+from cohort.io.store import Store
+from cohort.pipeline.ledger import Ledger
+from cohort.pipeline.units import Names, Unit
+from cohort.provenance import digest, file_digest
+
+
+@dataclass
+class Problem:
+    """A series that was refused, for people: `text` names files, `public` does not."""
+
+    series: str
+    state: str
+    code: str
+    text: str
+    public: str
+    new: bool
+
+
+class Book:
+    """What becomes of each series: in quarantine, in the ledger, in the counts, and for people."""
+
+    def __init__(self, store: Store, ledger: Ledger, names: Names) -> None:
+        self.store, self.ledger, self.names = store, ledger, names
+        self.problems: list[Problem] = []
+        self.known = {entry["series"]: entry for entry in store.quarantine()}
+        self.seen: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        self.warnings: list[str] = []
+
+    def warn(self, catalog: Catalog, found: Discovery) -> None:
+        """Say that the pattern for subjects fits no file: a mistake in it, not a property of the files."""
+        if catalog.subject and found.n_images and not found.n_matched:
+            text = f"the subject pattern matched 0 of {found.n_images} files"
+            self.warnings.append(text)
+            self.ledger.event("warning", stage="ingest", text=text)
+
+    def fresh(self, unit: Unit) -> None:
+        """Leave a scan as it is."""
+        self.counts["fresh"] += 1
+        self.ledger.state(unit.scan_id, "fresh", worked=False)
+
+    def again(self, unit: Unit, entry: Mapping[str, Any]) -> None:
+        """Repeat a refusal of the same bytes without reading them."""
+        self.seen.add(unit.scan_id)
+        state, code, reason = entry["state"], entry["code"], entry["reason"]
+        self.counts[state] += 1
+        if state == "quarantined":
+            self.ledger.state(unit.scan_id, "quarantined", worked=False)
+        self.problems.append(Problem(unit.scan_id, state, code, reason, reason, new=False))
+
+    def refuse_found(self, series: Series | None, refusal: Refused) -> None:
+        """Refuse what never became a unit: files without a series, or series that share what they must not."""
+        if series is None:
+            name, stamp = self.names.path(*refusal.files), _content_of(refusal.files)
+        else:
+            stamp = series.digest
+            name = f"{self.names.of('series', series.name)}x{stamp[:8]}"
+            if name in self.seen:  # the same bytes under the same name, from two sources
+                name += self.names.path(*series.files)
+        self.refuse(name, series, refusal, stamp)
+
+    def refuse(
+        self,
+        name: str,
+        series: Series | None,
+        refusal: Refused,
+        stamp: str,
+        *,
+        lasting: bool = True,
+        worked: bool = False,
+    ) -> None:
+        """Write a refusal down; `lasting`: the same bytes will be refused again."""
+        public, private = refusal.text(self.names.file), refusal.text(str)
+        before = self.known.get(name)
+        new = before is None or before["stamp"] != stamp or before["code"] != refusal.code
+        self.seen.add(name)
+        self.counts[refusal.state] += 1
+        if refusal.state == "quarantined":
+            self.ledger.state(name, "quarantined", worked=new or worked)
+        if new:
+            self.store.write_quarantine(
+                name,
+                {
+                    "subject": self.names.of("subject", series.subject_id)
+                    if series is not None and series.subject_id
+                    else None,
+                    "session": self.names.session(series.session_id) if series else None,
+                    "state": refusal.state,
+                    "code": refusal.code,
+                    "reason": public,
+                    "n_files": len(series.files) if series else 0,
+                    "stamp": stamp,
+                    "lasting": lasting,
+                },
+            )
+            self.ledger.event(
+                refusal.state, stage="ingest", series=name, code=refusal.code, reason=public
+            )
+        self.problems.append(Problem(name, refusal.state, refusal.code, private, public, new))
+
+
+def _content_of(files: Sequence[Path]) -> str:
+    """Digest of the bytes of refused files, as far as they can be read."""
+    digests = []
+    for path in files:
+        try:
+            digests.append(file_digest(path))
+        except OSError:
+            digests.append("unreadable")
+    return digest(digests)

@@ -1,0 +1,110 @@
+"""One series from its files to a scan in the store, on a worker; and what to say of an error that nobody foresaw."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import xarray as xr
+
+from cohort import grid
+from cohort.io import dicom, nifti
+from cohort.io.refusal import Refused
+from cohort.io.store import Store
+from cohort.pipeline.units import Unit
+from cohort.pipeline.window import Failure
+
+
+@dataclass(frozen=True)
+class Job:
+    """One series, its decisions, and the store it goes to."""
+
+    root: Path
+    unit: Unit
+    prefer: Literal["sform", "qform"] | None
+
+
+def read_and_write(job: Job) -> dict[str, Any] | Refused:
+    """Read one series and write its scan. Called on a worker.
+
+    Returns
+    -------
+    dict or Refused
+        The record, or why there is none.
+    """
+    unit, series = job.unit, job.unit.series
+    try:
+        dataset = (
+            dicom.read_series(series.files)
+            if series.kind == "dicom"
+            else nifti.read_image(series.files[0], prefer=job.prefer)
+        )
+        for name, path in unit.attachments.items():
+            dataset[name] = _attached(name, path, dataset["image"], series.files[0], job.prefer)
+    except Refused as refusal:
+        return refusal
+    return Store(job.root).write_scan(
+        unit.scan_id,
+        dataset,
+        {
+            "subject": unit.subject,
+            "session": unit.session,
+            "series": unit.name,
+            "kind": series.kind,
+            "n_files": len(series.files),
+            "source": series.digest,
+            "stamp": unit.stamp,
+        },
+    )
+
+
+def _attached(
+    name: str, path: Path, image: xr.DataArray, scan: Path, prefer: Literal["sform", "qform"] | None
+) -> xr.DataArray:
+    """Mask or labels that belong to a scan, on its grid."""
+    if not path.is_file():
+        raise Refused(
+            "ATT-MISSING",
+            f"no {name} for {{0}}: expected a file {{1}}",
+            fix=f"put the file there, or take {name!r} out of `attach`",
+            files=(scan, path),
+        )
+    attached = nifti.read_labels(path, name=name, prefer=prefer)
+    try:
+        grid.check_same_grid(**{"image": image, name: attached})
+    except grid.GridError as error:
+        raise Refused(
+            "ATT-GRID",
+            f"{name} in {{1}} does not lie on the grid of {{0}}: {error}",
+            fix="resample it onto the scan's grid (order 0) and put that file there",
+            files=(scan, path),
+        ) from error
+    # The same grid within a micrometre: from here on to the bit.
+    return attached.assign_coords({d: image.coords[d] for d in (*grid.SPACE, "grid")})
+
+
+def unexpected(failure: Failure, unit: Unit) -> Refused:
+    """An error nobody foresaw: named with its type; the text may hold paths, so it stays with the operator."""
+    message = failure.message.replace("{", "(").replace("}", ")")
+    for file in unit.series.files:
+        message = message.replace(
+            str(file), file.name if len(unit.series.files) == 1 else "one of its files"
+        )
+    where = (
+        "{0}"
+        if len(unit.series.files) == 1
+        else f"one of {len(unit.series.files)} files beside {{0}}"
+    )
+    return Refused(
+        f"READ-{failure.kind.upper()}",
+        f"{where} cannot be read: {message}",
+        fix=_what_to_do(failure),
+        files=unit.series.files[:1],
+    )
+
+
+def _what_to_do(failure: Failure) -> str:
+    if failure.kind in ("KilledWorker", "MemoryError"):
+        return "give workers more --memory, or look whether the file makes a library crash"
+    if not failure.lasting:
+        return "look after the disk and the rights; the next call tries again"
+    return "check the file with the program that wrote it, or export it again"
