@@ -7,16 +7,23 @@ import builtins
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cohort.call import STAGES, Call, Options, Result
+from cohort import schema
+from cohort.call import STAGES, Call, Options, Result, tokens_file
 from cohort.grid import GridError
 from cohort.io.catalog import Catalog, CatalogError, read_catalog
 from cohort.io.store import Store, StoreError
+from cohort.pipeline.ledger import Listener, silent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
     import xarray as xr
     from distributed import Client
 
+    from cohort.io.accounts import Problem
+    from cohort.io.audit import Finding
+    from cohort.io.private import Row
     from cohort.pipeline.plan import Plan
     from cohort.stats.regression import Fit
 
@@ -24,6 +31,7 @@ __all__ = [
     "Cohort",
     "Options",
     "Result",
+    "audit",
     "fit",
     "ingest",
     "open",
@@ -32,6 +40,8 @@ __all__ = [
     "run",
     "status",
     "update",
+    "verify",
+    "which",
     "why",
 ]
 
@@ -85,8 +95,8 @@ def open(url_or_catalog: str | Path) -> "Cohort":
 
     Parameters
     ----------
-    url_or_catalog : path
-        A catalog (``.yaml``) or the folder of a store.
+    url_or_catalog : path or URL
+        A catalog (``.yaml``), the folder of a store, or ``s3://bucket/prefix``.
 
     Raises
     ------
@@ -97,10 +107,10 @@ def open(url_or_catalog: str | Path) -> "Cohort":
     if path.suffix in (".yaml", ".yml"):
         catalog = read_catalog(path)
         return Cohort(Store(catalog.store_root()), catalog)
-    store = Store(path)
+    store = Store(url_or_catalog)
     if not store.info():
         raise StoreError(
-            f"{path} is no cohort: expected a catalog (.yaml) or a store with a cohort.json"
+            f"{store.url} is no cohort: expected a catalog (.yaml) or a store with a cohort.json"
         )
     return Cohort(store)
 
@@ -147,7 +157,7 @@ class Cohort:
         return [
             name
             for name in self.store.tables()
-            if name not in ("scans", "participants") and "." not in name
+            if name not in schema.COHORT_TABLES and "." not in name
         ]
 
     def scan(self, scan_id: str) -> "xr.Dataset":
@@ -281,6 +291,82 @@ def status(cohort: Cohort) -> dict[str, Any]:
         else None,
         "unmatched": manifest.get("unmatched"),
     }
+
+
+def verify(
+    cohort: Cohort, *, repair: bool = False, listen: Listener = silent
+) -> "builtins.list[Problem]":
+    """Account for every file and byte of a store; see `io.verify.verify`.
+
+    Parameters
+    ----------
+    repair : bool
+        Remove what is damaged, so that the next `update` makes it again.
+
+    Raises
+    ------
+    Locked
+        If somebody is writing to the store.
+    """
+    from cohort.io.verify import discard
+    from cohort.io.verify import verify as problems_of
+
+    store = cohort.store
+    with store.lock():
+        found = list(problems_of(store, progress=_progress(store, "verify", listen)))
+        if repair:
+            discard(store, found)
+    return found
+
+
+def audit(cohort: Cohort, *, listen: Listener = silent) -> "tuple[builtins.list[Finding], bool]":
+    """Search a store for what should not be there; see `io.audit.audit`.
+
+    Returns
+    -------
+    findings : list
+    known : bool
+        Whether this machine has the table of originals, so that each of them was searched for.
+    """
+    from cohort.io.audit import audit as findings_of
+
+    store, table = cohort.store, tokens_file(cohort.store)
+    known = table.is_file()
+    ids = None if cohort.catalog is None else cohort.catalog.ids
+    progress = _progress(store, "audit", listen)
+    found = findings_of(store, private=table if known else None, ids=ids, progress=progress)
+    return list(found), known
+
+
+def which(cohort: Cohort, token: str) -> "builtins.list[Row]":
+    """What a name of the store stands for: ids and paths, on the machine that ingested.
+
+    Raises
+    ------
+    PrivateError
+        If this machine did not ingest.
+    StoreError
+        If nothing is known by that name.
+    """
+    from cohort.io import private
+
+    rows = private.which(tokens_file(cohort.store), token)
+    if not rows:
+        raise StoreError(f"nothing known of {token!r}; it may come from another store or key")
+    return rows
+
+
+def _progress(store: Store, stage: str, listen: Listener) -> "Callable[[int], None]":
+    """Tell who listens how many of the store's bytes are done."""
+    total = sum(size for _, size in store.files.listing())
+    done = 0
+
+    def tell(n: int) -> None:
+        nonlocal done
+        done += n
+        listen({"event": "found", "stage": stage, "done": done, "total": total})
+
+    return tell
 
 
 def why(cohort: Cohort, unit: str) -> builtins.list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cohort import provenance
 from cohort.io.catalog import Catalog, CatalogError, read_catalog
+from cohort.io.deidentify import key_file
+from cohort.io.private import misplaced
 from cohort.io.store import Store, StoreError
 from cohort.pipeline import cluster
 from cohort.pipeline.ledger import Ledger, Listener, silent
@@ -66,7 +68,8 @@ class Result:
     """Scans on which a recipe failed: scan_id, recipe, type, message, new."""
     fits: dict[str, "Fit | str | None"] = field(default_factory=dict)
     """Model -> fit, None if it was fresh, or in one line why it could not be fitted."""
-    report: Path | None = None
+    report: Path | str | None = None
+    """The page: a path, or a URL in an object store."""
 
     @property
     def newly_bad(self) -> bool:
@@ -106,12 +109,12 @@ class Call:
         recipes = self._chosen(recipe)
         self._chosen_models(model)
         check_models(self.catalog, self.recipes)
-        cluster.check(self.options.on)
+        cluster.where(self.options.on)
         if "ingest" in stages:
             self._check_places()
         elif not self.store.info():
             raise StoreError(
-                f"nothing ingested yet in {self.store.root}; run `cohort ingest {self.catalog.path}` first"
+                f"nothing ingested yet in {self.store.url}; run `cohort ingest {self.catalog.path}` first"
             )
         with self.store.lock(), self._stack:
             self.store.write_info(cohort=self.catalog.cohort, catalog=self.catalog.digest)
@@ -140,16 +143,18 @@ class Call:
 
     def _check_places(self) -> None:
         """Sources can be read, and neither the store nor the key lies where it must not."""
-        root, key = self.store.root, self.catalog.key_path()
+        sources = self.catalog.source_paths()
+        if not self.store.is_local:
+            return
+        root, key = self.store.root, self.catalog.key_path() or key_file()
         problems = [
             f"{self.catalog.path}: store: {root} lies in the source {source}; keep what is made apart from what is given"
-            for source in self.catalog.source_paths()
+            for source in sources
             if root == source or source in root.parents
         ]
-        if key is not None and root in key.parents:
-            problems.append(
-                f"{self.catalog.path}: key: {key} lies in the store; whoever has the store could undo its tokens"
-            )
+        if self.catalog.ids == "token":
+            secret = {"key": key, "tokens": tokens_file(self.store)}
+            problems += [f"{self.catalog.path}: {line}" for line in misplaced(root, secret)]
         if problems:
             raise CatalogError(problems)
 
@@ -213,6 +218,7 @@ class Call:
             ledger,
             self._connect,
             cache=_cache_file(self.store),
+            tokens=tokens_file(self.store),
             rehash=self.options.rehash,
         )
         self.result.problems, self.result.orphans = done.problems, done.orphans
@@ -223,35 +229,29 @@ class Call:
         scans = self.store.table("scans")
         if scans is None:
             raise StoreError(
-                f"nothing ingested yet in {self.store.root}; run `cohort ingest {self.catalog.path}` first"
+                f"nothing ingested yet in {self.store.url}; run `cohort ingest {self.catalog.path}` first"
             )
         return scans
 
     def _plan(self, recipe: "Recipe") -> "Plan":
         from cohort.pipeline.plan import make_plan
 
-        records = [r for s in self._scans()["scan_id"] if (r := self.store.record(s)) is not None]
+        records = [r for r in self.store.records(self._scans()["scan_id"]) if r is not None]
         return make_plan(
             recipe,
             records,
-            self._derivatives(recipe),
+            self.store.derivatives(recipe.name),
             grain=self.options.grain,
             worker_bytes=self._worker_bytes(),
             retry=self.options.retry,
         )
-
-    def _derivatives(self, recipe: "Recipe") -> dict[str, Any]:
-        found = {
-            s: self.store.derivative(recipe.name, s) for s in self.store.derivative_ids(recipe.name)
-        }
-        return {s: d for s, d in found.items() if d is not None}
 
     def _run(self, ledger: Ledger, recipe: "Recipe") -> None:
         from cohort.pipeline.run import gather, run_recipe
 
         plan = self._plan(recipe)
         run_recipe(plan, recipe, self.store, ledger, self._connect)
-        derivatives = self._derivatives(recipe)
+        derivatives = self.store.derivatives(recipe.name)
         keys = self._scans()[["scan_id", "participant", "subject", "session"]]
         keys = keys.astype(object).where(keys.notna(), None)
         table = gather(self.store, recipe, keys.to_dict("records"), derivatives)
@@ -295,34 +295,27 @@ class Call:
             )
         ledger.stages["fit"] = states
 
-    def _report(self, ledger: Ledger) -> Path:
+    def _report(self, ledger: Ledger) -> Path | str:
         from cohort.reporting.html import write_report
 
         self.options.listen({"event": "stage", "stage": "report"})
-        path = self.store.root / "report" / "index.html"
-        stamp = self.store.root / "report" / "stamp.json"
         inputs = self._report_inputs()
-        found = self.store.read_json(stamp)
-        if path.exists() and found == {"inputs": inputs}:
-            return path
-        path = write_report(
+        if (fresh := self.store.report(inputs)) is not None:
+            return fresh
+        page = write_report(
             self.store,
             title=self.catalog.cohort,
             groups={n: m.group for n, m in self.catalog.models.items()},
             acknowledgements=self.catalog.acknowledgement or "",
             recipes={r.name: dict(r.content) for r in self.recipes},
         )
-        self.store.write_json(stamp, {"inputs": inputs})
-        return path
+        self.store.stamp_report(inputs)
+        return page
 
     def _report_inputs(self) -> str:
         """Digest of all the page shows, and of what draws it."""
         import cohort.reporting
 
-        root = self.store.root
-        shown = [root / "tables", root / "quarantine"]
-        files = [f for folder in shown for f in sorted(folder.glob("*"))]
-        files += sorted((root / "models").glob("*/model.json"))
         (drawing,) = cohort.reporting.__path__
         code = sorted(p for p in Path(drawing).rglob("*") if p.suffix in (".py", ".j2"))
         found = next(
@@ -331,7 +324,7 @@ class Call:
         )
         return provenance.digest(
             {
-                "files": {f.relative_to(root).as_posix(): provenance.file_digest(f) for f in files},
+                "files": self.store.shown(),
                 "code": [provenance.file_digest(p) for p in code],
                 "found": {k: found.get(k) for k in ("found", "unmatched")},
                 "catalog": self.catalog.digest,
@@ -402,4 +395,10 @@ def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
 def _cache_file(store: Store) -> Path:
     """Private index of the sources of a store: it holds paths, so it lies with the user, not in the store."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "cohort" / f"{provenance.digest(str(store.root))[:16]}.index"
+    return home / "cohort" / f"{provenance.digest(store.url)[:16]}.index"
+
+
+def tokens_file(store: Store) -> Path:
+    """Private table of what the names in a store stand for. No cache: without it nobody finds a file again."""
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+    return home / "cohort" / f"{provenance.digest(store.url)[:16]}.tokens"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cohort.console import errors, listener, say, show_result
+from cohort import keeping
+from cohort.console import errors, listener, open_cohort, say, show_result
 
 if TYPE_CHECKING:
     from cohort.api import Options, Result
@@ -69,6 +70,9 @@ Rehash = Annotated[
     ),
 ]
 Retry = Annotated[bool, typer.Option("--retry", help="Run again what failed on the same inputs")]
+
+
+keeping.add_to(app)
 
 
 def main() -> None:
@@ -277,7 +281,7 @@ def status(catalog: CatalogPath, store: StorePath = None, as_json: Json = False)
     from cohort import api
 
     with errors():
-        found = api.status(_open(catalog, store))
+        found = api.status(open_cohort(catalog, store))
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
         return
@@ -312,26 +316,12 @@ def why(
     from cohort import api
 
     with errors():
-        found = api.why(_open(catalog, store), scan)
+        found = api.why(open_cohort(catalog, store), scan)
     for entry in found:
         if as_json:
             print(json.dumps(entry, ensure_ascii=False))
         else:
             print(f"{entry['unit']}  {entry['stage']}  {entry['state']}: {entry['reason']}")
-
-
-def _open(catalog: Path, store: str | None) -> Any:
-    from cohort import api
-    from cohort.io.catalog import read_catalog
-    from cohort.io.store import Store, StoreError
-
-    if store is None and catalog.suffix not in (".yaml", ".yml"):
-        return api.open(catalog)
-    read = read_catalog(catalog, store=store)
-    opened = api.Cohort(Store(read.store_root()), read)
-    if not opened.store.info():
-        raise StoreError(f"nothing in {opened.store.root} yet; run `cohort update {catalog}` first")
-    return opened
 
 
 def _options(**given: Any) -> "Options":

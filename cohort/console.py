@@ -5,12 +5,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from cohort.api import Result
+    from cohort.api import Cohort, Result
 
 
 @contextmanager
@@ -138,3 +139,18 @@ def listener(*, as_json: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
 def _line_a_stage(event: Mapping[str, Any]) -> None:
     if event["event"] == "stage" and event.get("total") is not None:
         say(f"{event['stage']}: {event['total']} to do, {event.get('fresh', 0)} fresh")
+
+
+def open_cohort(catalog: Path, store: str | None = None) -> "Cohort":
+    """The cohort of a catalog, or of a store's folder or URL. Raises `StoreError` if nothing is in it yet."""
+    from cohort import api
+    from cohort.io.catalog import read_catalog
+    from cohort.io.store import Store, StoreError
+
+    if store is None and catalog.suffix not in (".yaml", ".yml"):
+        return api.open(catalog)
+    read = read_catalog(catalog, store=store)
+    opened = api.Cohort(Store(read.store_root()), read)
+    if not opened.store.info():
+        raise StoreError(f"nothing in {opened.store.url} yet; run `cohort update {catalog}` first")
+    return opened

@@ -167,7 +167,7 @@ def test_memory_without_a_sensible_unit_is_refused(catalog):
 def test_a_scheduler_that_is_not_there_is_one_line(catalog):
     result = call("update", catalog, "--on", "nonsense")
     assert result.exit_code == 2
-    assert "expected local or the address of a scheduler" in result.stderr
+    assert "expected local, the address of a scheduler" in result.stderr
 
 
 @pytest.mark.slow

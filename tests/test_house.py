@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import xarray as xr
 
 import cohort
 from cohort.io.catalog import read_catalog
+from cohort.io.policy import Policy
 from cohort.io.yamlfile import parse_yaml
 from cohort.pipeline.recipe import STEPS, bind, read_recipe
 
@@ -74,9 +76,11 @@ def test_the_examples_of_the_readme_are_sound(tmp_path):
     catalog, recipe = blocks("yaml")
     (tmp_path / "cohort.yaml").write_text(catalog)
     read = read_catalog(tmp_path / "cohort.yaml")
-    assert set(type(read).model_fields) - {"key", "allow_unmatched"} == set(
-        parse_yaml(catalog, name="README")
+    shown, decisions = set(parse_yaml(catalog, name="README")), {f.name for f in fields(Policy)}
+    assert (
+        set(type(read).model_fields) - {"key", "allow_unmatched"} - decisions == shown - decisions
     )
+    assert all(f"`{name}" in README for name in decisions)
     bound = bind(parse_yaml(recipe, name="README"), where="README", variables=("image",))
     assert list(bound.columns()) == ["fluid_ml", "head_ml", "share"]
     for code in blocks("python"):

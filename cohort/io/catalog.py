@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
+from cohort.io import objects, places
 from cohort.io.fields import (
     ColumnExpression,
     LocalPath,
     Name,
     Part,
     Paths,
+    Sources,
     SubjectPattern,
     Template,
     Texts,
@@ -26,6 +28,7 @@ from cohort.io.fields import (
     did_you_mean,
     listed,
 )
+from cohort.io.policy import DEFAULT, Codes, Policy, SeriesPolicy, SliceCount, decide
 from cohort.io.yamlfile import YamlError, read_yaml
 from cohort.provenance import digest
 
@@ -54,6 +57,14 @@ class CatalogError(ValueError):
         return type(self), (self.problems,)
 
 
+class IdMap(Part):
+    """Which participant each subject of the scans is, where the two are named differently."""
+
+    table: LocalPath = Field(description="the path of a .csv or .tsv file")
+    subject: str = Field(description="the column that holds the subjects as the scans name them")
+    id: str = Field(description="the column that holds the ids of the participants table")
+
+
 class ParticipantsTable(Part):
     """Where the covariates are, and how to read them."""
 
@@ -71,6 +82,8 @@ class ParticipantsTable(Part):
     """Cells that mean "not known", besides empty ones, n/a and N/A."""
     cap_ages: bool = False
     """Ages over 89 become 90 and the column `age_capped` says which."""
+    map: IdMap | None = None
+    """From the subjects of the scans (a DICOM PatientID, or what the pattern finds) to the ids of the table."""
 
 
 class Model(Part):
@@ -93,16 +106,25 @@ class Catalog(Part):
     """A cohort as its YAML states it, validated. Paths are relative to the file."""
 
     cohort: Name = Field(description="the cohort's name")
-    sources: Paths = Field(
-        description="a list of folders and files; [] for a cohort that is only a table"
+    sources: Sources = Field(
+        description="a list of folders, files, archives and s3:// URLs; [] for a cohort that is only a table"
     )
-    store: LocalPath = Field(description="the folder in which results are kept")
+    store: str = Field(description="the folder, or s3://bucket/prefix, in which results are kept")
     ids: Literal["token", "keep"] = "token"
     key: LocalPath | None = None
     """File of the key of the tokens; outside the store."""
     subject: SubjectPattern | None = None
     prefer: Literal["sform", "qform"] | None = None
     """Which of a NIfTI header's two affines counts where they disagree; without it such a file is refused."""
+    accept: Codes = Field(default_factory=list)
+    """Refusals that are taken all the same, by their codes; for every series."""
+    resample: Literal["uniform"] | None = None
+    min_slices: SliceCount = DEFAULT.min_slices
+    split: bool = False
+    philips_precise: bool = False
+    fifth_axis: Literal["echo"] | None = None
+    series: list[SeriesPolicy] = Field(default_factory=list)
+    """The same decisions for some series only; what each of them means says `policy.Policy`."""
     attach: dict[VariableName, Template] = Field(default_factory=dict)
     recipes: list[str] = Field(default_factory=list)
     participants: ParticipantsTable | None = Field(default=None, validate_default=True)
@@ -112,6 +134,15 @@ class Catalog(Part):
     """Printed wherever results are shown."""
 
     _path: Path = PrivateAttr()
+
+    @field_validator("store")
+    @classmethod
+    def _store_is_a_place(cls, store: str) -> str:
+        if "://" in store:
+            objects.parse_url(store)
+        elif not store.strip():
+            raise ValueError("expected a path or s3://bucket/prefix, found empty text")
+        return store
 
     @field_validator("attach")
     @classmethod
@@ -191,16 +222,16 @@ class Catalog(Part):
         """Absolute form of a path of this catalog."""
         return Path(os.path.normpath(self.folder / path))
 
-    def store_root(self) -> Path:
-        """Absolute folder of the store."""
-        return self.resolve(self.store)
+    def store_root(self) -> Path | str:
+        """Absolute folder of the store, or its URL."""
+        return self.store if "://" in self.store else self.resolve(self.store)
 
     def key_path(self) -> Path | None:
         """Absolute path of the key file, if the catalog names one."""
         return None if self.key is None else self.resolve(self.key)
 
     def source_paths(self) -> list[Path]:
-        """Absolute folders and files of the scans.
+        """Absolute folders and files of the scans; of a URL the path by which `places` names it.
 
         Raises
         ------
@@ -209,9 +240,9 @@ class Catalog(Part):
         """
         problems, paths = [], []
         for source in self.sources:
-            path = self.resolve(source)
+            path = places.from_url(source) if "://" in source else self.resolve(source)
             try:
-                (os.scandir(path) if path.is_dir() else path.open("rb")).close()
+                places.check(path)
             except FileNotFoundError:
                 problems.append(f"expected a folder or file, found nothing at {source!r} ({path})")
             except OSError as error:
@@ -220,6 +251,10 @@ class Catalog(Part):
         if problems:
             raise CatalogError([f"{self.path}: sources: {problem}" for problem in problems])
         return paths
+
+    def policy(self, *names: str) -> Policy:
+        """Decisions for the series of these names: its path below its source, scan id, name in quarantine."""
+        return decide(self, self.series, names)
 
     def recipe_path(self, name: str) -> Path:
         """File of a recipe by name or path; see `find_recipe`."""
@@ -364,5 +399,7 @@ def _part_at(place: Sequence[str]) -> type[Part]:
     if len(place) > 2 and place[0] == "models":
         return Model
     if len(place) > 1 and place[0] == "participants":
-        return ParticipantsTable
+        return IdMap if len(place) > 2 and place[1] == "map" else ParticipantsTable
+    if len(place) > 2 and place[0] == "series":
+        return SeriesPolicy
     return Catalog

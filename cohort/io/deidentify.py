@@ -8,6 +8,7 @@ import hmac
 import os
 import re
 import secrets
+import stat
 from base64 import b32encode
 from collections.abc import Iterable, Mapping
 from datetime import date
@@ -67,8 +68,37 @@ _MODEL_CODE = re.compile(
 """What may stand beside a known model's name: ``MR750w``, ``450``, ``3T``."""
 
 
+ATTRIBUTES = frozenset(
+    (
+        # Of the header, by `header_attrs`.
+        *("modality", "manufacturer", "manufacturer_model", "field_strength_t", "acquisition_type"),
+        *("scanning_sequence", "sequence_variant", "body_part", "lossy", "sex", "age_years"),
+        *("age_capped", "repetition_time_ms", "echo_time_ms", "inversion_time_ms"),
+        *("flip_angle_deg", "echo_train_length", "n_averages", "slice_thickness_mm"),
+        *("tube_voltage_kv",),
+        # Of the reading: what was found, decided and counted.
+        *(
+            "n_files",
+            "n_duplicates",
+            "n_trailing_bytes",
+            "n_nan",
+            "photometric",
+            "possible_truncation",
+        ),
+        *("orientation_from", "space_units", "flags", "accepted", "resampled"),
+    )
+)
+"""Names of the attributes that a stored scan may have. `io.audit` finds any other."""
+
+
 class KeyFileError(ValueError):
     """The file of the secret key cannot be made, read or believed."""
+
+
+def key_file() -> Path:
+    """Where the key lies unless a catalog names another place."""
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "cohort" / "key"
 
 
 def load_key(path: Path | None = None) -> bytes:
@@ -77,7 +107,7 @@ def load_key(path: Path | None = None) -> bytes:
     Parameters
     ----------
     path : Path, optional
-        Default ``$XDG_CONFIG_HOME/cohort/key`` (``~/.config/cohort/key``).
+        Default `key_file`: ``$XDG_CONFIG_HOME/cohort/key`` (``~/.config/cohort/key``).
 
     Returns
     -------
@@ -87,19 +117,24 @@ def load_key(path: Path | None = None) -> bytes:
     Raises
     ------
     KeyFileError
-        If the file does not hold 64 hexadecimal digits or cannot be written.
+        If the file does not hold 64 hexadecimal digits, cannot be written, or can be read by everybody.
     """
-    if path is None:
-        base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-        path = Path(base) / "cohort" / "key"
+    path = key_file() if path is None else path
     try:
         if not path.exists():
             _make_key(path)
+        mode = stat.S_IMODE(path.stat().st_mode)
         key = bytes.fromhex(path.read_text("ascii").strip())
     except (OSError, ValueError) as error:
         raise KeyFileError(f"cannot use the key {path}: {error}") from error
     if len(key) != 32:
         raise KeyFileError(f"the key {path} holds {len(key)} bytes, expected 32 in hexadecimal")
+    # A group may share a key so that its members make the same tokens; everybody else must not.
+    if mode & 0o007:
+        raise KeyFileError(
+            f"everybody on this machine can read the key {path} (mode {mode:04o}, expected 0600); "
+            f"run: chmod 600 {path}"
+        )
     return key
 
 
@@ -229,15 +264,26 @@ def _all_listed(values: Iterable[str], allowed: frozenset[str]) -> str | None:
     return "\\".join(value for value in values if value in allowed) or None
 
 
+def ages_disagree(dataset: Dataset) -> bool:
+    """Whether the age of a header and its birth date are more than a year apart: one of them is not of this person."""
+    said = parse_age(elements.text(dataset, "PatientAge"))
+    counted = _age_from_dates(dataset)
+    # An age of whole years is up to one year less than the true one.
+    return said is not None and counted is not None and not -1.0 <= counted - said <= 2.0
+
+
+def _age_from_dates(dataset: Dataset) -> float | None:
+    born = _date(elements.text(dataset, "PatientBirthDate"))
+    seen = _date(elements.text(dataset, "AcquisitionDate")) or _date(
+        elements.text(dataset, "StudyDate")
+    )
+    return (seen - born).days / DAYS_PER_YEAR if born and seen and seen >= born else None
+
+
 def _age(dataset: Dataset) -> dict[str, Any]:
     age = parse_age(elements.text(dataset, "PatientAge"))
     if age is None:
-        born = _date(elements.text(dataset, "PatientBirthDate"))
-        seen = _date(elements.text(dataset, "AcquisitionDate")) or _date(
-            elements.text(dataset, "StudyDate")
-        )
-        if born and seen and seen >= born:
-            age = (seen - born).days / DAYS_PER_YEAR
+        age = _age_from_dates(dataset)
     if age is None or age > 120:
         return {}
     if age > AGE_CAP:
@@ -268,3 +314,33 @@ def _date(text: str) -> date | None:
         return date(int(text[:4]), int(text[4:6]), int(text[6:8])) if len(text) == 8 else None
     except ValueError:
         return None
+
+
+def days_since_first_scan(dates: Mapping[str, tuple[str, str]]) -> dict[str, int]:
+    """Replace dates by what studies need of them: the days between the visits of a person.
+
+    Parameters
+    ----------
+    dates : mapping of scan id -> (subject, date)
+        Dates as DICOM writes them, YYYYMMDD.
+
+    Returns
+    -------
+    dict of scan id -> days
+        Since the first dated scan of the subject, which has 0. A scan without a date, or with a text that is none, is
+        left out.
+
+    Examples
+    --------
+    >>> days_since_first_scan({"a": ("s1", "20240301"), "b": ("s1", "20240228"), "c": ("s2", "")})
+    {'a': 2, 'b': 0}
+    """
+    known = {
+        scan: (subject, day)
+        for scan, (subject, text) in dates.items()
+        if (day := _date(text.strip())) is not None
+    }
+    first: dict[str, date] = {}
+    for subject, day in known.values():
+        first[subject] = min(day, first.get(subject, day))
+    return {scan: (day - first[subject]).days for scan, (subject, day) in known.items()}

@@ -1,213 +1,312 @@
-"""DICOM series to scan Datasets: the files of one group, checked, stacked and read."""
+"""DICOM series to scan Datasets: the slices of one group, checked, stacked and read."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from statistics import median_low
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
-from pydicom import dcmread
+from pydicom.dataset import Dataset
 
-from cohort import schema
+from cohort import grid, schema
+from cohort.io import dicom_header, resample, volumes
 from cohort.io.canvas import canvas
-from cohort.io.deidentify import header_attrs
-from cohort.io.dicom_header import (
-    MULTI_FRAME,
-    SINGLE_FRAME,
-    Header,
-    group,
-    group_key,
-    mix,
-    read_header,
-)
-from cohort.io.pixels import check_length, read_pixels, stored_dtype
+from cohort.io.deidentify import ages_disagree, header_attrs
+from cohort.io.dicom_file import parse
+from cohort.io.dicom_header import Header, group_key, read_slices
+from cohort.io.dicom_kind import check_kind
+from cohort.io.frames import flattened
+from cohort.io.pixels import LOSSY, check_length, read_frames
+from cohort.io.policy import DEFAULT, Notes, Policy
 from cohort.io.refusal import Refused
+from cohort.io.rescale import Rescale, philips_attrs, rescale
 from cohort.io.stack import Stack, stack
 
-__all__ = ["group_key", "read_header", "read_series"]
+__all__ = ["MAX_BYTES", "group_key", "read_series", "read_slices"]
+
+MAX_BYTES = 4 << 30
+"""A series that takes more memory is refused."""
+
+SAME_DISTANCE = 0.01
+"""A tag that differs from the distance of the slices by more than this share of it is wrong."""
+
+Frames = tuple[int, ...] | None
+Slice = tuple[Header, Path]
 
 
-def read_series(files: Sequence[Path], *, min_slices: int = 3) -> xr.Dataset:
-    """Read the files of one scan.
+def read_series(
+    files: Sequence[Path],
+    *,
+    frames: Sequence[Frames] | None = None,
+    policy: Policy = DEFAULT,
+    max_bytes: int = MAX_BYTES,
+) -> xr.Dataset:
+    """Read the slices of one scan.
 
     Parameters
     ----------
     files : sequence of Path
-        Slices of one group, in any order; exact duplicates are dropped and counted.
-    min_slices : int
-        A series of fewer slices is skipped.
+        Those of one group, in any order; exact duplicates are dropped and counted.
+    frames : sequence, optional
+        Of each file the slices that belong to the scan, as `read_slices` numbers them; None for all.
+    policy : Policy
+        ``min_slices``, ``resample``, ``philips_precise``, and ``accept``: ``DCM-LOCALIZER``, ``DCM-CAPTURE``,
+        ``DCM-BURNED-IN``, ``DCM-NO-META``, ``DCM-LUT``.
+    max_bytes : int
+        Larger series are refused before anything is allocated.
 
     Returns
     -------
     Dataset
         ``image`` (z, y, x) or (time, z, y, x) on canonical axes: the stored integers, with ``scale_factor`` and
-        ``add_offset`` where one rescale serves the series, float32 where it differs from slice to slice. A tilted
-        stack keeps its sheared affine. Attributes as `deidentify.header_attrs`, and ``n_files``,
-        ``n_duplicates``, ``photometric``, ``possible_truncation``.
+        ``add_offset`` where one rescale serves the series, float32 where it differs from slice to slice or slices
+        were interpolated. A tilted stack keeps its sheared affine. Attributes as `deidentify.header_attrs`, and
+        ``n_files``, ``n_duplicates`` (slices), ``photometric``, ``philips_scale_slope``, ``philips_scale_intercept``,
+        ``philips_precise``, ``resampled``, ``accepted`` (what was used of the policy) and ``flags``:
+        ``possible_truncation``, ``lossy_source``, ``slice_spacing_tag_wrong``, ``time_inferred``, ``negative_slope``,
+        ``monochrome1``, ``sheared``, ``philips_scale_varies``.
 
     Raises
     ------
     Refused
-        With the code, the numbers and the files; see `stack.stack` for those of geometry.
+        With the code, the numbers and the files; see `stack.stack` for those of geometry, `dicom_kind.check_kind` for
+        those of what is no image to measure, `pixels.read_frames` for those of pixels, `rescale.rescale` for those of
+        values; ``DCM-TOO-LARGE``, ``DCM-UID-CONFLICT``, and where slices of several groups are mixed ``DCM-MIXED``,
+        ``DCM-MATRIX-MIX``, ``DCM-SPACING-MIX`` or ``DCM-UID-COLLISION``.
 
     Notes
     -----
-    Oracle: dcm2niix and nibabel; affine within 1e-3 mm, voxels equal.
+    Oracle: dcm2niix and nibabel; affine within 1e-3 mm, voxels equal. Where it differs, see DECISIONS.md.
     """
-    files = sorted(set(files))
-    headers = [_required(path) for path in files]
-    _check_one_group(headers, files)
-    for header, path in zip(headers, files, strict=True):
-        _check_kind(header, path)
-    headers, kept = _without_duplicates(headers, files)
-    slices = stack(headers, kept, min_slices=min_slices)
-    for header, path in zip(headers, kept, strict=True):
-        check_length(path, header)
-    image, affine, image_attrs = _fill(slices, headers, kept)
-    attrs = header_attrs(dcmread(kept[0], stop_before_pixels=True, force=True))
+    notes = Notes(policy)
+    wanted = dict(zip(files, frames or [None] * len(files), strict=True))
+    found = [(header, path) for path in sorted(wanted) for header in _slices(path, wanted[path])]
+    _check_one_group(found)
+    for header, path in found:
+        check_kind(header, path, notes)
+    firsts: dict[Path, Header] = {}
+    for header, path in found:
+        firsts.setdefault(path, header)
+    for path, header in firsts.items():
+        _check_size(header, path, max_bytes)
+    kept = _without_duplicates(found)
+    headers, paths = [header for header, _ in kept], [path for _, path in kept]
+    slices = stack(headers, paths, policy=policy)
+    shown = _shown(headers[0], paths[0])
+    attrs = header_attrs(shown)
+    if ages_disagree(shown):
+        notes.flags.add("age_conflict")
+    precise = policy.philips_precise and (attrs.get("manufacturer"), headers[0]["modality"]) == (
+        "philips",
+        "MR",
+    )
+    values = rescale(headers, paths, precise=precise, decoded=slices.even is not None)
+    image, affine = _fill(slices, headers, paths, values, max_bytes)
+    notes.flags |= _flags(headers, slices)
     attrs |= {
-        "n_files": len(kept),
-        "n_duplicates": len(files) - len(kept),
+        "n_files": len(set(paths)),
+        "n_duplicates": len(found) - len(kept),
         "photometric": headers[0]["photometric"],
-        "possible_truncation": _possible_truncation(headers),
+        **philips_attrs(headers),
+        **({"philips_precise": True} if precise else {}),
+        **_resampled(slices),
+        **notes.attrs(),
     }
-    image_attrs["units"] = _units(headers[0])
     leading = {} if slices.time is None else {"time": slices.time}
+    image_attrs = values.attrs | {"units": _units(headers[0])}
     return schema.make_scan(image, affine, leading=leading, image_attrs=image_attrs, attrs=attrs)
 
 
-def _required(path: Path) -> Header:
-    header = read_header(path)
-    if header is None or not header["rows"] or not header["columns"] or not header["pixel_offset"]:
+def _slices(path: Path, wanted: Frames) -> list[Header]:
+    with path.open("rb") as stream:
+        headers = read_slices(stream, path) or []
+    if not headers or not all(headers[0][k] for k in ("rows", "columns", "pixel_offset")):
         raise Refused(
             "DCM-HEADER",
             "no image in {0}: Rows, Columns or PixelData is missing",
             fix="copy the file again from its source.",
             files=[path],
         )
-    return header
+    if wanted is None:
+        return headers
+    if max(wanted) >= len(headers):
+        raise Refused(
+            "DCM-HEADER",
+            f"{len(headers)} slices in {{0}}, expected at least {max(wanted) + 1}: it has changed meanwhile",
+            fix="ingest again.",
+            files=[path],
+        )
+    return [headers[number] for number in wanted]
 
 
-def _check_one_group(headers: Sequence[Header], files: Sequence[Path]) -> None:
-    keys = [group_key(header) for header in headers]
-    groups = group(keys)
+def _check_one_group(slices: Sequence[Slice]) -> None:
+    keys = [group_key(header) for header, _ in slices]
+    groups = dicom_header.group(keys)
     if len(groups) == 1:
         return
     first, other = (keys[numbers[0]] for numbers in groups[:2])
     part = next(i for i in range(len(first)) if first[i] != other[i])
-    raise mix(part, first, other, [files[numbers[0]] for numbers in groups[:2]])
+    raise dicom_header.mix(part, first, other, [slices[numbers[0]][1] for numbers in groups[:2]])
 
 
-def _check_kind(header: Header, path: Path) -> None:
-    """Refuse what is no slice to measure."""
-    kind: tuple[str, str, str] | None = None
-    if "LOCALIZER" in header["image_type"]:
-        kind = ("DCM-LOCALIZER", "a localizer, not a scan to measure: {0}", "nothing.")
-    elif (
-        header["samples"] != 1
-        or header["bits_allocated"] not in (8, 16, 32)
-        or header["photometric"] not in ("MONOCHROME1", "MONOCHROME2")
-    ):
-        kind = (
-            "DCM-NOT-IMAGE",
-            f"{header['samples']} samples of {header['bits_allocated']} bits a pixel, or colours, in {{0}}",
-            "nothing: colour captures and bit maps are not measured.",
-        )
-    elif header["sop_class"] not in SINGLE_FRAME + MULTI_FRAME:
-        kind = (
-            "DCM-NOT-IMAGE",
-            "neither CT, MR nor PET: {0}",
-            "nothing: screen captures are not measured.",
-        )
-    if kind:
-        raise Refused(kind[0], kind[1], fix=kind[2], files=[path], state="skipped")
-    if header["burned_in"]:
-        kind = (
-            "DCM-BURNED-IN",
-            "BurnedInAnnotation is YES in {0}",
-            "export the series without burned-in text.",
-        )
-    elif header["sop_class"] in MULTI_FRAME or header["frames"] > 1:
-        kind = (
-            "DCM-MULTIFRAME",
-            f"{header['frames']} frames in one file, not supported yet: {{0}}",
-            "convert the series to one slice a file or to NIfTI.",
-        )
-    elif "MOSAIC" in header["image_type"]:
-        kind = ("DCM-MOSAIC", "a mosaic, not supported yet: {0}", "convert the series to NIfTI.")
-    elif (
-        header["high_bit"] != header["bits_stored"] - 1
-        or not 0 < header["bits_stored"] <= header["bits_allocated"]
-    ):
-        kind = (
-            "DCM-BITS",
-            "HighBit {high_bit}, BitsStored {bits_stored} and BitsAllocated {bits_allocated}".format(
-                **header
+def _check_size(header: Header, path: Path, max_bytes: int) -> None:
+    """Refuse a file whose pixels are not those its header claims, or too many; reads none."""
+    size = header["rows"] * header["columns"] * (header["bits_allocated"] // 8)
+    if size > max_bytes:
+        what = f"a slice of {header['rows']} x {header['columns']} pixels"
+        raise _too_large(what, size, max_bytes, path)
+    check_length(path, header)
+
+
+def _too_large(what: str, size: int, max_bytes: int, path: Path) -> Refused:
+    return Refused(
+        "DCM-TOO-LARGE",
+        f"{what} takes {size / 2**20:.1f} MiB, at most {max_bytes / 2**20:.1f} are read: {{0}}",
+        fix="divide the series into smaller ones.",
+        files=[path],
+    )
+
+
+def _without_duplicates(slices: Sequence[Slice]) -> list[Slice]:
+    """Drop slices that are there twice; refuse two instances of one UID whose pixels differ."""
+    by_uid: dict[Hashable, Slice] = {}
+    copies: list[tuple[Slice, Slice]] = []
+    for number, one in enumerate(slices):
+        first = by_uid.setdefault((one[0]["sop_uid"] or number, one[0]["frame"]), one)
+        if first is not one:
+            copies.append((first, one))
+    for first, other, same in _compared(copies):
+        if not same:
+            raise Refused(
+                "DCM-UID-CONFLICT",
+                "one SOPInstanceUID, different images: {0} and {1}",
+                fix="find out which is right and remove the other.",
+                files=[first[1], other[1]],
             )
-            + " contradict each other in {0}",
-            "export the series again from its source.",
+    # Sent again under a new UID: only where nothing else in the header tells two slices apart.
+    alike: defaultdict[Hashable, list[Slice]] = defaultdict(list)
+    for number, one in enumerate(by_uid.values()):
+        alike[_identity(one[0]) if one[0]["position"] else number].append(one)
+    pairs = [(first, other) for first, *others in alike.values() for other in others]
+    again = {id(other) for _, other, same in _compared(pairs) if same}
+    return [one for one in by_uid.values() if id(one) not in again]
+
+
+def _identity(header: Header) -> Hashable:
+    """What tells a slice from the others of its series, but for its pixels and its name."""
+    return (
+        tuple(header["position"] or ()),
+        header["instance"],
+        header["trigger_time"],
+        header["temporal_position"],
+        header["acquisition_date"],
+        header["acquisition_time"],
+        header["volume"],
+    )
+
+
+def _compared(pairs: Sequence[tuple[Slice, Slice]]) -> Iterator[tuple[Slice, Slice, bool]]:
+    """Say of each pair whether both are the same image in the same place; two files are read once for all their pairs."""
+    by_files: defaultdict[tuple[Path, Path], list[tuple[Slice, Slice]]] = defaultdict(list)
+    for first, other in pairs:
+        by_files[first[1], other[1]].append((first, other))
+    for paths, several in by_files.items():
+        ones, others = (
+            read_frames(path, [pair[side][0] for pair in several])
+            for side, path in enumerate(paths)
         )
-    elif header["has_lut"]:
-        kind = (
-            "DCM-LUT",
-            "values pass through a modality table in {0}",
-            "export the series with a linear rescale.",
-        )
-    elif header["slope"] == 0:
-        kind = ("DCM-SLOPE", "RescaleSlope is 0 in {0}", "export the series again from its source.")
-    if kind:
-        raise Refused(kind[0], kind[1], fix=kind[2], files=[path])
+        for (first, other), pixels, again in zip(several, ones, others, strict=True):
+            same = all(first[0][key] == other[0][key] for key in ("position", "slope", "intercept"))
+            yield first, other, same and np.array_equal(pixels, again)
 
 
-def _without_duplicates(
-    headers: Sequence[Header], files: Sequence[Path]
-) -> tuple[list[Header], list[Path]]:
-    """Drop files that repeat an instance; refuse two instances of one UID whose pixels differ."""
-    by_uid: defaultdict[str, list[int]] = defaultdict(list)
-    for number, header in enumerate(headers):
-        by_uid[header["sop_uid"] or f"#{number}"].append(number)
-    keep: list[int] = []
-    for numbers in by_uid.values():
-        first = numbers[0]
-        keep.append(first)
-        for other in numbers[1:]:
-            if not _same_image(*((headers[i], files[i]) for i in (first, other))):
-                raise Refused(
-                    "DCM-UID-CONFLICT",
-                    "one SOPInstanceUID, different images: {0} and {1}",
-                    fix="find out which is right and remove the other.",
-                    files=[files[first], files[other]],
-                )
-    return [headers[i] for i in keep], [files[i] for i in keep]
-
-
-def _same_image(one: tuple[Header, Path], other: tuple[Header, Path]) -> bool:
-    pixels, others = (read_pixels(path, header) for header, path in (one, other))
-    return one[0]["position"] == other[0]["position"] and np.array_equal(pixels, others)
+def _shown(header: Header, path: Path) -> Dataset:
+    """The header of a slice, as `deidentify` looks at it."""
+    with path.open("rb") as stream:
+        parsed = parse(stream, path)
+    elements = parsed.elements if parsed else {}
+    if dicom_header.is_enhanced(header, elements):
+        number = 0 if header["tile"] else header["frame"] or 0
+        (elements,) = flattened(elements, header["frames"], only=number)
+    return Dataset(cast(Any, elements))
 
 
 def _fill(
-    slices: Stack, headers: Sequence[Header], files: Sequence[Path]
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    slices: Stack,
+    headers: Sequence[Header],
+    files: Sequence[Path],
+    values: Rescale,
+    max_bytes: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """Read each slice into its place in a canonical volume."""
-    scales = {(h["slope"], h["intercept"]) for h in headers}
-    stored_type = np.result_type(*{stored_dtype(h) for h in headers})
-    dtype = stored_type if len(scales) == 1 else np.dtype(np.float32)
     lead = slices.order.shape[:1] if slices.time is not None else ()
-    shape = (*lead, slices.order.shape[1], headers[0]["rows"], headers[0]["columns"])
-    stored, canonical, affine = canvas(shape, slices.affine, dtype)
-    for place in np.ndindex(slices.order.shape):
-        number = int(slices.order[place])
-        header = headers[number]
-        pixels = read_pixels(files[number], header)
-        if len(scales) > 1:
-            pixels = schema.decode_array(pixels, scale=header["slope"], offset=header["intercept"])
-        stored[place if lead else place[1:]] = pixels
-    attrs: dict[str, Any] = {}
-    if len(scales) == 1 and (scale := scales.pop()) != (1.0, 0.0):
-        attrs = {"scale_factor": scale[0], "add_offset": scale[1]}
-    return canonical, affine, attrs
+    n = slices.order.shape[1]
+    plane = headers[0]["rows"], headers[0]["columns"]
+    shape = (*lead, len(slices.even) if slices.even else n, *plane)
+    uneven = (*lead, n, *plane) if slices.even else (0,)
+    size = sum(int(np.prod(s, dtype=np.int64)) for s in (shape, uneven)) * values.dtype.itemsize
+    if size > max_bytes:
+        raise _too_large(
+            f"a series of {' x '.join(map(str, shape))} voxels", size, max_bytes, files[0]
+        )
+    stored, canonical, affine = canvas(shape, slices.affine, values.dtype)
+    target = np.empty(uneven, values.dtype) if slices.even else stored
+    places = {int(slices.order[place]): place for place in np.ndindex(slices.order.shape)}
+    for number, pixels in _read(headers, files):
+        place = places[number] if lead else places[number][1:]
+        target[place] = values.values(number, pixels, headers[number], files[number])
+    if slices.even:
+        resample.interpolate(target, slices.even, stored)
+    return canonical, affine
+
+
+def _read(headers: Sequence[Header], files: Sequence[Path]) -> Iterator[tuple[int, np.ndarray]]:
+    """Number and pixels of every slice, file by file."""
+    for path, numbers in groupby(range(len(files)), key=lambda number: files[number]):
+        several = list(numbers)
+        yield from zip(several, read_frames(path, [headers[n] for n in several]), strict=True)
+
+
+def _flags(headers: Sequence[Header], slices: Stack) -> set[str]:
+    """What is worth knowing of a series that is read all the same."""
+    step = float(grid.steps_mm(slices.affine)[2])
+    tag = headers[0]["slice_spacing"] or headers[0]["slice_thickness"]
+    private = {(h["philips_slope"], h["philips_intercept"]) for h in headers}
+    says = {
+        "possible_truncation": slices.even is None and _possible_truncation(headers),
+        "lossy_source": any(h["lossy"] or h["syntax"] in LOSSY for h in headers),
+        "slice_spacing_tag_wrong": slices.order.shape[1] > 1
+        and bool(tag)
+        and abs(abs(tag or 0) - step) > SAME_DISTANCE * step,
+        "time_inferred": slices.time is not None and slices.time.attrs["basis"] in volumes.INFERRED,
+        "negative_slope": any(h["slope"] < 0 for h in headers),
+        "monochrome1": any(h["photometric"] == "MONOCHROME1" for h in headers),
+        "sheared": grid.is_sheared(slices.affine),
+        "philips_scale_varies": len(private) > 1,
+    }
+    return {flag for flag, is_so in says.items() if is_so}
+
+
+def _possible_truncation(headers: Sequence[Header]) -> bool:
+    """Whether the numbers of the images suggest that some at an end are missing."""
+    claimed = max((h["images_in_acquisition"] or 0 for h in headers), default=0)
+    instances = sorted({h["instance"] for h in headers if h["instance"] is not None})
+    # Series of which every second image belongs to another echo have even holes.
+    steps = np.diff(instances).tolist()
+    return claimed > len(headers) or (bool(steps) and max(steps) > median_low(steps))
+
+
+def _resampled(slices: Stack) -> dict[str, str]:
+    if not slices.even:
+        return {}
+    smallest, largest = slices.gaps
+    return {
+        "resampled": f"uniform: {slices.order.shape[1]} slices {smallest:.3f} to {largest:.3f} mm apart, "
+        f"interpolated linearly onto {len(slices.even)} every {slices.even.step_mm:.3f} mm"
+    }
 
 
 def _units(header: Header) -> str:
@@ -217,11 +316,3 @@ def _units(header: Header) -> str:
     return {"BQML": "Bq/ml", "GML": "g/ml", "CNTS": "counts", "PROPCNTS": "counts"}.get(
         header["units"], "1"
     )
-
-
-def _possible_truncation(headers: Sequence[Header]) -> bool:
-    """Whether the numbers of the images suggest that some at an end are missing."""
-    claimed = max((h["images_in_acquisition"] or 0 for h in headers), default=0)
-    instances = {h["instance"] for h in headers if h["instance"] is not None}
-    holes = bool(instances) and max(instances) - min(instances) + 1 > len(instances)
-    return claimed > len(headers) or holes

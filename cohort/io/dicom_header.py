@@ -1,22 +1,40 @@
-"""Headers of DICOM files: what grouping and ordering need to know, read without a pixel, and which files belong together."""
+"""Headers of DICOM slices: what grouping and ordering need to know, read without a pixel, and which belong together.
 
-import hashlib
-from collections import defaultdict
+A slice is a file, a frame of an enhanced multi-frame file, or a tile of a mosaic; each has a header of its own.
+"""
+
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypedDict
+from typing import BinaryIO, TypedDict
 
-from pydicom import dcmread
+import numpy as np
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset
 
-from cohort.io import elements
+from cohort.io import elements, frames, mosaic
+from cohort.io.dicom_file import Parsed, is_dicom, parse
+from cohort.io.dicom_group import KEY_PARTS, group, group_key, key_digest, mix
+from cohort.io.elements import Elements
 from cohort.io.refusal import Refused
+
+__all__ = [
+    "DIRECTORY",
+    "KEY_PARTS",
+    "MULTI_FRAME",
+    "SINGLE_FRAME",
+    "Header",
+    "group",
+    "group_key",
+    "is_dicom",
+    "is_enhanced",
+    "key_digest",
+    "mix",
+    "named",
+    "read_slices",
+]
 
 DIRECTORY = "1.2.840.10008.1.3.10"
 """SOP class of a DICOMDIR."""
-
-DEFLATED = "1.2.840.10008.1.2.1.99"
 
 SINGLE_FRAME = (
     "1.2.840.10008.5.1.4.1.1.2",  # CT
@@ -36,23 +54,25 @@ MULTI_FRAME = (
 """SOP classes with many slices a file."""
 
 _KEYWORDS = (
-    "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID PatientID Modality ImageType SeriesNumber "
-    "InstanceNumber Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored "
-    "HighBit PixelRepresentation ImageOrientationPatient ImagePositionPatient PixelSpacing SliceThickness EchoTime "
-    "EchoNumbers TriggerTime TemporalPositionIdentifier TemporalResolution AcquisitionTime RescaleSlope "
-    "RescaleIntercept RescaleType ModalityLUTSequence BurnedInAnnotation ImagesInAcquisition Units"
+    "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID PatientID Modality Manufacturer ImageType "
+    "SeriesNumber InstanceNumber Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated "
+    "BitsStored HighBit PixelRepresentation ImageOrientationPatient ImagePositionPatient PixelSpacing SliceThickness "
+    "SpacingBetweenSlices EchoTime EchoNumbers TriggerTime TemporalPositionIdentifier TemporalResolution "
+    "AcquisitionDate AcquisitionTime AcquisitionDateTime StudyDate ComplexImageComponent RescaleSlope "
+    "RescaleIntercept RescaleType ModalityLUTSequence BurnedInAnnotation LossyImageCompression ImagesInAcquisition "
+    "Units DimensionIndexSequence SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
 )
-_TAGS = [tag for word in _KEYWORDS.split() if (tag := tag_for_keyword(word)) is not None]
-
-SAME_DIRECTION = 1e-3
-"""Direction cosines that differ by no more are one orientation."""
-
-SAME_SPACING = 1e-4
-"""Pixel spacings, mm, that differ by no more are one spacing."""
+_PHILIPS_INTERCEPT, _PHILIPS_SLOPE = 0x2005100D, 0x2005100E
+_TAGS = [
+    *(tag for word in _KEYWORDS.split() if (tag := tag_for_keyword(word)) is not None),
+    mosaic.N_IN_GRID,
+    _PHILIPS_INTERCEPT,
+    _PHILIPS_SLOPE,
+]
 
 
 class Header(TypedDict):
-    """What ordering and grouping need to know of one file; plain JSON values, private."""
+    """What ordering and grouping need to know of one slice; plain JSON values, private."""
 
     sop_class: str
     sop_uid: str
@@ -63,9 +83,16 @@ class Header(TypedDict):
     image_type: list[str]
     series_number: int | None
     instance: int | None
+    frame: int | None
+    """Number of the slice within its file, from 0; None if the file is the slice."""
+    tile: list[int] | None
+    """Of a mosaic: corner (top, left) of the slice, and rows and columns of the whole image."""
+    problem: list[str] | None
+    """Why the slices of the file cannot be told apart or placed: code, text and remedy of a refusal."""
     rows: int
     columns: int
     frames: int
+    """Images that the file holds: a mosaic is one."""
     samples: int
     photometric: str
     bits_allocated: int
@@ -76,111 +103,166 @@ class Header(TypedDict):
     position: list[float] | None
     pixel_spacing: list[float] | None
     slice_thickness: float | None
+    slice_spacing: float | None
     echo_time: float | None
     echo_number: int | None
     trigger_time: float | None
     temporal_position: int | None
     temporal_resolution: float | None
+    volume: int | None
+    """Rank among the volumes of a multi-frame file, by its dimension indices."""
+    acquisition_date: str
     acquisition_time: float | None
     slope: float
     intercept: float
     has_slope: bool
     has_lut: bool
+    philips_slope: float | None
+    philips_intercept: float | None
     units: str
     burned_in: bool
+    lossy: bool
     images_in_acquisition: int | None
     syntax: str
+    has_meta: bool
     pixel_offset: int
     pixel_bytes: int
 
 
-def is_dicom(head: bytes) -> bool:
-    """Whether a file that begins with `head` (132 bytes or more) is DICOM; the preamble may be missing."""
-    if head[128:132] == b"DICM":
-        return True
-    group, vr = head[:2], head[4:6]
-    return group in (b"\x02\0", b"\x08\0") and vr in (
-        b"UL",
-        b"UI",
-        b"CS",
-        b"OB",
-        b"DA",
-        b"TM",
-        b"SH",
-        b"LO",
-        b"ST",
-    )
+def read_slices(stream: BinaryIO, path: Path) -> list[Header] | None:
+    """Read what grouping and ordering need to know of the slices of a DICOM file; no pixel is read.
 
-
-def read_header(path: Path) -> Header | None:
-    """Read what grouping and ordering need from the header of a DICOM file; no pixel is read.
+    Parameters
+    ----------
+    stream : binary file
+        At its beginning, seekable.
+    path : Path
+        Its name, for messages.
 
     Returns
     -------
-    Header
-        None if the file is not DICOM.
+    list of Header
+        One a slice: of a plain file one, of an enhanced multi-frame file one a frame, of a mosaic one a tile. Of a
+        file whose slices cannot be placed one, with its `problem`. None if the file is not DICOM.
 
     Raises
     ------
     Refused
-        ``DCM-HEADER`` if it is DICOM and its header cannot be read.
+        ``DCM-HEADER`` if it is DICOM and its header cannot be read, ``DCM-BOMB`` if it inflates without end.
     """
-    with path.open("rb") as stream:
-        return parse_header(stream, path)
-
-
-def parse_header(stream: BinaryIO, path: Path) -> Header | None:
-    """As `read_header`, from a stream that stands at its beginning."""
-    head = stream.read(1024)
-    if not is_dicom(head):
-        return None
-    if DEFLATED.encode() in head:
-        raise Refused(
-            "DCM-SYNTAX",
-            "the data set is deflated, which hides its size, in {0}",
-            fix="store the series uncompressed, for example with dcmconv or gdcmconv.",
-            files=[path],
-        )
-    stream.seek(0)
     try:
-        dataset = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-        syntax = str(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2.1"))
-        offset, length = _pixel_element(stream, syntax)
-        return _header(dataset, syntax, offset, length)
-    # A damaged header makes pydicom raise almost anything.
+        parsed = parse(stream, path, tags=_TAGS)
+        if parsed is None:
+            return None
+        whole = _header(parsed.elements, parsed)
+        try:
+            if is_enhanced(whole, parsed.elements):
+                return _frames(whole, parsed, stream, path)
+            return _tiles(whole, parsed.elements, stream, path) or [_checked(whole)]
+        except Refused as refused:
+            whole["problem"] = [refused.code, refused.what, refused.fix]
+            return [whole]
+    except Refused:
+        raise
+    # A damaged header makes pydicom raise almost anything, an OSError without a number among them.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise Refused(
             "DCM-HEADER",
             f"the header cannot be read ({type(error).__name__}) in {{0}}",
             fix="copy the file again from its source.",
             files=[path],
-        ) from error
+        ) from None
 
 
-def _pixel_element(stream: BinaryIO, syntax: str) -> tuple[int, int]:
-    """Offset and length of PixelData's value, on which the parser stopped; (0, 0) if there is none."""
-    order: Literal["big", "little"] = "big" if syntax == "1.2.840.10008.1.2.2" else "little"
-    start, head = stream.tell(), stream.read(12)
-    group, element = (int.from_bytes(head[i : i + 2], order) for i in (0, 2))
-    if (group, element) != (0x7FE0, 0x0010) or len(head) < 12:
-        return 0, 0
-    implicit = syntax == "1.2.840.10008.1.2"
-    size = head[4:8] if implicit else head[8:12]
-    return start + (8 if implicit else 12), int.from_bytes(size, order)
+def is_enhanced(header: Header, root: Elements) -> bool:
+    """Whether functional groups describe the frames of a file; some classic slices carry an empty sequence of them."""
+    several = header["frames"] > 1 and frames.PER_FRAME in root
+    return header["sop_class"] in MULTI_FRAME or several
 
 
-def _header(d: Dataset, syntax: str, offset: int, length: int) -> Header:
+def _frames(whole: Header, parsed: Parsed, stream: BinaryIO, path: Path) -> list[Header]:
+    """One header a frame of an enhanced file, or a tile of the one mosaic in it."""
+    n = whole["frames"]
+    flat = frames.flattened(parsed.elements, n)
+    if not flat:
+        raise Refused(
+            "DCM-HEADER",
+            f"{n} frames, but the functional groups do not describe as many, in {{0}}",
+            fix="copy the file again from its source.",
+            files=[path],
+        )
+    volumes = frames.volume_indices(parsed.elements, flat)
+    headers = [_header(frame, parsed) for frame in flat]
+    if n == 1 and (tiles := _tiles(headers[0], flat[0], stream, path)):
+        return tiles
+    for number, (header, volume) in enumerate(zip(headers, volumes, strict=True)):
+        header["frame"], header["volume"] = number, volume
+    return headers
+
+
+def _tiles(whole: Header, own: Elements, stream: BinaryIO, path: Path) -> list[Header]:
+    """One header a tile; none if the image is no mosaic."""
+    is_grid = mosaic.N_IN_GRID in own
+    if not (is_grid or mosaic.is_mosaic(own)) or whole["frames"] > 1:
+        return []
+    position, orientation = whole["position"], whole["orientation"]
+    if not position or not orientation or not whole["pixel_spacing"]:
+        return []
+    image = mosaic.Image(
+        whole["rows"],
+        whole["columns"],
+        position,
+        orientation,
+        whole["pixel_spacing"],
+        whole["slice_spacing"],
+    )
+    # Private elements are many and large; only here are they worth reading.
+    stream.seek(0)
+    everything = parse(stream, path)
+    root = everything.elements if everything else {}
+    tiles = (mosaic.grid_tiles if is_grid else mosaic.siemens_tiles)(image, root, path)
+    headers = []
+    for number, tile in enumerate(tiles):
+        header = whole.copy()
+        header["frame"], header["tile"], header["position"] = number, tile.box, tile.position
+        header["rows"], header["columns"] = tile.rows, tile.columns
+        date, seconds = _time(tile.own)
+        if seconds is not None:
+            header["acquisition_date"], header["acquisition_time"] = date, seconds
+        headers.append(header)
+    return headers
+
+
+def _checked(whole: Header) -> Header:
+    """Refuse several frames of which nobody says where they lie."""
+    if whole["frames"] > 1:
+        raise Refused(
+            "DCM-MULTIFRAME",
+            f"{whole['frames']} frames in one file without the position of each: {{0}}",
+            fix="export the series as enhanced multi-frame or one slice a file.",
+        )
+    return whole
+
+
+def _header(d: Elements, parsed: Parsed) -> Header:
     e = elements
+    date, seconds = _time(d)
+    philips = e.text(d, "Manufacturer").casefold().startswith("philips")
     return Header(
-        sop_class=e.text(d, "SOPClassUID") or str(d.file_meta.get("MediaStorageSOPClassUID", "")),
+        sop_class=e.text(d, "SOPClassUID") or parsed.sop_class,
         sop_uid=e.text(d, "SOPInstanceUID"),
         study_uid=e.text(d, "StudyInstanceUID"),
         series_uid=e.text(d, "SeriesInstanceUID"),
         patient_id=e.text(d, "PatientID"),
         modality=e.text(d, "Modality"),
-        image_type=e.texts(d, "ImageType"),
+        image_type=[*e.texts(d, "ImageType"), *e.texts(d, "ComplexImageComponent")],
         series_number=e.integer(d, "SeriesNumber"),
         instance=e.integer(d, "InstanceNumber"),
+        frame=None,
+        tile=None,
+        problem=None,
         rows=e.integer(d, "Rows") or 0,
         columns=e.integer(d, "Columns") or 0,
         frames=e.integer(d, "NumberOfFrames") or 1,
@@ -194,123 +276,58 @@ def _header(d: Dataset, syntax: str, offset: int, length: int) -> Header:
         position=e.numbers(d, "ImagePositionPatient", 3),
         pixel_spacing=e.numbers(d, "PixelSpacing", 2),
         slice_thickness=e.number(d, "SliceThickness"),
+        slice_spacing=e.number(d, "SpacingBetweenSlices"),
         echo_time=e.number(d, "EchoTime"),
         echo_number=e.integer(d, "EchoNumbers"),
         trigger_time=e.number(d, "TriggerTime"),
         temporal_position=e.integer(d, "TemporalPositionIdentifier"),
         temporal_resolution=e.number(d, "TemporalResolution"),
-        acquisition_time=_seconds(e.text(d, "AcquisitionTime")),
+        volume=None,
+        acquisition_date=date,
+        acquisition_time=seconds,
         slope=1.0 if (slope := e.number(d, "RescaleSlope")) is None else slope,
         intercept=e.number(d, "RescaleIntercept") or 0.0,
         has_slope=slope is not None,
         has_lut=e.has(d, "ModalityLUTSequence"),
+        philips_slope=e.number(d, _PHILIPS_SLOPE) if philips else None,
+        philips_intercept=e.number(d, _PHILIPS_INTERCEPT) if philips else None,
         units=e.text(d, "Units") or e.text(d, "RescaleType"),
         burned_in=e.text(d, "BurnedInAnnotation").upper() == "YES",
+        lossy=e.text(d, "LossyImageCompression") == "01",
         images_in_acquisition=e.integer(d, "ImagesInAcquisition"),
-        syntax=syntax,
-        pixel_offset=offset,
-        pixel_bytes=length,
+        syntax=parsed.syntax,
+        has_meta=parsed.has_meta,
+        pixel_offset=parsed.pixel_offset,
+        pixel_bytes=parsed.pixel_bytes,
     )
+
+
+def _time(d: Elements) -> tuple[str, float | None]:
+    """Date, and seconds since midnight, at which a slice was taken."""
+    both = elements.text(d, "AcquisitionDateTime")
+    date = elements.text(d, "AcquisitionDate") or both[:8] or elements.text(d, "StudyDate")
+    return date, _seconds(elements.text(d, "AcquisitionTime") or both[8:])
 
 
 def _seconds(time: str) -> float | None:
-    """Seconds since midnight of a DICOM time, HHMMSS.FFFFFF."""
-    if len(time) < 6 or not time.replace(".", "").isdigit():
-        return None
-    return int(time[:2]) * 3600 + int(time[2:4]) * 60 + float(time[4:])
+    """Seconds since midnight of a DICOM time, HHMMSS.FFFFFF; what follows, such as a time zone, is ignored."""
+    found = re.match(r"(\d\d)(\d\d)(\d\d(?:\.\d+)?)", time)
+    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else None
 
 
-def group_key(header: Header) -> tuple[Any, ...]:
-    """Give what files of one scan share; `KEY_PARTS` names the parts."""
-    spacing, orientation = header["pixel_spacing"], header["orientation"]
-    return (
-        header["patient_id"],
-        header["study_uid"],
-        header["series_uid"],
-        header["sop_class"],
-        tuple(header["image_type"]),
-        None if header["echo_time"] is None else round(header["echo_time"], 2),
-        header["echo_number"],
-        (header["rows"], header["columns"]),
-        None if spacing is None else tuple(round(mm, 4) + 0.0 for mm in spacing),
-        None if orientation is None else tuple(round(cosine, 3) + 0.0 for cosine in orientation),
-    )
+def named(
+    numbers: Sequence[int] | np.ndarray, headers: Sequence[Header], files: Sequence[Path]
+) -> tuple[list[str], list[Path]]:
+    """Give each slice's place in a message, its number within the file where that holds several, and the files.
 
-
-KEY_PARTS = (
-    "patient",
-    "study",
-    "series",
-    "SOP class",
-    "ImageType",
-    "EchoTime",
-    "EchoNumbers",
-    "matrix",
-    "PixelSpacing",
-    "orientation",
-)
-"""Names of the parts of a `group_key`."""
-
-
-def group(keys: Sequence[tuple[Any, ...]]) -> list[list[int]]:
-    """Collect files by `group_key`; keys that rounding set apart come together again.
-
-    Parameters
-    ----------
-    keys : sequence of tuple
-        As `group_key` gives them, one a file.
-
-    Returns
-    -------
-    list of lists of int
-        Numbers of the files of each group, in order.
+    Examples
+    --------
+    >>> named([0, 2], [{"frame": 3}, {}, {"frame": 4}], [Path("a"), Path("b"), Path("a")])[0]
+    ['frame 4 of {0}', 'frame 5 of {0}']
     """
-    by_key: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for number, key in enumerate(keys):
-        by_key[key].append(number)
-    heads: defaultdict[tuple[Any, ...], list[tuple[Any, ...]]] = defaultdict(list)
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for key in sorted(by_key, key=repr):
-        near = next((head for head in heads[key[:-2]] if _near(head, key)), None)
-        if near is None:
-            heads[key[:-2]].append(key)
-            groups[key] = by_key[key]
-        else:
-            groups[near] = sorted(groups[near] + by_key[key])
-    return sorted(groups.values())
-
-
-def _near(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    """Whether two keys that agree in all but spacing and orientation differ by no more than rounding."""
-    for a, b, tolerance in (
-        (one[-2], other[-2], SAME_SPACING),
-        (one[-1], other[-1], SAME_DIRECTION),
-    ):
-        if (a is None) != (b is None):
-            return False
-        # Half a unit of rounding on either side comes on top of the tolerance.
-        if a is not None and max(abs(p - q) for p, q in zip(a, b, strict=True)) > 1.001 * tolerance:
-            return False
-    return True
-
-
-def key_digest(key: tuple[Any, ...]) -> str:
-    """Sixteen hexadecimal digits that tell apart the groups of one series."""
-    return hashlib.sha256(repr(key[3:]).encode()).hexdigest()[:16]
-
-
-def mix(
-    part: int, first: tuple[Any, ...], other: tuple[Any, ...], files: Sequence[Path]
-) -> Refused:
-    """Say that two groups of files, which differ in one part of their keys, may not be one series."""
-    code = {0: "DCM-UID-COLLISION", 7: "DCM-MATRIX-MIX", 8: "DCM-SPACING-MIX"}.get(
-        part, "DCM-MIXED"
-    )
-    # Identities are not repeated in messages; sizes are.
-    values = f" ({first[part]} and {other[part]})" if part >= 5 else ""
-    return Refused(
-        code,
-        f"two values of {KEY_PARTS[part]}{values} in one series: {{0}} and {{1}}",
-        fix="separate them into series of their own.",
-        files=files,
-    )
+    own = list(dict.fromkeys(files[number] for number in numbers))
+    texts = []
+    for number in numbers:
+        place, frame = f"{{{own.index(files[number])}}}", headers[number]["frame"]
+        texts.append(place if frame is None else f"frame {frame + 1} of {place}")
+    return texts, own

@@ -1,58 +1,41 @@
 """What there is to ingest: files under the sources, grouped into series with an identity and a subject.
 
 Only headers are parsed; the bytes are read once, for the digest. An unchanged tree costs one ``stat`` a file:
-size, mtime, ctime and inode are the key of a private cache.
+size, mtime, ctime and inode are the key of a private cache, for an object in a bucket size, ETag and time.
 """
 
 import hashlib
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
-from cohort.io import dicom_header, nifti_header
-from cohort.io.filecache import UNREADABLE, Entry, FileCache
-from cohort.io.files import SourceError, digest, examined
+from cohort.io import content
+from cohort.io.dicom_group import KEY_PARTS, group, key_digest, mix
+from cohort.io.filecache import UNREADABLE, FileCache, Key
+from cohort.io.files import SourceError, examined
+from cohort.io.index import Index, Row
+from cohort.io.policy import DEFAULT, Policy
 from cohort.io.refusal import Refused
+from cohort.io.series import Parts, Series
 
 __all__ = ["Discovery", "Series", "SourceError", "discover"]
 
+_SPLITTABLE = ("matrix", "PixelSpacing")
+"""Parts of a key that may make series of their own within one, if the catalog says so."""
 
-@dataclass(frozen=True)
-class Series:
-    """Files that make one scan.
+_NO_META, _SRC_EMPTY = "DCM-NO-META", "SRC-EMPTY"
 
-    Parameters
-    ----------
-    kind : {"dicom", "nifti"}
-    files : tuple of Path
-        Sorted; for NIfTI the header, then the voxels if they are in a file of their own.
-    digests : tuple of str
-        SHA-256 of each file.
-    subject_id, session_id : str, optional
-        As the sources give them: private.
-    name : str
-        Private identity. NIfTI: path relative to its source, without extension. DICOM: SeriesInstanceUID and a
-        digest of the group's geometry.
-    label : str
-        Short name, [A-Za-z0-9]+, for stores that keep ids.
-    """
+_IMAGES = (".dcm", ".ima", ".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
+"""How files are called that hold images."""
 
-    kind: Literal["dicom", "nifti"]
-    files: tuple[Path, ...]
-    digests: tuple[str, ...]
-    subject_id: str | None
-    session_id: str | None
-    name: str
-    label: str
+ONE_SERIES = "looks_like_one_series"
+"""Flag of series that differ in nothing but their UIDs; they are kept apart."""
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the content: the same files under other names give the same digest."""
-        return hashlib.sha256("\n".join([self.kind, *sorted(self.digests)]).encode()).hexdigest()
+COPY = "copy of a scan in another source"
+"""Why an image is passed over that lies under the same name with the same bytes in two sources."""
 
 
 @dataclass
@@ -60,24 +43,18 @@ class Discovery:
     """What `discover` found; every file is in `series`, `skipped`, `refused` or `unreadable`."""
 
     series: list[Series] = field(default_factory=list)
-    skipped: dict[str, list[Path]] = field(default_factory=dict)
+    skipped: dict[str, Sequence[Path]] = field(default_factory=dict)
     """Reason -> files that are no image."""
     refused: list[tuple[Series | None, Refused]] = field(default_factory=list)
     unreadable: list[Path] = field(default_factory=list)
     """Files and folders that nobody knows the content of: a series beside one may lack a part."""
+    damaged: list[Path] = field(default_factory=list)
+    """Refused files that hold a slice, or should, of a series that nobody knows: one beside it may lack that slice."""
     n_files: int = 0
+    """An archive counts as its members, unless it is refused as a whole."""
     n_images: int = 0
     n_matched: int = 0
     """Images in whose path the pattern found a subject."""
-
-
-@dataclass(frozen=True)
-class _Found:
-    """One file, where it lies under its source, and what is in it."""
-
-    path: Path
-    relative: str
-    entry: Entry
 
 
 def discover(
@@ -87,13 +64,15 @@ def discover(
     cache: Path | None = None,
     rehash: bool = False,
     progress: Callable[[int], None] | None = None,
+    policy: Callable[[Series], Policy] = lambda series: DEFAULT,
 ) -> Discovery:
     """Find, digest and group the images under `sources`.
 
     Parameters
     ----------
     sources : sequence of Path
-        Folders, walked without following links inside them, or single files.
+        Folders, walked without following links inside them, single files, archives, or places in buckets as
+        `places.from_url` names them.
     subject : str, optional
         Pattern with the named groups ``subject`` and, if there are sessions, ``session``; searched in the path
         relative to the source, then in the whole path. Without a match, a DICOM file's PatientID is the subject.
@@ -103,102 +82,160 @@ def discover(
         Read every file although the cache knows it.
     progress : callable, optional
         Called with the number of files done so far.
+    policy : callable, optional
+        What the catalog has decided about a series. With ``split``, matrices or spacings that differ in one
+        series make series of their own; with ``accept`` of ``DCM-NO-META``, files without meta information are taken.
 
     Returns
     -------
     Discovery
-        ``series`` sorted by name.
+        ``series`` sorted by name. Memory grows with the number of series; a file takes about 80 bytes, 32 of them
+        its digest.
 
     Raises
     ------
     SourceError
         If a source does not exist or cannot be read.
     """
-    pattern = re.compile(subject) if subject else None
+    finder = _Finder(subject)
     result = Discovery()
-    found: list[_Found] = []
-    keys: dict[tuple[object, ...], tuple[object, ...]] = {}
-    with FileCache(cache) as known:
+    with FileCache(cache) as known, Index() as index:
         for path, relative, entry in examined(sources, known, rehash=rehash):
-            result.n_files += 1
-            if entry.reason == UNREADABLE:
-                result.unreadable.append(path)
-            elif entry.reason:
-                result.skipped.setdefault(entry.reason, []).append(path)
-            elif entry.refusal:
-                code, what, fix = entry.refusal
-                result.refused.append((None, Refused(code, what, fix=fix, files=[path])))
-            else:
-                # Slices of a series share one key: memory grows with series, not with files.
-                shared = replace(entry, key=keys.setdefault(entry.key, entry.key))
-                found.append(_Found(path, relative, shared))
-            if progress:
-                progress(result.n_files)
-        _claim_voxel_files(found, result, known)
-    result.n_images = len(found)
-    result.n_matched = sum(_match(item, pattern) is not None for item in found)
-    series = [*_nifti_series(found, pattern), *_dicom_series(found, pattern, result)]
-    result.series = sorted(series, key=lambda s: (s.name, s.files))
+            ids = finder.ids(path, relative)
+            if index.add(path, relative, entry, matched=ids is not None, subject=ids and ids[0]):
+                result.n_files += 1
+                if progress:
+                    progress(result.n_files)
+        for header in index.pairs():
+            result.n_files += _join_pair(header, index, known)
+        _refuse_empty(index)
+        series = [*_nifti_series(index, finder), *_dicom_series(index, finder, policy, result)]
+        result.series = sorted(series, key=lambda s: s.name)
+        result.n_images, result.n_matched = index.n_images()
+        result.skipped.update(index.reasons())
+        result.unreadable = list(result.skipped.pop(UNREADABLE, ()))
+        result.refused += [
+            (None, Refused(code, what, fix=fix, files=[path]))
+            for path, (code, what, fix) in index.refusals()
+        ]
+    result.damaged = [
+        refused.files[0]
+        for one, refused in result.refused
+        if one is None and refused.code.startswith(("DCM-", _SRC_EMPTY))
+    ]
     return result
 
 
-def _claim_voxel_files(found: list[_Found], result: Discovery, known: FileCache) -> None:
-    """Take the ``.img`` of each pair out of the files that are no image, and digest it with its header."""
-    for i, item in enumerate(found):
-        if not item.entry.pair:
-            continue
-        try:
-            voxels = nifti_header.voxels_beside(item.path)
-            content = _voxels_digest(voxels, known)
-        except Refused as refused:
-            result.refused.append((None, refused))
-            continue
-        for paths in result.skipped.values():
-            if voxels in paths:
-                paths.remove(voxels)
-        entry = replace(item.entry, pair=False, voxels=voxels, voxels_digest=content)
-        found[i] = replace(item, entry=entry)
-    found[:] = [item for item in found if not item.entry.pair]
-    result.skipped = {reason: paths for reason, paths in result.skipped.items() if paths}
+class _Finder:
+    """Finds subject and session in paths."""
+
+    def __init__(self, pattern: str | None) -> None:
+        self._pattern = re.compile(pattern) if pattern else None
+
+    def ids(self, path: Path, relative: str) -> tuple[str | None, str | None] | None:
+        """Subject and session that the pattern finds; None if it does not fit."""
+        if self._pattern is None:
+            return None
+        match = self._pattern.search(relative) or self._pattern.search(path.as_posix())
+        if match is None:
+            return None
+        groups = match.groupdict()
+        return _plain(groups.get("subject")), _plain(groups.get("session"))
 
 
-def _voxels_digest(path: Path, known: FileCache) -> str:
-    """Digest of a file that was no image by itself, remembered like any other."""
-    state = path.lstat()
-    entry = known.get(path, state)
-    if entry is None or not entry.digest:
-        try:
-            with path.open("rb") as stream:
-                entry = Entry(reason="not an image", digest=digest(stream))
-        except OSError as error:
-            raise Refused(
-                "NII-NO-PAIR",
-                f"the voxels of a header cannot be read ({error.strerror}): {{0}}",
-                fix="allow reading the file.",
-                files=[path],
-            ) from error
-        known.put(path, state, entry)
+def _plain(text: str | None) -> str | None:
+    """Normalised, without blanks around it; None for nothing."""
+    return unicodedata.normalize("NFC", text).strip() or None if text else None
+
+
+def _refuse_empty(index: Index) -> None:
+    """Refuse empty files that were images, as far as their names and what lies beside them tell."""
+    refusal = (
+        _SRC_EMPTY,
+        "no byte in {0}, which should be an image",
+        "copy the file again from its source.",
+    )
+    beside: dict[tuple[Path, str], bool] = {}
+    for path in index.reasons().get(content.EMPTY, ()):
+        if not path.name.lower().endswith(_IMAGES):
+            place = (path.parent, path.suffix)
+            if place not in beside:
+                beside[place] = index.slices_beside(path)
+            if not beside[place]:
+                continue
+        index.refuse(path, refusal)
+
+
+def _join_pair(header: Path, index: Index, known: FileCache) -> int:
+    """Make one image of a NIfTI header and the ``.img`` beside it, whatever that seemed to be.
+
+    Returns
+    -------
+    int
+        1 if the ``.img`` lies in no source, because the header itself is one; else 0.
+    """
+    stem = header.name.removesuffix(".gz").removesuffix(".hdr")
+    for voxels in (header.with_name(stem + end) for end in (".img", ".img.gz")):
+        listed = index.look_up(voxels)
+        if listed is not None:
+            reason, digest = listed
+        elif voxels.is_file() and not voxels.is_symlink():
+            reason, digest = None, _digest(voxels, known)
+        else:
+            continue
+        if digest:
+            index.join(header, voxels, digest)
+            return int(listed is None)
+        what = f"the file of its voxels is no such thing ({reason}): {{0}}"
+        break
+    else:
+        what = "a header without its voxels: no .img beside {0}"
+    index.refuse(header, ("NII-NO-PAIR", what, "copy the .img file beside the .hdr."))
+    return 0
+
+
+def _digest(path: Path, known: FileCache) -> str:
+    """Digest of a local file that may hold voxels, "" if it cannot be read."""
+    try:
+        state = path.lstat()
+        entry = known.get(path, state) or content.look(path)
+    except OSError:
+        return ""
+    known.put(path, state, entry)
     return entry.digest
 
 
-def _nifti_series(found: Sequence[_Found], pattern: re.Pattern[str] | None) -> Iterator[Series]:
-    images = [item for item in found if item.entry.kind == "nifti"]
-    stems: defaultdict[str, int] = defaultdict(int)
-    for item in images:
-        stems[_stem(item.relative)] += 1
-    for item in images:
-        stem = _stem(item.relative)
-        name = stem if stems[stem] == 1 else item.relative
-        subject, session = _ids(item, pattern)
-        voxels, digest = item.entry.voxels, item.entry.voxels_digest
+def _nifti_series(index: Index, finder: _Finder) -> Iterator[Series]:
+    stems: Counter[str] = Counter()
+    seen: set[tuple[object, ...]] = set()
+    copies = []
+    for row in index.niftis():
+        mark = (
+            row.relative,
+            row.digest,
+            row.voxels and row.voxels[1],
+            finder.ids(row.path, row.relative),
+        )
+        if mark in seen:
+            copies.append(row)
+        else:
+            seen.add(mark)
+            stems[_stem(row.relative)] += 1
+    for row in copies:
+        index.pass_over(row, COPY)
+    for row in index.niftis():
+        stem = _stem(row.relative)
+        name = stem if stems[stem] == 1 else row.relative
+        subject, session = finder.ids(row.path, row.relative) or (None, None)
+        files = [(row.path, row.digest), *([row.voxels] if row.voxels else [])]
         yield Series(
             kind="nifti",
-            files=(item.path,) if voxels is None else (item.path, voxels),
-            digests=(item.entry.digest,) if digest is None else (item.entry.digest, digest),
-            subject_id=subject,
-            session_id=session,
+            parts=Parts([(path, digest, None) for path, digest in files]),
             name=name,
             label=_label(name.rsplit("/", 1)[-1]),
+            relative=row.relative,
+            subject_id=subject,
+            session_id=session,
         )
 
 
@@ -215,59 +252,48 @@ def _stem(relative: str) -> str:
     return re.sub(r"(\.nii|\.hdr)?(\.gz)?$", "", relative, flags=re.IGNORECASE)
 
 
-def _match(item: _Found, pattern: re.Pattern[str] | None) -> re.Match[str] | None:
-    if pattern is None:
-        return None
-    return pattern.search(item.relative) or pattern.search(item.path.as_posix())
-
-
-def _ids(item: _Found, pattern: re.Pattern[str] | None) -> tuple[str | None, str | None]:
-    """Subject and session that the pattern finds in the path."""
-    match = _match(item, pattern)
-    if not match:
-        return None, None
-    groups = match.groupdict()
-    return _plain(groups.get("subject")), _plain(groups.get("session"))
-
-
-def _plain(text: str | None) -> str | None:
-    """Normalised, without blanks around it; None for nothing."""
-    return unicodedata.normalize("NFC", text).strip() or None if text else None
-
-
 def _dicom_series(
-    found: Sequence[_Found], pattern: re.Pattern[str] | None, result: Discovery
+    index: Index, finder: _Finder, policy: Callable[[Series], Policy], result: Discovery
 ) -> list[Series]:
-    """Group files by their keys; refuse groups that share what no two scans may share."""
-    images = [item for item in found if item.entry.kind == "dicom"]
-    ids = [_ids(item, pattern) for item in images]
-    # The subject of the path stands for the patient: two folders may hold one anonymised PatientID.
-    keys = [(ids[i][0] or item.entry.key[0], *item.entry.key[1:]) for i, item in enumerate(images)]
-    groups = dicom_header.group(keys)
-    series = [_one_dicom_series([images[i] for i in g], keys[g[0]], ids[g[0]]) for g in groups]
-    heads = [keys[g[0]] for g in groups]
+    """Group slices by their keys; refuse groups that share what no two scans may share."""
+    keys = list(index.keys)
+    heads: list[Key] = []
+    series: list[Series] = []
+    series_numbers: list[int | None] = []
     bad: dict[int, Refused] = {}
-    for part, numbers in _mixed(heads):
-        one, other = (
-            numbers[0],
-            next(n for n in numbers if heads[n][part] != heads[numbers[0]][part]),
-        )
+    for numbers in group(keys):
+        rows = index.dicoms(numbers)
+        if not rows:  # what looked like slices was the voxels of NIfTI headers
+            continue
+        # The smallest of the keys that rounding set apart: the same one whatever the order of the files.
+        heads.append(min((keys[number] for number in numbers), key=repr))
+        series.append(_one_dicom_series(rows, heads[-1], finder))
+        series_numbers.append(rows[0].number)
+        bare = [row.path for row in rows if not row.has_meta]
+        if bare and _NO_META not in policy(series[-1]).accept:
+            bad[len(series) - 1] = _without_meta(bare, len(rows))
+    for part, several in _mixed(heads):
+        if KEY_PARTS[part] in _SPLITTABLE and all(policy(series[n]).split for n in several):
+            continue
+        one = several[0]
+        other = next(n for n in several if heads[n][part] != heads[one][part])
         files = [series[one].files[0], series[other].files[0]]
-        refusal = dicom_header.mix(part, heads[one], heads[other], files)
-        bad |= {n: refusal for n in numbers if n not in bad}
+        refusal = mix(part, heads[one], heads[other], files)
+        bad |= {n: refusal for n in several if n not in bad}
+    for n in _torn(heads, series_numbers):
+        series[n] = replace(series[n], flags=(ONE_SERIES,))
     result.refused += [(series[n], refusal) for n, refusal in sorted(bad.items())]
     return [one for n, one in enumerate(series) if n not in bad]
 
 
-def _mixed(heads: Sequence[tuple[object, ...]]) -> Iterator[tuple[int, list[int]]]:
+def _mixed(heads: Sequence[Key]) -> Iterator[tuple[int, list[int]]]:
     """Groups that are one series by its UID and yet differ in patient, or in matrix or spacing and nothing else."""
-    patient, study, uid, matrix, spacing = (
-        dicom_header.KEY_PARTS.index(name)
-        for name in ("patient", "study", "series", "matrix", "PixelSpacing")
+    patient, study, uid, matrix, spacing = map(
+        KEY_PARTS.index, ("patient", "study", "series", "matrix", "PixelSpacing")
     )
-    rest = [i for i in range(len(dicom_header.KEY_PARTS)) if i not in (matrix, spacing)]
+    rest = [i for i in range(len(KEY_PARTS)) if i not in (matrix, spacing)]
     for part, same in ((patient, [study, uid]), (matrix, rest), (spacing, rest)):
-        alike: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+        alike: defaultdict[Key, list[int]] = defaultdict(list)
         for n, head in enumerate(heads):
             if head[uid]:
                 alike[tuple(head[i] for i in same)].append(n)
@@ -276,18 +302,39 @@ def _mixed(heads: Sequence[tuple[object, ...]]) -> Iterator[tuple[int, list[int]
                 yield part, numbers
 
 
-def _one_dicom_series(
-    items: Sequence[_Found], key: tuple[object, ...], ids: tuple[str | None, str | None]
-) -> Series:
-    items = sorted(items, key=lambda item: item.path)
-    name = f"{key[2] or key[1]}.{dicom_header.key_digest(key)}"
-    number = items[0].entry.series_number or 0
+def _torn(heads: Sequence[Key], series_numbers: Sequence[int | None]) -> Iterator[int]:
+    """Groups that agree in everything, their SeriesNumber too, but the series' UID: some scanners give several."""
+    uid = KEY_PARTS.index("series")
+    alike: defaultdict[Key, list[int]] = defaultdict(list)
+    for n, (head, number) in enumerate(zip(heads, series_numbers, strict=True)):
+        if number is not None:
+            alike[(number, *head[:uid], *head[uid + 1 :])].append(n)
+    for numbers in alike.values():
+        if len({heads[n][uid] for n in numbers}) > 1:
+            yield from numbers
+
+
+def _without_meta(files: Sequence[Path], n: int) -> Refused:
+    return Refused(
+        _NO_META,
+        f"{len(files)} of {n} files have no file meta information, so that nothing says how {{0}} is encoded",
+        fix="write the files again with their meta information, for example with dcmconv, "
+        f"or state accept: [{_NO_META}] in the catalog",
+        files=files[:1],
+    )
+
+
+def _one_dicom_series(rows: Sequence[Row], key: Key, finder: _Finder) -> Series:
+    name = f"{key[2] or key[1]}.{key_digest(key)}"
+    _, session = finder.ids(rows[0].path, rows[0].relative) or (None, None)
     return Series(
         kind="dicom",
-        files=tuple(item.path for item in items),
-        digests=tuple(item.entry.digest for item in items),
-        subject_id=_plain(str(key[0])),
-        session_id=ids[1],
+        parts=Parts([(row.path, row.digest, row.frames) for row in rows]),
         name=name,
-        label=f"{number:03d}{hashlib.sha256(name.encode()).hexdigest()[:8]}",
+        label=f"{rows[0].number or 0:03d}{hashlib.sha256(name.encode()).hexdigest()[:8]}",
+        relative=rows[0].relative,
+        subject_id=_plain(str(key[0])),
+        session_id=session,
+        acquisition_uid=str(key[KEY_PARTS.index("series")]),
+        acquisition_date=min((row.date for row in rows if row.date), default=""),
     )

@@ -3,64 +3,171 @@
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, TypeVar
+
+from cohort.io.backend import Log
+from cohort.io.lock import folder_lock
+
+if TYPE_CHECKING:
+    from zarr.storage import StorePath
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def lost_files(path: Path, record: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the files of a group. Zarr takes a missing chunk, and a shard without bytes, for background."""
-    lost = []
-    for chunk, (_, size) in record["chunks"].items():
+class LocalFiles:
+    """The files of a store that is a folder; see `cohort.io.backend.Files`.
+
+    Parameters
+    ----------
+    root : Path
+        Need not exist yet; nothing is made until something is written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def url(self) -> str:
+        """The path of the folder."""
+        return str(self.root)
+
+    def place(self, name: str) -> Path:
+        """Path of a file."""
+        return self.root / name
+
+    def read(self, name: str) -> bytes:
+        """Content of a file. Raises FileNotFoundError."""
+        return (self.root / name).read_bytes()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write beside, sync, rename, sync the folder."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
-            found = (path / chunk).stat().st_size
+            temporary.write_bytes(content)
+            sync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync(path.parent)
+
+    def create(self, name: str, content: bytes) -> None:
+        """`write`: the kernel's lock on the folder keeps a second writer out, so nobody else can be first."""
+        self.write(name, content)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, or None."""
+        try:
+            return (self.root / name).stat().st_size
         except OSError:
-            lost.append(f"{chunk} is missing from the store")
-            continue
-        if found != size:
-            lost.append(f"{chunk} has {found} bytes, expected {size}")
-    return lost
+            return None
 
+    def sizes(self, prefix: str, names: Iterable[str]) -> dict[str, int]:
+        """Bytes of those files that are there: one ``stat`` each."""
+        found, folder = {}, self.root / prefix
+        for name in names:
+            try:
+                found[name] = (folder / name).stat().st_size
+            except OSError:
+                continue
+        return found
 
-def move_into_place(staged: Path, final: Path, *, durable: bool) -> None:
-    """Sync every file and folder of a staged group that has to last, then rename it: what has its place is whole."""
-    for folder, _, files in os.walk(staged) if durable else ():
-        for file in files:
-            sync(Path(folder) / file)
-        sync(Path(folder))
-    final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
-        shutil.rmtree(final)
-    staged.rename(final)
-    if durable:
-        sync(final.parent)
+    def names(self, folder: str) -> list[str]:
+        """Names of what lies directly in a folder, sorted."""
+        try:
+            return sorted(os.listdir(self.root / folder))  # noqa: PTH208 - names, not paths
+        except FileNotFoundError:
+            return []
 
+    def listing(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Every file below a folder with its bytes, sorted."""
+        found = []
+        for folder, _, files in os.walk(self.root / prefix):
+            found += [Path(folder) / file for file in files]
+        for name, path in sorted((p.relative_to(self.root).as_posix(), p) for p in found):
+            yield name, path.lstat().st_size
 
-def entries(folder: Path) -> list["os.DirEntry[str]"]:
-    """What lies in a folder, by name; nothing if there is no such folder."""
-    try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda e: e.name)
-    except FileNotFoundError:
-        return []
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there."""
+        (self.root / name).unlink(missing_ok=True)
 
+    def remove_tree(self, prefix: str) -> None:
+        """Remove a folder and all below it, if it is there."""
+        folder = self.root / prefix
+        if folder.exists():
+            shutil.rmtree(folder)
 
-def stems(folder: Path, suffix: str) -> list[str]:
-    """Names in a folder that end in `suffix`, without it, sorted."""
-    return [e.name.removesuffix(suffix) for e in entries(folder) if e.name.endswith(suffix)]
+    def publish(self, prefix: str, files: Mapping[str, bytes], *, durable: bool) -> None:
+        """Write a group beside its place, then rename it there."""
+        staged = self._stage()
+        folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
+        for folder in sorted(folders - {"."}):
+            (staged / folder).mkdir()
+        for name, content in files.items():
+            (staged / name).write_bytes(content)
+        self.publish_folder(prefix, staged, durable=durable)
 
+    def publish_folder(self, prefix: str, folder: Path, *, durable: bool) -> None:
+        """Sync every file and folder of a group that has to last, then rename it: what has its place is whole."""
+        final = self.root / prefix
+        for below, _, files in os.walk(folder) if durable else ():
+            for file in files:
+                sync(Path(below) / file)
+            sync(Path(below))
+        final.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(final)
+        if durable:
+            sync(final.parent)
 
-def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside, sync, rename, sync the folder: readers see the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        write(temporary)
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A new empty folder on the store's own file system, so that it can be renamed into place."""
+        folder = self._stage()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _stage(self) -> Path:
+        folder = self.root / "_staging" / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        return folder
+
+    def sweep(self) -> int:
+        """Remove staging folders."""
+        left = self.names("_staging")
+        for name in left:
+            shutil.rmtree(self.root / "_staging" / name, ignore_errors=True)
+        return len(left)
+
+    def zarr_path(self, name: str) -> "StorePath":
+        """A folder for zarr, read only."""
+        from zarr.storage import LocalStore, StorePath
+
+        return StorePath(LocalStore(self.root / name, read_only=True))
+
+    def log(self, name: str) -> Log:
+        """Open a text file to which lines are appended."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
+
+    def log_parts(self, name: str) -> list[str]:
+        """The one file that holds a log."""
+        return [name] if (self.root / name).exists() else []
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder for writing; the operating system frees it if the process dies. Raises `Locked`."""
+        return folder_lock(self.root)
+
+    def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """One after the other: a disk answers at once."""
+        return map(function, items)
 
 
 def sync(path: Path) -> None:

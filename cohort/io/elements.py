@@ -4,54 +4,97 @@ A tag that is absent, empty or malformed gives an empty answer; what to do about
 """
 
 import math
-from typing import Any
+import struct
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from typing import Any, cast
 
-import numpy as np
-from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_sequence
 
-_BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8"}
-"""VRs whose values are binary numbers."""
+Elements = Mapping[int, RawDataElement | DataElement] | Dataset
+"""Elements by tag, as they stand in a file."""
+
+Key = str | int
+"""Keyword of the dictionary, or tag of a private element."""
+
+_BINARY = {"US": "H", "SS": "h", "AT": "H", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+"""VRs whose values are binary numbers -> as `struct` names them."""
+
+_PRIVATE = {0x0019100A: "US", 0x2005100D: "FL", 0x2005100E: "FL"}
+"""Private elements with such values, of which a file in implicit VR does not tell."""
+
+_CHARACTER_SET = 0x00080005
 
 _PADDING = " \t\r\n\0"
 
 
-def has(dataset: Dataset, keyword: str) -> bool:
+def element(elements: Elements, key: Key) -> RawDataElement | DataElement | None:
+    """Give an element as it stands in the file, or None."""
+    tag = tag_for_keyword(key) if isinstance(key, str) else key
+    if tag is None:
+        return None
+    if not isinstance(elements, Dataset):
+        return elements.get(tag)
+    # pydicom's own annotation leaves the raw form out.
+    return cast(RawDataElement, elements.get_item(tag)) if tag in elements else None
+
+
+def has(elements: Elements, key: Key) -> bool:
     """Whether the element is there with a value."""
-    tag = tag_for_keyword(keyword)
-    if tag is None or tag not in dataset:
-        return False
-    value = dataset.get_item(tag).value
+    found = element(elements, key)
+    value = None if found is None else found.value
     return value is not None and len(value if hasattr(value, "__len__") else str(value)) > 0
 
 
-def texts(dataset: Dataset, keyword: str) -> list[str]:
+def sequence(elements: Elements, key: Key) -> list[Dataset]:
+    """Items of a sequence, their elements as they stand in the file; none if it is no sequence."""
+    found = element(elements, key)
+    if found is None or found.value is None:
+        return []
+    if not isinstance(found, RawDataElement):
+        return [cast(Dataset, below) for below in found.value] if found.VR == "SQ" else []
+    if found.VR == "UN":  # whose content is always in implicit VR
+        return _items(found.value, is_implicit=True, is_little_endian=True)
+    return _items(found.value, found.is_implicit_VR, found.is_little_endian)
+
+
+def walk(elements: Elements) -> Iterator[Elements]:
+    """The elements, and those of every item of every sequence below."""
+    yield elements
+    for tag in elements.keys():  # noqa: SIM118 - a Dataset yields elements, converted
+        found = element(elements, tag)
+        if found is not None and (found.VR == "SQ" or _is_sequence(found)):
+            for below in sequence(elements, tag):
+                yield from walk(below)
+
+
+def texts(elements: Elements, key: Key) -> list[str]:
     """Every value of an element as text, stripped of padding."""
-    return [
-        value if isinstance(value, str) else f"{value:g}" for value in _values(dataset, keyword)
-    ]
+    return [value if isinstance(value, str) else f"{value:g}" for value in _values(elements, key)]
 
 
-def text(dataset: Dataset, keyword: str) -> str:
+def text(elements: Elements, key: Key) -> str:
     """Give the first value as text; "" when there is none."""
-    values = texts(dataset, keyword)
+    values = texts(elements, key)
     return values[0] if values else ""
 
 
-def numbers(dataset: Dataset, keyword: str, n: int) -> list[float] | None:
+def numbers(elements: Elements, key: Key, n: int) -> list[float] | None:
     """Exactly `n` finite numbers, or None."""
     try:
-        values = [float(value) for value in _values(dataset, keyword)]
+        values = [float(value) for value in _values(elements, key)]
     except ValueError:
         return None
     return values if len(values) == n and all(map(math.isfinite, values)) else None
 
 
-def number(dataset: Dataset, keyword: str) -> float | None:
+def number(elements: Elements, key: Key) -> float | None:
     """Give the first value as a finite number, or None."""
-    values = _values(dataset, keyword)
+    values = _values(elements, key)
     try:
         value = float(values[0]) if values else math.nan
     except ValueError:
@@ -59,21 +102,29 @@ def number(dataset: Dataset, keyword: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def integer(dataset: Dataset, keyword: str) -> int | None:
+def integer(elements: Elements, key: Key) -> int | None:
     """Give the first value as a whole number, or None."""
-    value = number(dataset, keyword)
+    value = number(elements, key)
     return None if value is None or value != int(value) else int(value)
 
 
-def _values(dataset: Dataset, keyword: str) -> list[str] | list[float]:
-    tag = tag_for_keyword(keyword)
-    if tag is None or tag not in dataset:
+def _values(elements: Elements, key: Key) -> list[str] | list[float]:
+    found = element(elements, key)
+    if found is None:
         return []
-    # pydicom's own annotation leaves the raw form out.
-    item: DataElement | RawDataElement = dataset.get_item(tag)
-    if isinstance(item, RawDataElement):
-        return _raw_values(dataset, item)
-    return _converted_values(item)
+    if isinstance(found, RawDataElement):
+        return _raw_values(elements, found)
+    return _converted_values(found)
+
+
+def _is_sequence(item: RawDataElement | DataElement) -> bool:
+    """Whether an element of a file in implicit VR is a sequence that the dictionary knows."""
+    return item.VR is None and dictionary_has_tag(item.tag) and dictionary_VR(item.tag) == "SQ"
+
+
+def _items(value: bytes, is_implicit: bool, is_little_endian: bool) -> list[Dataset]:  # noqa: FBT001
+    found = read_sequence(BytesIO(value), is_implicit, is_little_endian, len(value), "iso8859")
+    return list(found)
 
 
 def _converted_values(item: DataElement) -> list[str] | list[float]:
@@ -85,31 +136,31 @@ def _converted_values(item: DataElement) -> list[str] | list[float]:
     return [part.strip(_PADDING) for part in "\\".join(str(part) for part in many).split("\\")]
 
 
-def _raw_values(dataset: Dataset, item: RawDataElement) -> list[str] | list[float]:
-    raw = item.value or b""
-    vr = item.VR
-    if vr in (None, "UN") and dictionary_has_tag(item.tag):
-        vr = dictionary_VR(item.tag)
-    kind = _BINARY.get((vr or "")[:2])
-    if kind:
-        dtype = np.dtype(kind).newbyteorder("<" if item.is_little_endian else ">")
-        return [
-            float(v)
-            for v in np.frombuffer(raw[: len(raw) // dtype.itemsize * dtype.itemsize], dtype)
-        ]
-    return [part.strip(_PADDING) for part in _decoded(dataset, raw).split("\\")]
+def _raw_values(elements: Elements, item: RawDataElement) -> list[str] | list[float]:
+    raw, vr = item.value or b"", item.VR
+    if vr is None or vr == "UN":
+        vr = dictionary_VR(item.tag) if dictionary_has_tag(item.tag) else _PRIVATE.get(item.tag, "")
+    code = _BINARY.get(vr[:2])
+    if code:
+        n = len(raw) // struct.calcsize(code)
+        form = f"{'<' if item.is_little_endian else '>'}{n}{code}"
+        return [float(value) for value in struct.unpack_from(form, raw)]
+    return [part.strip(_PADDING) for part in _decoded(elements, raw).split("\\")]
 
 
-def _decoded(dataset: Dataset, raw: bytes) -> str:
+def _decoded(elements: Elements, raw: bytes) -> str:
     if raw.isascii():
         return raw.decode("ascii")
-    charsets = (
-        dataset.get_item("SpecificCharacterSet") if "SpecificCharacterSet" in dataset else None
-    )
-    named = charsets.value if charsets is not None else None
+    found = element(elements, _CHARACTER_SET)
+    named: Any = "" if found is None else found.value
     if isinstance(named, bytes):
-        named = [part.strip(_PADDING) for part in named.decode("ascii", "replace").split("\\")]
+        named = named.decode("ascii", "replace").split("\\")
+    names = [
+        str(name).strip(_PADDING) for name in ([named] if isinstance(named, str) else named or [])
+    ]
+    # pydicom warns of a character set that it does not know in the words of the file.
+    known = any(names) and all(name in python_encoding for name in names)
     try:
-        return decode_bytes(raw, convert_encodings(named or "utf-8"), set())
+        return decode_bytes(raw, convert_encodings(names if known else "ISO_IR 192"), set())
     except (LookupError, UnicodeError):
         return raw.decode("latin-1")

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic_core import ErrorDetails
 
 from cohort import expression
+from cohort.io.buckets import from_url
 
 
 def _check_name(text: str) -> str:
@@ -39,6 +40,13 @@ def _local(text: str) -> str:
     if not text.strip():
         raise ValueError("expected a path, found empty text")
     return text
+
+
+def _source(text: str) -> str:
+    if "://" in text:
+        from_url(text)
+        return text
+    return _local(text)
 
 
 def _template(text: str) -> str:
@@ -89,6 +97,7 @@ LocalPath = Annotated[str, AfterValidator(_local)]
 Template = Annotated[str, AfterValidator(_template)]
 SubjectPattern = Annotated[str, AfterValidator(_pattern)]
 Paths = Annotated[list[LocalPath], BeforeValidator(_as_list)]
+Sources = Annotated[list[Annotated[str, AfterValidator(_source)]], BeforeValidator(_as_list)]
 Texts = Annotated[list[str], BeforeValidator(_as_texts)]
 
 
@@ -125,7 +134,7 @@ def describe(error: ValidationError, part_at: Callable[[Sequence[str]], type[Par
         if several:  # a validator that found more than one says where each is
             lines += several
         else:
-            problem = _problem(item, place[-1], part_at(place))
+            problem = _problem(item, place[-1] if place else "", part_at(place))
             # An unknown key is a problem of what holds it.
             where = ".".join(place[:-1] if item["type"] == "extra_forbidden" else place)
             lines.append(f"{where}: {problem}" if where else problem)

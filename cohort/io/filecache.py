@@ -7,36 +7,72 @@ deleted at any time.
 import json
 import os
 import sqlite3
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-_VERSION = 1
+from cohort.io.refusal import Refused
+
+_VERSION = 2
 """Raised whenever what is remembered of a file, or how it is derived, changes."""
+
+_WAIT_SECONDS = 60.0
+"""For another process that writes into the same cache; it never holds it for long."""
 
 UNREADABLE = "unreadable"
 """Reason of a file or folder that is there and cannot be read: never remembered, never taken for no image."""
 
+ARCHIVE = "archive"
+"""Kind of an archive, whose members have entries of their own."""
+
+Key = tuple[Any, ...]
+"""What files of one scan share; see `dicom_header.group_key`."""
+
+State = os.stat_result | str
+"""What changes whenever a file does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is in one file: an image (`kind`), nothing to read (`reason`), or something damaged (`refusal`)."""
+    """What is in one file: an image (`kind`), nothing to read (`reason`), or something damaged (`refusal`).
+
+    Parameters
+    ----------
+    kind : {"", "dicom", "nifti", "archive"}
+    reason : str, optional
+    refusal : (code, what, fix), optional
+    member : str
+        Label of the member for which an archive was refused, if it was one.
+    digest : str
+        SHA-256 of an image.
+    parts : tuple of (key, frames)
+        Of a DICOM file: the keys of its slices, and which frames each key has; None for all of them.
+    series_number : int, optional
+    date : str
+        Of the acquisition, YYYYMMDD, "" if unknown.
+    pair : bool
+        A NIfTI header whose voxels are in a file beside it.
+    """
 
     kind: str = ""
     reason: str | None = None
     refusal: tuple[str, str, str] | None = None
+    member: str = ""
     digest: str = ""
-    key: tuple[Any, ...] = ()
+    parts: tuple[tuple[Key, tuple[int, ...] | None], ...] = ()
     series_number: int | None = None
+    date: str = ""
+    has_meta: bool = True
     pair: bool = False
-    # Of a pair, filled in when its other file is found; never remembered.
-    voxels: Path | None = None
-    voxels_digest: str | None = None
+
+
+_DEFAULTS = {f.name: f.default for f in fields(Entry)}
 
 
 class FileCache:
-    """Entries by path, valid while size, mtime, ctime and inode stay what they were.
+    """Entries by path, valid while the state of the file (size, mtime, ctime, inode; or ETag) stays what it was.
 
     Parameters
     ----------
@@ -46,14 +82,13 @@ class FileCache:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._database: sqlite3.Connection | None = None
 
     def __enter__(self) -> Self:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Made by us, so that no moment passes in which others could read it.
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._database = _opened(self._path)
+        self._database = _opened(self._path)
         return self
 
     def __exit__(
@@ -62,48 +97,114 @@ class FileCache:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._database is not None:
-            self._database.commit()
-            self._database.close()
+        self.commit()
+        self._database.close()
 
-    def get(self, path: Path, state: os.stat_result) -> Entry | None:
+    def commit(self) -> None:
+        """Bring what was put to the disk and let other processes write."""
+        self._database.commit()
+
+    def get(self, path: Path, state: State) -> Entry | None:
         """Entry of a file, if the file is still the one that was read."""
-        if self._database is None:
+        if self._path is None:
             return None
         row = self._database.execute(
-            "SELECT entry FROM files WHERE path = ? AND state = ?", (os.fsencode(path), _key(state))
+            "SELECT entry FROM files WHERE path = ? AND state = ?",
+            (os.fsencode(path), state_key(state)),
         ).fetchone()
-        return _entry(json.loads(row[0])) if row else None
+        return _entry(row[0]) if row else None
 
-    def put(self, path: Path, state: os.stat_result, entry: Entry) -> None:
-        """Remember a file as it was when `state` was taken; a file that changes while it is read is forgotten."""
-        if self._database is None or entry.reason == UNREADABLE:
+    def put(self, path: Path, state: State, entry: Entry) -> None:
+        """Remember a file as it was when `state` was taken; a file that changed since then is forgotten."""
+        if self._path is None or entry.reason == UNREADABLE:
             return
-        try:
-            if _key(path.lstat()) != _key(state):
+        if isinstance(state, os.stat_result):
+            try:
+                if state_key(path.lstat()) != state_key(state):
+                    return
+            except OSError:
                 return
-        except OSError:
-            return
         self._database.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
-            (os.fsencode(path), _key(state), json.dumps(asdict(entry))),
+            (os.fsencode(path), state_key(state), _text(entry)),
         )
 
+    def put_archive(self, path: Path, state: State, members: Iterable[tuple[str, Entry]]) -> Entry:
+        """Take the members of an archive, all of them or none.
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """Open the database; one that is damaged or of another version is begun anew."""
+        Parameters
+        ----------
+        members : iterable of (label, Entry)
+            Read once; may raise `Refused` or OSError when some have been given already.
+
+        Returns
+        -------
+        Entry
+            Of the archive: its kind, or why it was refused. Given to `put` too.
+        """
+        self.commit()
+        # Collected apart: an archive may take long, and no other process should have to wait for the cache.
+        collect = self._database.execute
+        collect("CREATE TEMP TABLE IF NOT EXISTS members (path BLOB, entry TEXT)")
+        collect("DELETE FROM members")
+        folder = os.fsencode(path) + b"/"
+        try:
+            self._database.executemany(
+                "INSERT INTO members VALUES (?, ?)",
+                ((folder + os.fsencode(label), _text(entry)) for label, entry in members),
+            )
+            found = Entry(kind=ARCHIVE)
+        except Refused as refused:
+            collect("DELETE FROM members")
+            label = "/".join(refused.files[0].parts[len(path.parts) :])
+            found = Entry(refusal=(refused.code, refused.what, refused.fix), member=label)
+        collect("DELETE FROM files WHERE path > ? AND path < ?", _below(path))
+        collect("INSERT INTO files SELECT path, ?, entry FROM members", (state_key(state),))
+        collect("DELETE FROM members")
+        self.put(path, state, found)
+        self.commit()
+        return found
+
+    def members(self, path: Path) -> Iterator[tuple[str, Entry]]:
+        """Labels and entries of an archive that `put_archive` took, sorted by label."""
+        rows = self._database.execute(
+            "SELECT path, entry FROM files WHERE path > ? AND path < ? ORDER BY path", _below(path)
+        )
+        start = len(os.fsencode(path)) + 1
+        for name, text in rows:
+            yield os.fsdecode(name[start:]), _entry(text)
+
+
+def state_key(state: State) -> str:
+    """Text of a state: size, mtime, ctime and inode of a local file."""
+    if isinstance(state, str):
+        return state
+    return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
+
+
+def _below(path: Path) -> tuple[bytes, bytes]:
+    """Bounds of the paths below a path; "0" follows "/"."""
+    return os.fsencode(path) + b"/", os.fsencode(path) + b"0"
+
+
+def _opened(path: Path | None) -> sqlite3.Connection:
+    """Open the database; one that is damaged or of another version is begun anew, without a path a private one."""
     for attempt in (1, 2):
-        database = sqlite3.connect(path)
+        database = sqlite3.connect("" if path is None else path, timeout=_WAIT_SECONDS)
         try:
             if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                 database.execute("DROP TABLE IF EXISTS files")
             database.execute(
-                "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, state TEXT, entry TEXT)"
+                "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, state TEXT, entry TEXT) "
+                "WITHOUT ROWID"
             )
             database.execute(f"PRAGMA user_version = {_VERSION}")
+        except sqlite3.OperationalError:
+            database.close()
+            raise  # somebody else has it, or the disk is full: no damage
         except sqlite3.DatabaseError:
             database.close()
-            if attempt == 2:
+            if attempt == 2 or path is None:
                 raise
             path.write_bytes(b"")
         else:
@@ -111,14 +212,15 @@ def _opened(path: Path) -> sqlite3.Connection:
     raise AssertionError  # the second attempt returned or raised
 
 
-def _key(state: os.stat_result) -> str:
-    return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
+def _text(entry: Entry) -> str:
+    """JSON of what differs from an entry that says nothing."""
+    values = {name: getattr(entry, name) for name in _DEFAULTS}
+    stated = {name: value for name, value in values.items() if value != _DEFAULTS[name]}
+    return json.dumps(stated, separators=(",", ":"))
 
 
-def _entry(plain: dict[str, Any]) -> Entry:
-    values = {f.name: plain[f.name] for f in fields(Entry)}
-    values["key"] = _tuples(values["key"])
-    values["refusal"] = _tuples(values["refusal"])
+def _entry(text: str) -> Entry:
+    values = {name: _tuples(value) for name, value in json.loads(text).items()}
     return Entry(**values)
 
 

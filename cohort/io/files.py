@@ -1,26 +1,24 @@
-"""Every file under the sources, in order, with what is in it: sniffed, parsed as far as its header, digested.
+"""Every file under the sources with what is in it: folders, archives and buckets. An unchanged file costs one ``stat``."""
 
-Content decides, never a name. An unchanged file costs one ``stat``.
-"""
-
-import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from pydicom.uid import UID
+from cohort.io import archives, content
+from cohort.io.archive_limits import LINK, NOT_REGULAR
+from cohort.io.buckets import Bucket, Object, is_object, key_of
+from cohort.io.filecache import ARCHIVE, UNREADABLE, Entry, FileCache, State
 
-from cohort.io import dicom_header, nifti_header
-from cohort.io.filecache import UNREADABLE, Entry, FileCache
-from cohort.io.refusal import Refused
+_LOCAL, _REMOTE = (4, 16), (16, 1)
+"""Threads, and files that one takes at a time. An object store answers late, and many at a time."""
 
-_HEAD = 4096
-_BLOCK = 1 << 20
-_WORKERS = 4
 _BATCH = 256
 """Files under way at a time: bounds memory, whatever the size of the tree."""
 
@@ -29,15 +27,49 @@ class SourceError(ValueError):
     """A source that does not exist or cannot be read."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A file or an object that was met on the way, and why it is not to be looked into."""
+
+    path: Path
+    relative: str
+    state: State = ""
+    reason: str | None = None
+    bucket: Bucket | None = None
+    found: Object | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """Its bytes, forward only."""
+        if self.bucket is not None and self.found is not None:
+            with self.bucket.opened(self.found.key, etag=self.found.etag) as stream:
+                yield stream
+        else:
+            with self.path.open("rb") as stream:
+                yield stream
+
+    def look(self) -> Entry:
+        """What is in it."""
+        if self.reason:
+            return Entry(reason=self.reason)
+        try:
+            if self.bucket is None:
+                return content.look(self.path)
+            with self.opened() as stream:
+                return content.look_at(stream, self.path)
+        except OSError:
+            return Entry(reason=UNREADABLE)
+
+
 def examined(
     sources: Sequence[Path], known: FileCache, *, rehash: bool
 ) -> Iterator[tuple[Path, str, Entry]]:
-    """Walk the sources and examine each file once, in parallel, a bounded batch at a time.
+    """Walk the sources and examine each file, in parallel, a bounded batch at a time.
 
     Parameters
     ----------
     sources : sequence of Path
-        Folders or single files.
+        Folders, single files, archives, and buckets or prefixes in them.
     known : FileCache
         What earlier walks have seen; updated.
     rehash : bool
@@ -49,154 +81,145 @@ def examined(
     relative : str
         POSIX path under its source.
     entry : Entry
+        An archive is not given, but each of its members. A file under two sources is given twice.
 
     Raises
     ------
     SourceError
         If a source does not exist or cannot be read.
     """
-    files = (item for source in dict.fromkeys(sources) for item in _walk(source))
-    seen: set[Path] = set()
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        while batch := list(islice(files, _BATCH)):
-            states = [_state(path) for path, _, _ in batch]
-            entries = [
-                Entry(reason=reason or UNREADABLE)
-                if reason or state is None
-                else None
-                if rehash
-                else known.get(path, state)
-                for (path, _, reason), state in zip(batch, states, strict=True)
-            ]
-            fresh = {
-                i: pool.submit(examine, batch[i][0])
-                for i, entry in enumerate(entries)
-                if entry is None
-            }
-            for i, (path, relative, _) in enumerate(batch):
-                entry = entries[i]
-                if entry is None:
-                    entry = fresh[i].result()
-                    if (state := states[i]) is not None:
-                        known.put(path, state, entry)
-                if path not in seen:
-                    seen.add(path)
-                    yield path, relative, entry
+    for source in dict.fromkeys(sources):
+        remote = is_object(source)
+        items = _bucket_items(source) if remote else _local_items(source)
+        workers, share = _REMOTE if remote else _LOCAL
+        with ThreadPoolExecutor(workers) as pool:
+            while batch := list(islice(items, _BATCH)):
+                entries = [None if rehash else known.get(i.path, i.state) for i in batch]
+                fresh = [i for i, entry in zip(batch, entries, strict=True) if entry is None]
+                shares = [fresh[n : n + share] for n in range(0, len(fresh), share)]
+                found = (entry for part in pool.map(_look, shares) for entry in part)
+                for item, entry in zip(batch, entries, strict=True):
+                    yield from _ends(item, entry or next(found), known, fresh=entry is None)
+                known.commit()
 
 
-def _walk(source: Path) -> Iterator[tuple[Path, str, str | None]]:
-    """Files under a source in the order of their names, depth first, and why one cannot be examined."""
+def _look(items: Sequence[_Item]) -> list[Entry]:
+    return [item.look() for item in items]
+
+
+def _ends(
+    item: _Item, entry: Entry, known: FileCache, *, fresh: bool
+) -> Iterator[tuple[Path, str, Entry]]:
+    """What an item ends as, remembered: a file as itself, an archive as its members."""
+    if entry.kind == ARCHIVE:
+        yield from _members(item, known, read=fresh)
+        return
+    if fresh and not item.reason:
+        known.put(item.path, item.state, entry)
+    yield _whole(item, entry)
+
+
+def _whole(item: _Item, entry: Entry) -> tuple[Path, str, Entry]:
+    """An item that ends as one: a file, or an archive that is refused, maybe for one of its members."""
+    if not entry.member:
+        return item.path, item.relative, entry
+    return item.path / entry.member, f"{item.relative}/{entry.member}", entry
+
+
+def _members(item: _Item, known: FileCache, *, read: bool) -> Iterator[tuple[Path, str, Entry]]:
+    """Members of an archive, or the archive itself if it is refused or holds nothing."""
+    if read:
+        try:
+            entry = _read_archive(item, known)
+        except OSError:
+            entry = Entry(reason=UNREADABLE)
+        if entry.kind != ARCHIVE:
+            yield _whole(item, entry)
+            return
+    empty = True
+    for label, entry in known.members(item.path):
+        empty = False
+        yield item.path / label, f"{item.relative}/{label}", entry
+    if empty:
+        yield item.path, item.relative, Entry(reason="empty archive")
+
+
+def _read_archive(item: _Item, known: FileCache) -> Entry:
+    with item.opened() as stream, tempfile.TemporaryFile() as copy:
+        if item.bucket is not None:  # an archive is read back and forth
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                copy.write(block)
+            stream = cast(BinaryIO, copy)
+        members = archives.members(stream, item.path)
+        return known.put_archive(
+            item.path, item.state, ((m.label, _member(m, item.path)) for m in members)
+        )
+
+
+def _member(member: archives.Member, archive: Path) -> Entry:
+    if member.stream is None:
+        return Entry(reason=member.reason)
+    entry = content.look_at(member.stream, archive / member.label)
+    return Entry(reason=content.NESTED) if entry.kind == ARCHIVE else entry
+
+
+def _local_items(source: Path) -> Iterator[_Item]:
+    """Files under a source, in the order in which the file system lists them, links not followed."""
     try:
         root = source.resolve(strict=True)
         if not root.is_dir():
             with root.open("rb"):
-                yield root, root.name, None
+                yield _Item(root, root.name, root.lstat())
             return
-        folders = [_entries(root)]
     except OSError as error:
-        raise SourceError(f"source {source} cannot be read: {error.strerror or error}") from error
+        raise _cannot_be_read(source, error) from error
+    start = len(os.path.join(root, ""))  # noqa: PTH118 - the length of a prefix
+    folders = [str(root)]
     while folders:
-        if not folders[-1]:
-            folders.pop()
-            continue
-        path = folders[-1].pop()
-        relative = path.relative_to(root).as_posix()
-        state = _state(path)
-        mode = 0 if state is None else state.st_mode
-        if state is None:
-            yield path, relative, UNREADABLE
-        elif stat.S_ISDIR(mode):
-            try:
-                folders.append(_entries(path))
-            except OSError:
-                yield path, relative, UNREADABLE
-        elif stat.S_ISLNK(mode):
-            yield path, relative, "symbolic link"
-        else:
-            yield path, relative, None if stat.S_ISREG(mode) else "not a regular file"
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        yield _local_item(entry, start)
+        except OSError as error:
+            if folder == str(root):
+                raise _cannot_be_read(source, error) from error
+            yield _Item(Path(folder), folder[start:], reason=UNREADABLE)
 
 
-def _state(path: Path) -> os.stat_result | None:
-    """What the file system says of a file; None if it says nothing (no right to look, an error, just removed)."""
+def _local_item(entry: "os.DirEntry[str]", start: int) -> _Item:
+    path, relative = Path(entry.path), entry.path[start:]
     try:
-        return path.lstat()
+        state = entry.stat(follow_symlinks=False)
     except OSError:
-        return None
+        return _Item(path, relative, reason=UNREADABLE)
+    if stat.S_ISREG(state.st_mode):
+        return _Item(path, relative, state)
+    return _Item(path, relative, reason=LINK if stat.S_ISLNK(state.st_mode) else NOT_REGULAR)
 
 
-def _entries(folder: Path) -> list[Path]:
-    """Content of a folder, the first name last."""
-    with os.scandir(folder) as entries:
-        return sorted((Path(entry.path) for entry in entries), reverse=True)
-
-
-def examine(path: Path) -> Entry:
-    """Sniff, parse the header of, and digest one file."""
+def _bucket_items(source: Path) -> Iterator[_Item]:
+    """Objects under a source, or the one object that it names."""
+    prefix = key_of(source)
+    start = len(prefix) + 1 if prefix else 0
     try:
-        with path.open("rb") as stream:
-            head = stream.read(_HEAD)
-            stream.seek(0)
-            if dicom_header.is_dicom(head):
-                return _examine_dicom(stream, path)
-            if nifti_header.is_nifti(head):
-                return Entry(kind="nifti", digest=digest(stream), pair=nifti_header.is_pair(head))
-            return Entry(reason=_what(head))
-    except OSError:
-        return Entry(reason=UNREADABLE)
+        bucket = Bucket(source)
+        nothing = True
+        for found in bucket.listing(prefix):
+            nothing = False
+            relative = found.key[start:] or source.name
+            yield _Item(bucket.path(found), relative, found.state, bucket=bucket, found=found)
+        if nothing:
+            one = bucket.head(prefix)
+            if one is None:
+                raise SourceError(f"source {source} cannot be read: no object has this prefix")
+            yield _Item(source, source.name, one.state, bucket=bucket, found=one)
+    except OSError as error:
+        raise _cannot_be_read(source, error) from error
 
 
-def _examine_dicom(stream: BinaryIO, path: Path) -> Entry:
-    try:
-        header = dicom_header.parse_header(stream, path)
-    except Refused as refused:
-        if isinstance(refused.__cause__, OSError):
-            raise refused.__cause__ from None
-        return Entry(refusal=(refused.code, refused.what, refused.fix))
-    if header is None:
-        return Entry(reason="not an image")
-    if reason := _no_image(header):
-        return Entry(reason=reason)
-    if not header["rows"] or not header["pixel_offset"]:
-        what, fix = (
-            "no image in {0}: Rows or PixelData is missing",
-            "copy the file again from its source.",
-        )
-        return Entry(refusal=("DCM-HEADER", what, fix))
-    stream.seek(0)
-    key = dicom_header.group_key(header)
-    return Entry(
-        kind="dicom", digest=digest(stream), key=key, series_number=header["series_number"]
-    )
-
-
-def digest(stream: BinaryIO) -> str:
-    """SHA-256 of what is left of a stream."""
-    state = hashlib.sha256()
-    while block := stream.read(_BLOCK):
-        state.update(block)
-    return state.hexdigest()
-
-
-def _what(head: bytes) -> str:
-    """Say what a file is that is no image."""
-    if not head:
-        return "empty file"
-    if head.startswith((b"PK\x03\x04", b"7z\xbc\xaf")) or head[257:262] == b"ustar":
-        return "archive"
-    if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") and len(head) >= 348:
-        return "Analyze 7.5 (no orientation)"
-    return "not an image"
-
-
-def _no_image(header: dicom_header.Header) -> str | None:
-    """Why a DICOM file holds no image; None if it should."""
-    if header["sop_class"] == dicom_header.DIRECTORY:
-        return "DICOMDIR"
-    if (
-        header["sop_class"] in dicom_header.SINGLE_FRAME + dicom_header.MULTI_FRAME
-        or header["rows"]
-    ):
-        return None
-    uid = UID(header["sop_class"])
-    # The dictionary's name, never what the file wrote.
-    return f"no pixels ({uid.name})" if uid.name != uid else "no pixels"
+def _cannot_be_read(source: Path, error: OSError) -> SourceError:
+    return SourceError(f"source {source} cannot be read: {error.strerror or error}")

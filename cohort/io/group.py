@@ -1,9 +1,9 @@
 """One Dataset as one Zarr v3 group: chunked and sharded, checksummed, every chunk written, read back lazily."""
 
 import functools
+import hashlib
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from numcodecs import Zstd
 from xarray.backends import BackendArray
 from xarray.core import indexing
 from zarr.codecs import ZstdCodec
-from zarr.storage import LocalStore, MemoryStore, StorePath
+from zarr.storage import MemoryStore, StorePath
 
 from cohort import grid, schema
+from cohort.io.backend import Files, StoreError, Unreachable
 from cohort.provenance import canonical_json
 
 WHOLE_BYTES = 8 << 20
@@ -33,8 +34,14 @@ SHARD_BYTES = 256 << 20
 """A shard, the unit that one task writes and one file holds, stays below this size."""
 
 
-class StoreError(ValueError):
-    """A store, a record or a chunk that is not what it should be."""
+DATA_TYPES = frozenset(
+    ["bool", "float16", "float32", "float64"]
+    + [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+)
+"""Of stored arrays, by their names in Zarr v3: numbers, nothing that would be unpickled."""
+
+CODECS = (("bytes", "zstd"), ("sharding_indexed",))
+"""Of stored arrays. A name that is not here might be a plug-in, which runs what it likes."""
 
 
 def chunking(shape: Sequence[int], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
@@ -69,11 +76,13 @@ def chunking(shape: Sequence[int], itemsize: int) -> tuple[tuple[int, ...], tupl
 class _Stored(BackendArray):
     """A Zarr array read on demand, decoded block by block to the numbers it stands for.
 
-    Holds the path and the metadata, not the array: nothing is opened before the first read, and it travels light.
+    Holds the place and the metadata, not the array: nothing is opened before the first read, and it travels light.
     """
 
-    def __init__(self, path: Path, metadata: Mapping[str, Any], *, decoded: bool) -> None:
-        self.path, self.metadata = path, metadata
+    def __init__(
+        self, files: Files, place: str, metadata: Mapping[str, Any], *, decoded: bool
+    ) -> None:
+        self.files, self.place, self.metadata = files, place, metadata
         self.stored = np.dtype(metadata["data_type"])
         self.shape = tuple(metadata["shape"])
         attrs = metadata["attributes"]
@@ -94,9 +103,12 @@ class _Stored(BackendArray):
     def _read(self, key: tuple[Any, ...]) -> np.ndarray:
         try:
             stored = self._stored(key)
+        except Unreachable:
+            raise  # says nothing against the chunk
         except (RuntimeError, ValueError, OSError) as error:
+            folder, _, name = self.place.rpartition("/")
             raise StoreError(
-                f"{self.path.name} of {self.path.parent.name}: a chunk is damaged or cannot be read "
+                f"{name} of {folder.rpartition('/')[2]}: a chunk is damaged or cannot be read "
                 f"({error}); ingest the scan again"
             ) from error
         if not self.decoded:
@@ -105,29 +117,23 @@ class _Stored(BackendArray):
 
     def _stored(self, key: tuple[Any, ...]) -> np.ndarray:
         if self.is_one_chunk:
-            stored = _read_chunk(self.path, self.stored, self.shape)
+            stored = self._chunk()
             for axis in reversed(range(len(key))):
                 stored = stored[(*(slice(None),) * axis, key[axis])]
             return stored
-        array = _from_metadata(self.path, self.metadata)
+        array = zarr.Array.from_dict(self.files.zarr_path(self.place), dict(self.metadata))
         by_place = any(isinstance(k, np.ndarray) for k in key)
         return np.asarray(array.oindex[key] if by_place else array[key])
 
-
-def _read_chunk(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """The one chunk of an array, its checksum verified. Raises RuntimeError if it is damaged."""
-    chunk = np.empty(shape, dtype.newbyteorder("<"))
-    Zstd().decode((path / _only_key(shape)).read_bytes(), out=chunk)
-    return chunk
+    def _chunk(self) -> np.ndarray:
+        """The one chunk there is, its checksum verified. Raises RuntimeError if it is damaged."""
+        chunk = np.empty(self.shape, self.stored.newbyteorder("<"))
+        Zstd().decode(self.files.read(f"{self.place}/{_only_key(self.shape)}"), out=chunk)
+        return chunk
 
 
 def _only_key(shape: tuple[int, ...]) -> str:
     return "/".join(["c", *("0" for _ in shape)])
-
-
-def _from_metadata(path: Path, metadata: Mapping[str, Any]) -> zarr.Array[Any]:
-    """Array whose ``zarr.json`` was read already."""
-    return zarr.Array.from_dict(StorePath(LocalStore(path, read_only=True)), dict(metadata))
 
 
 def encode_group(dataset: xr.Dataset) -> dict[str, bytes]:
@@ -240,20 +246,38 @@ def _geometry(dataset: xr.Dataset) -> tuple[np.ndarray, tuple[int, ...]]:
     return affine, shape
 
 
-def open_group(path: Path, *, decoded: bool = True) -> xr.Dataset:
+def open_group(
+    files: Files, place: str, chunks: Mapping[str, Sequence[Any]], *, decoded: bool = True
+) -> xr.Dataset:
     """Open a group lazily; integers of ``image`` with CF attributes come back as float32.
 
     Several times as fast as ``xarray.open_zarr`` on a small scan, because only metadata is read, and float32 where that
     gives float64 for an offset.
+
+    Parameters
+    ----------
+    files, place
+        The group lies at `place` among `files`.
+    chunks : mapping of name -> (SHA-256, bytes)
+        The files of the group, from its record; others are not looked at.
+
+    Raises
+    ------
+    StoreError
+        If metadata are not those of the record, or not what `encode_group` writes.
     """
-    attrs = json.loads((path / "zarr.json").read_bytes())["attributes"]
-    found = {
-        entry.name: json.loads((path / entry.name / "zarr.json").read_bytes())
-        for entry in sorted(os.scandir(path), key=lambda e: e.name)
-        if entry.is_dir()
-    }
-    affine = np.array(found["grid"]["attributes"]["affine"], float).reshape(4, 4)
-    shape = [found[d]["shape"][0] for d in grid.SPACE]
+    names = [name for name in chunks if name.endswith("zarr.json")]
+    found: dict[str, dict[str, Any]] = {}
+    for name, content in zip(names, _metadata(files, place, names), strict=True):
+        if hashlib.sha256(content).hexdigest() != chunks[name][0]:
+            raise StoreError(f"{place}: {name} is damaged; ingest the scan again")
+        found[name.rpartition("/")[0]] = _parsed(content, f"{place}/{name}")
+    attrs = found.pop("", {}).get("attributes", {})
+    try:
+        affine = np.array(found["grid"]["attributes"]["affine"], float).reshape(4, 4)
+        shape = [found[d]["shape"][0] for d in grid.SPACE]
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise StoreError(f"{place} does not say where its voxels lie ({error!r})") from error
     coords: dict[str, xr.Variable] = grid.coordinates(affine, shape)
     data: dict[str, xr.Variable] = {}
     for name, metadata in found.items():
@@ -263,15 +287,82 @@ def open_group(path: Path, *, decoded: bool = True) -> xr.Dataset:
         elif name == "affine":
             data[name] = xr.Variable(dims, affine, metadata["attributes"])
         elif dims == (name,):
-            values = np.asarray(_from_metadata(path / name, metadata)[...])
+            stored = _Stored(files, f"{place}/{name}", metadata, decoded=False)
+            values = stored[indexing.BasicIndexer((slice(None),))]
             coords[name] = xr.Variable(dims, values, metadata["attributes"])
         else:
-            data[name] = _lazy(path / name, metadata, decoded=decoded)
+            data[name] = _lazy(files, f"{place}/{name}", metadata, decoded=decoded)
     return xr.Dataset(data, coords=coords, attrs=attrs)
 
 
-def _lazy(path: Path, metadata: Mapping[str, Any], *, decoded: bool) -> xr.Variable:
-    stored = _Stored(path, metadata, decoded=decoded and path.name == "image")
+def _metadata(files: Files, place: str, names: Sequence[str]) -> list[bytes]:
+    try:
+        return list(files.each(lambda name: files.read(f"{place}/{name}"), names))
+    except FileNotFoundError as error:
+        raise StoreError(f"{place}: metadata are missing; ingest the scan again") from error
+
+
+def _parsed(content: bytes, name: str) -> dict[str, Any]:
+    """Metadata of an array or a group. Raises `StoreError` before anything of theirs is used."""
+    if problem := _problem(content):
+        raise StoreError(
+            f"{name}: {problem}; this is no group that cohort wrote, nothing of it was read"
+        )
+    return json.loads(content)
+
+
+# Scans of a cohort resemble each other: the same metadata are looked at once.
+@functools.lru_cache(maxsize=256)
+def _problem(content: bytes) -> str:
+    """What is wrong with metadata, or nothing."""
+    try:
+        said = json.loads(content)
+        if said["zarr_format"] != 3:
+            return f"Zarr format {said['zarr_format']}, expected 3"
+        if not isinstance(said["attributes"], dict):
+            return "attributes that are no mapping"
+        if said["node_type"] == "group":
+            return ""
+        if not isinstance(said["data_type"], str) or said["data_type"] not in DATA_TYPES:
+            return (
+                f"data type {said['data_type']!r}, expected one of {', '.join(sorted(DATA_TYPES))}"
+            )
+        if problem := _codec_problem(said["codecs"]):
+            return problem
+        if said.get("storage_transformers"):
+            return "storage transformers, expected none"
+        if (
+            said["chunk_grid"]["name"] != "regular"
+            or said["chunk_key_encoding"]["name"] != "default"
+        ):
+            return "expected a regular grid of chunks with default keys"
+        sizes = [*said["shape"], *said["chunk_grid"]["configuration"]["chunk_shape"]]
+        if any(type(n) is not int or n < 0 for n in sizes):
+            return f"shape and chunks {sizes}, expected whole numbers"
+        if len(said.get("dimension_names") or ()) != len(said["shape"]):
+            return f"dims {said.get('dimension_names')} for the shape {said['shape']}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"metadata that cannot be read ({error!r})"
+    return ""
+
+
+def _codec_problem(codecs: Sequence[Mapping[str, Any]]) -> str:
+    names = tuple(codec["name"] for codec in codecs)
+    if names not in CODECS:
+        return f"codecs {', '.join(map(str, names))}; expected bytes, zstd or sharding_indexed"
+    own = codecs[0].get("configuration") or {}
+    if names == ("sharding_indexed",):
+        inner = tuple(codec["name"] for codec in own["codecs"])
+        index = tuple(codec["name"] for codec in own["index_codecs"])
+        if inner != ("bytes", "zstd") or index != ("bytes", "crc32c"):
+            return f"codecs {inner} and {index} in a shard; expected bytes, zstd and bytes, crc32c"
+        own = own["codecs"][0].get("configuration") or {}
+    return "" if own.get("endian", "little") == "little" else "bytes in big-endian order"
+
+
+def _lazy(files: Files, place: str, metadata: Mapping[str, Any], *, decoded: bool) -> xr.Variable:
+    is_image = place.rpartition("/")[2] == "image"
+    stored = _Stored(files, place, metadata, decoded=decoded and is_image)
     hidden = ("coordinates", "scale_factor", "add_offset")
     attrs = {k: v for k, v in metadata["attributes"].items() if k not in hidden}
     dims = tuple(metadata["dimension_names"])

@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 files, plain, gzipped or in pairs, to scan Datasets.
+"""NIfTI-1, NIfTI-2 and Analyze 7.5 files, plain, gzipped or in pairs, to scan Datasets.
 
 Sizes are checked before anything is allocated, and a gzip stream is read to its end: only there does its
 checksum stand, and nibabel never gets that far.
@@ -16,13 +16,13 @@ from cohort.io.gunzip import Gunzip
 from cohort.io.nifti_header import (
     GZIP,
     MAX_BYTES,
-    Form,
     Volume,
     data_file,
     is_nifti,
     opened,
     read_volume,
 )
+from cohort.io.policy import DEFAULT, Notes, Policy
 from cohort.io.refusal import Refused
 
 __all__ = ["is_nifti", "read_image", "read_labels"]
@@ -31,25 +31,28 @@ SLAB_BYTES = 8 << 20
 """What is read at a time."""
 
 
-def read_image(path: Path, *, prefer: Form | None = None, max_bytes: int = MAX_BYTES) -> xr.Dataset:
+def read_image(path: Path, *, policy: Policy = DEFAULT, max_bytes: int = MAX_BYTES) -> xr.Dataset:
     """Read a NIfTI image.
 
     Parameters
     ----------
     path : Path
         A ``.nii``, a ``.nii.gz`` or the ``.hdr`` of a pair; content decides, not the name.
-    prefer : {"sform", "qform"}, optional
-        Which to believe when both are coded and disagree.
+    policy : Policy
+        ``prefer`` (which form to believe), ``fifth_axis``, and ``accept``: ``NII-NO-ORIENT`` (also for Analyze 7.5),
+        ``NII-UNITS``.
     max_bytes : int
         Larger volumes are refused before anything is allocated.
 
     Returns
     -------
     Dataset
-        ``image`` (z, y, x) or (time, z, y, x), C-contiguous, native byte order, on canonical axes: the stored
-        numbers, with ``scale_factor`` and ``add_offset`` if the header has a slope. ``time`` in seconds if the
-        header has a unit, else in frames. Attributes ``n_nan``, ``orientation_from``, ``space_units`` and
-        ``repetition_time_ms``.
+        ``image`` (z, y, x), (time, z, y, x) or, if the policy says so, (echo, ...), C-contiguous, native byte order, on
+        canonical axes: the stored numbers, with ``scale_factor`` and ``add_offset`` if the header has a slope. ``time``
+        in seconds if the header has a unit, else in frames. Attributes ``n_nan`` (of floats), ``orientation_from``
+        (``sform``, ``qform`` or ``none``), ``repetition_time_ms``, ``accepted`` (what was used of the policy) and ``flags``:
+        ``unscaled_slope`` (0 or NaN), ``negative_slope``, ``odd_codes``, ``pixdim_wrong``, ``units_unknown``,
+        ``bitpix_wrong``, ``trailing_bytes``, ``has_nan``, ``time_implausible`` (steps over 1000 s).
 
     Raises
     ------
@@ -61,15 +64,18 @@ def read_image(path: Path, *, prefer: Form | None = None, max_bytes: int = MAX_B
     -----
     Oracle: ``nibabel.as_closest_canonical``, equal to the bit.
     """
-    volume, image, affine, attrs = _read(path, prefer=prefer, max_bytes=max_bytes)
+    volume, image, affine, attrs = _read(path, policy=policy, max_bytes=max_bytes)
     image_attrs: dict[str, Any] = {"units": "1"}
-    if (volume.scale, volume.intercept) != (1.0, 0.0):
+    if volume.is_scaled:
         image_attrs |= {"scale_factor": volume.scale, "add_offset": volume.intercept}
-    leading = {} if volume.time is None else {"time": volume.time}
-    return schema.make_scan(image, affine, leading=leading, image_attrs=image_attrs, attrs=attrs)
+    return schema.make_scan(
+        image, affine, leading=volume.leading, image_attrs=image_attrs, attrs=attrs
+    )
 
 
-def read_labels(path: Path, *, name: str, prefer: Form | None = None) -> xr.DataArray:
+def read_labels(
+    path: Path, *, name: str, policy: Policy = DEFAULT, max_bytes: int = MAX_BYTES
+) -> xr.DataArray:
     """Read a mask or label image.
 
     Parameters
@@ -78,12 +84,12 @@ def read_labels(path: Path, *, name: str, prefer: Form | None = None) -> xr.Data
         As for `read_image`.
     name : str
         Of the variable. ``"mask"`` must hold nothing but 0 and 1.
-    prefer : {"sform", "qform"}, optional
+    policy, max_bytes
         As for `read_image`.
 
     Returns
     -------
-    DataArray, (z, y, x) or (time, z, y, x)
+    DataArray, (z, y, x) or (..., z, y, x)
         bool for ``"mask"``, else the smallest integer type that holds every label (unsigned if none is negative).
 
     Raises
@@ -91,20 +97,12 @@ def read_labels(path: Path, *, name: str, prefer: Form | None = None) -> xr.Data
     Refused
         As `read_image`, and ``NII-LABELS`` if a value is no whole number, or in a mask neither 0 nor 1.
     """
-    volume, stored, affine, attrs = _read(path, prefer=prefer, max_bytes=MAX_BYTES)
+    volume, stored, affine, attrs = _read(path, policy=policy, max_bytes=max_bytes)
     values = stored
-    if (volume.scale, volume.intercept) != (1.0, 0.0) or stored.dtype.kind == "f":
-        exact = stored * np.float64(volume.scale) + np.float64(volume.intercept)
-        values = np.rint(exact)
-        off = np.abs(exact - values)
-        if not off.max() <= 1e-6 * max(1.0, float(np.abs(values).max())):
-            fractions = int((~(off <= 1e-6)).sum())
-            raise Refused(
-                "NII-LABELS",
-                f"{fractions} of {values.size} values are no whole numbers in {{0}}",
-                fix="resample labels with nearest neighbours (order 0), or attach the file as an image.",
-                files=[path],
-            )
+    if volume.is_scaled or stored.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # NaN; `_whole` refuses it
+            values = stored * np.float64(volume.scale) + np.float64(volume.intercept)
+        values = _whole(values, path)
     low, high = int(values.min()), int(values.max())
     if name == "mask":
         if low < 0 or high > 1:
@@ -117,9 +115,24 @@ def read_labels(path: Path, *, name: str, prefer: Form | None = None) -> xr.Data
         values = values.astype(bool)
     else:
         values = values.astype(_smallest(low, high))
-    leading = {} if volume.time is None else {"time": volume.time}
-    scan = schema.make_scan(values, affine, leading=leading, attrs=attrs)
+    scan = schema.make_scan(values, affine, leading=volume.leading, attrs=attrs)
     return scan["image"].rename(name).assign_attrs(attrs)
+
+
+def _whole(values: np.ndarray, path: Path) -> np.ndarray:
+    """Values rounded, if they are whole numbers but for the rounding of a float32 slope."""
+    rounded = np.rint(values)
+    size = np.abs(rounded)
+    # Beyond 2^53 a float no longer holds every whole number. NaN is none.
+    whole = (np.abs(values - rounded) <= np.clip(1e-6 * size, 1e-6, 0.1)) & (size <= 2**53)
+    if not whole.all():
+        raise Refused(
+            "NII-LABELS",
+            f"{int((~whole).sum())} of {values.size} values are no whole numbers in {{0}}",
+            fix="resample labels with nearest neighbours (order 0), or attach the file as an image.",
+            files=[path],
+        )
+    return rounded
 
 
 def _smallest(low: int, high: int) -> np.dtype:
@@ -129,10 +142,11 @@ def _smallest(low: int, high: int) -> np.dtype:
 
 
 def _read(
-    path: Path, *, prefer: Form | None, max_bytes: int
+    path: Path, *, policy: Policy, max_bytes: int
 ) -> tuple[Volume, np.ndarray, np.ndarray, dict[str, Any]]:
     """Header, voxels on canonical axes, their affine, and attributes."""
-    volume = read_volume(path, prefer=prefer, max_bytes=max_bytes)
+    notes = Notes(policy)
+    volume = read_volume(path, notes=notes, max_bytes=max_bytes)
     data = data_file(path)
     _check_size(volume, data)
     stored, image, affine = canvas(volume.shape, volume.affine, volume.dtype.newbyteorder("="))
@@ -141,12 +155,14 @@ def _read(
         found = _fill(stream, stored, volume.dtype)
         if found < volume.n_bytes:
             raise _truncated(volume, volume.offset + found, data)
-        attrs = dict(volume.attrs)
-        if trailing := _drain(stream, limit=max(volume.n_bytes, SLAB_BYTES)):
-            attrs["n_trailing_bytes"] = trailing
+        if _drain(stream, volume, data):
+            notes.flags.add("trailing_bytes")
+    attrs = dict(volume.attrs)
     if volume.dtype.kind == "f":
-        attrs["n_nan"] = _count_nan(image, data)
-    return volume, image, affine, attrs
+        attrs["n_nan"] = _count_nan(image, volume, data)
+        if attrs["n_nan"]:
+            notes.flags.add("has_nan")
+    return volume, image, affine, attrs | notes.attrs()
 
 
 def _check_size(volume: Volume, data: Path) -> None:
@@ -174,12 +190,26 @@ def _skip(stream: BinaryIO | Gunzip, n: int) -> None:
         n -= len(block)
 
 
-def _drain(stream: BinaryIO | Gunzip, *, limit: int) -> int:
-    """Read on to the end, where the checksum stands; bytes found there, at most about `limit`."""
-    n = 0
-    while n < limit and (block := stream.read(SLAB_BYTES)):
+def _drain(stream: BinaryIO | Gunzip, volume: Volume, data: Path) -> bool:
+    """Read on to the end, where the checksum stands; whether anything follows the voxels.
+
+    Raises
+    ------
+    Refused
+        ``NII-DIMS`` if more follows than the voxels are: then the dimensions do not describe the file.
+    """
+    n, most = 0, max(volume.n_bytes, SLAB_BYTES)
+    while block := stream.read(SLAB_BYTES):
         n += len(block)
-    return n
+        if n > most:
+            raise Refused(
+                "NII-DIMS",
+                f"over {most} bytes follow the {volume.n_bytes} of "
+                f"{' x '.join(map(str, volume.shape[::-1]))} voxels, in {{0}}",
+                fix="repair the dimensions in the header, or export the image again.",
+                files=[data],
+            )
+    return n > 0 or (isinstance(stream, Gunzip) and stream.junk > 0)
 
 
 def _fill(stream: BinaryIO | Gunzip, stored: np.ndarray, dtype: np.dtype) -> int:
@@ -199,14 +229,17 @@ def _fill(stream: BinaryIO | Gunzip, stored: np.ndarray, dtype: np.dtype) -> int
     return found
 
 
-def _count_nan(image: np.ndarray, path: Path) -> int:
-    """Number of NaN; infinite values are refused."""
+def _count_nan(image: np.ndarray, volume: Volume, path: Path) -> int:
+    """Number of NaN; infinite values, and those that the scale would make so, are refused."""
     nan = infinite = 0
+    peak = 0.0
     for plane in image.reshape(-1, *image.shape[-2:]):
-        finite = int(np.isfinite(plane).sum())
-        if finite < plane.size:
+        finite = np.isfinite(plane)
+        if (n_finite := int(finite.sum())) < plane.size:
             n = int(np.isnan(plane).sum())
-            nan, infinite = nan + n, infinite + plane.size - finite - n
+            nan, infinite = nan + n, infinite + plane.size - n_finite - n
+        if volume.is_scaled:
+            peak = max(peak, float(np.abs(plane, dtype=np.float64).max(where=finite, initial=0)))
     if infinite:
         raise Refused(
             "NII-INF",
@@ -214,4 +247,6 @@ def _count_nan(image: np.ndarray, path: Path) -> int:
             fix="replace them by NaN or by a number, at the source.",
             files=[path],
         )
+    if volume.is_scaled:
+        volume.check_peak(peak, path)
     return nan

@@ -2,11 +2,11 @@
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -14,30 +14,32 @@ import xarray as xr
 
 from cohort import grid
 from cohort.io.gunzip import DamagedGzipError, Gunzip
+from cohort.io.nifti_forms import orientation
+from cohort.io.nifti_units import Units
+from cohort.io.policy import Notes
 from cohort.io.refusal import Refused
 
 GZIP = b"\x1f\x8b"
 _MAGIC_1 = (b"n+1\0", b"ni1\0")
 _MAGIC_2 = (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")
+_SIZE_1 = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")
+_SIZE_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+"""The size of a header, 348 or 540, with which it begins, in either byte order."""
+
 _HEADER_BYTES = 544
-"""Enough for either header and the flag of extensions."""
+"""Enough for any header and the flag of extensions."""
 
-FORMS_MM = 1.0
-"""sform and qform may place a corner this far apart and still agree."""
+_EXTENSION_BYTES = 64 << 20
+"""More than extensions of a header in a file of its own take."""
 
-MAX_BYTES = 64 << 30
-"""Largest volume taken, uncompressed."""
+_ANALYZE_TYPES = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Codes of data types that Analyze 7.5 knows."""
 
-_TO_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
-"""Code of the unit of length -> mm."""
+MAX_BYTES = 16 << 30
+"""Largest volume read, uncompressed: it is held in memory whole, and a few MB of gzip can claim to be any."""
 
-_TO_SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}
-"""Code of the unit of time -> s."""
-
-_PLAUSIBLE_MM = (0.1, 10.0)
-"""Without a unit, voxel sizes in this range are taken as mm."""
-
-Form = Literal["sform", "qform"]
+_MOST = float(np.finfo(np.float32).max)
+"""What scaled voxels may reach: they are read as float32."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Volume:
     Parameters
     ----------
     shape : tuple of int
-        (z, y, x) or (time, z, y, x), stored order.
+        (..., z, y, x), stored order; leading axes as in `leading`.
     dtype : dtype
         In the byte order of the file.
     offset : int
@@ -56,8 +58,8 @@ class Volume:
         Stored indices (x, y, z) -> world RAS+ mm.
     scale, intercept : float
         Real value = stored * scale + intercept.
-    time : Variable, optional
-        Of the fourth axis.
+    leading : mapping of dim -> Variable
+        Of the axes before z, y, x: ``time``, ``echo``.
     attrs : dict
         What may be stored of the header.
     """
@@ -68,13 +70,29 @@ class Volume:
     affine: np.ndarray
     scale: float
     intercept: float
-    time: xr.Variable | None
+    leading: Mapping[str, xr.Variable]
     attrs: dict[str, Any]
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all voxels."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether stored numbers are not the real ones."""
+        return (self.scale, self.intercept) != (1.0, 0.0)
+
+    def check_peak(self, peak: float, path: Path) -> None:
+        """Refuse a scale that takes stored numbers of this magnitude out of float32."""
+        if (most := peak * abs(self.scale) + abs(self.intercept)) > _MOST:
+            raise Refused(
+                "NII-SLOPE",
+                f"scl_slope {self.scale:.4g} and scl_inter {self.intercept:.4g} make voxels of up to {most:.3g}, "
+                f"limit {_MOST:.3g}, in {{0}}",
+                fix="repair the scale in the header, or store smaller numbers.",
+                files=[path],
+            )
 
 
 def is_nifti(head: bytes) -> bool:
@@ -88,10 +106,31 @@ def is_nifti(head: bytes) -> bool:
     return _version(_inflated(head)) > 0
 
 
-def is_pair(head: bytes) -> bool:
-    """Whether a NIfTI header says that its voxels are in a file of their own."""
+def is_analyze(head: bytes) -> bool:
+    """Whether a file that begins with `head` is the header of an Analyze 7.5 image, gzipped or not."""
     head = _inflated(head)
-    return head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0"
+    if len(head) < 348 or head[:4] not in _SIZE_1 or _version(head):
+        return False
+    order = "little" if head[:4] == _SIZE_1[0] else "big"
+    n, code = (int.from_bytes(head[at : at + 2], order) for at in (40, 70))  # type: ignore[arg-type]
+    return 1 <= n <= 7 and code in _ANALYZE_TYPES
+
+
+def claims(head: bytes, name: str) -> bool:
+    """Whether a file must end as an image or be refused by name: its beginning says that it is one, or its own name does.
+
+    Examples
+    --------
+    >>> claims(b"damaged", "a.NII.gz"), claims(b"damaged", "a.txt")
+    (True, False)
+    """
+    return is_nifti(head) or is_analyze(head) or name.lower().endswith((".nii", ".nii.gz"))
+
+
+def is_pair(head: bytes) -> bool:
+    """Whether the header of an image says that its voxels are in a file of their own."""
+    head = _inflated(head)
+    return head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0" or is_analyze(head)
 
 
 def _inflated(head: bytes) -> bytes:
@@ -106,9 +145,9 @@ def _inflated(head: bytes) -> bytes:
 
 def _version(head: bytes) -> int:
     """Version of the NIfTI header; 0 for anything else."""
-    if head[344:348] in _MAGIC_1 and head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
+    if head[344:348] in _MAGIC_1 and head[:4] in _SIZE_1:
         return 1
-    return 2 if head[4:12] in _MAGIC_2 and head[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else 0
+    return 2 if head[4:12] in _MAGIC_2 and head[:4] in _SIZE_2 else 0
 
 
 def data_file(path: Path) -> Path:
@@ -124,87 +163,105 @@ def data_file(path: Path) -> Path:
 
 
 def voxels_beside(path: Path) -> Path:
-    """Find the ``.img`` (or ``.img.gz``) that belongs to a ``.hdr``."""
-    stem = path.name.removesuffix(".gz").removesuffix(".hdr")
-    beside = (path.with_name(stem + end) for end in (".img", ".img.gz"))
+    """Find the ``.img`` (or ``.img.gz``) that belongs to a ``.hdr``, whatever the case of the endings."""
+    stem = path.name
+    for end in (".gz", ".hdr"):
+        if stem.lower().endswith(end):
+            stem = stem[: -len(end)]
+    names = [f"{stem}{end}" for end in (".img", ".IMG", ".img.gz", ".IMG.GZ")]
+    beside = [path.with_name(name) for name in names]
     found = next((other for other in beside if other.is_file()), None)
     if found is None:
         raise Refused(
             "NII-NO-PAIR",
-            "a header without its voxels: no .img beside {0}",
+            "a header without its voxels: {0} is there, {1} is not",
             fix="copy the .img file beside the .hdr.",
-            files=[path],
+            files=[path, beside[0]],
         )
     return found
 
 
-def read_volume(path: Path, *, prefer: Form | None = None, max_bytes: int = MAX_BYTES) -> Volume:
-    """Read and check the header of a NIfTI file; the voxels stay where they are."""
+def read_volume(path: Path, *, notes: Notes, max_bytes: int = MAX_BYTES) -> Volume:
+    """Read and check the header of a NIfTI or Analyze file; the voxels stay where they are."""
+    header = _header(path)
+    dtype = _dtype(header, path, notes)
+    sizes = _sizes(header, path, notes)
+    shape = tuple(sizes.values())
+    if (n_bytes := math.prod(shape) * dtype.itemsize) > max_bytes:
+        raise Refused(
+            "NII-TOO-LARGE",
+            f"{_by(shape)} voxels of {dtype.itemsize} bytes take {n_bytes / 2**30:.2f} GiB, "
+            f"at most {max_bytes / 2**30:.2f} are read: {{0}}",
+            fix="check the dimensions; if they are right, give workers more --memory, or crop or split the image.",
+            files=[path],
+        )
+    scale, intercept = _slope(header, path, notes)
+    units = Units.of(header)
+    affine, source = orientation(header, shape, path, to_mm=units.mm or 1.0, notes=notes)
+    units.check_lengths(grid.steps_mm(affine), path, notes)
+    leading = _leading(sizes, units, notes)
+    attrs: dict[str, Any] = {"orientation_from": source}
+    if "time" in leading and units.step_seconds is not None:
+        attrs["repetition_time_ms"] = round(units.step_seconds * 1000, 6)
+    offset = _offset(header, path)
+    volume = Volume(shape, dtype, offset, affine, scale, intercept, leading, attrs)
+    if dtype.kind in "iu" and volume.is_scaled:
+        volume.check_peak(
+            float(max(abs(int(n)) for n in (np.iinfo(dtype).min, np.iinfo(dtype).max))), path
+        )
+    return volume
+
+
+def _header(path: Path) -> Any:
+    """The header as nibabel structures it, unchanged."""
     with opened(path) as stream:
         head = stream.read(_HEADER_BYTES)
+        if is_pair(head):  # a short file of its own, whose checksum stands at its end
+            stream.read(_EXTENSION_BYTES)
     version = _version(head)
-    if not version:
+    size = 540 if head[:4] in _SIZE_2 else 348
+    if head[:4] in (*_SIZE_1, *_SIZE_2) and len(head) < size:
+        raise Refused(
+            "NII-TRUNCATED",
+            f"{len(head)} bytes, expected a header of {size}, in {{0}}",
+            fix="copy the file again from its source.",
+            files=[path],
+        )
+    if not version and not is_analyze(head):
         raise Refused(
             "NII-HEADER",
             f"no NIfTI header ({len(head)} bytes) in {{0}}",
-            fix="copy the file again; Analyze 7.5 files have no orientation, convert them first.",
+            fix="copy the file again from its source.",
             files=[path],
         )
-    kind: Any = (nib.Nifti1Header, nib.Nifti2Header)[version - 1]
-    header = kind(head[: 348 if version == 1 else 540], check=False)
-    dtype = _dtype(header, path)
-    shape = _shape(header, path)
-    if math.prod(shape) * dtype.itemsize > max_bytes:
-        raise Refused(
-            "NII-TOO-LARGE",
-            f"{' x '.join(map(str, shape[::-1]))} voxels of {dtype.itemsize} bytes, limit {max_bytes} bytes, in {{0}}",
-            fix="check the header; raise the limit if the volume is real.",
-            files=[path],
-        )
-    scale, intercept = _slope(header, path)
-    space, time = int(header["xyzt_units"]) & 7, int(header["xyzt_units"]) & 56
-    affine, source = _orientation(header, shape, path, prefer=prefer, to_mm=_TO_MM.get(space, 1.0))
-    attrs: dict[str, Any] = {"orientation_from": source}
-    attrs["space_units"] = "mm" if space in _TO_MM else "unknown, taken as mm"
-    steps = grid.steps_mm(affine)
-    if space not in _TO_MM and not (
-        _PLAUSIBLE_MM[0] <= steps.min() and steps.max() <= _PLAUSIBLE_MM[1]
-    ):
-        raise Refused(
-            "NII-UNITS",
-            f"no unit of length, and voxels of {' x '.join(f'{s:.4g}' for s in steps)} are not plausible in mm, in {{0}}",
-            fix="set xyzt_units in the header.",
-            files=[path],
-        )
-    offset = int(header["vox_offset"]) if header["magic"].tobytes()[:3] in (b"n+1", b"n+2") else 0
-    axis = None
-    if len(shape) == 4:
-        # A float32 in its shortest form: 2.2, not 2.200000047683716.
-        step = float(str(header["pixdim"][4]))
-        axis = _time_axis(shape[0], step, time)
-        if axis.attrs["units"] == "s":
-            attrs["repetition_time_ms"] = round(step * _TO_SECONDS[time] * 1000, 6)
-    return Volume(shape, dtype, offset, affine, scale, intercept, axis, attrs)
+    # The order of bytes follows from the size with which a header begins, not from dimensions that may be wrong.
+    order = "<" if head[:4] in (_SIZE_1[0], _SIZE_2[0]) else ">"
+    kind: Any = (nib.Spm2AnalyzeHeader, nib.Nifti1Header, nib.Nifti2Header)[version]
+    return kind(head[:size], endianness=order, check=False)
 
 
-def _dtype(header: Any, path: Path) -> np.dtype:
+def _dtype(header: Any, path: Path, notes: Notes) -> np.dtype:
+    code = int(header["datatype"])
     try:
         dtype: np.dtype = header.get_data_dtype()
     except (nib.spatialimages.HeaderDataError, KeyError):
         dtype = np.dtype("V")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        name = "complex" if dtype.kind == "c" else "RGB" if dtype.names else dtype.name
+        name = "RGB" if dtype.names else {"V": "unknown"}.get(dtype.kind, dtype.name)
         raise Refused(
             "NII-DTYPE",
-            f"voxels of type {name} (code {int(header['datatype'])}), expected integers or float32 or float64, in {{0}}",
+            f"voxels of type {'bit' if code == 1 else name} (code {code}), "
+            "expected integers or float32 or float64, in {0}",
             fix="convert the image, for example to its magnitude.",
             files=[path],
         )
+    if int(header["bitpix"]) != 8 * dtype.itemsize:
+        notes.flags.add("bitpix_wrong")
     return dtype.newbyteorder(header.endianness)
 
 
-def _shape(header: Any, path: Path) -> tuple[int, ...]:
-    """Stored order, (z, y, x) or (time, z, y, x); trailing axes of one voxel are dropped."""
+def _sizes(header: Any, path: Path, notes: Notes) -> dict[str, int]:
+    """Axes in stored order, (..., z, y, x), and their sizes; a fourth or fifth axis of one voxel is dropped."""
     n, *sizes = (int(v) for v in header["dim"])
     dims = sizes[:n] if 1 <= n <= 7 else []
     if not dims or min(dims) < 1:
@@ -216,20 +273,30 @@ def _shape(header: Any, path: Path) -> tuple[int, ...]:
         )
     while len(dims) > 3 and dims[-1] == 1:
         dims.pop()
-    if len(dims) > 4:
+    fifth = notes.policy.fifth_axis
+    if len(dims) > 5 or (len(dims) == 5 and fifth is None):
         raise Refused(
             "NII-5D",
             f"{len(dims)} dimensions, {' x '.join(map(str, dims))}, expected 3 or 4, in {{0}}",
-            fix="split the file into images of 3 or 4 dimensions.",
+            fix="split the file into images of 3 or 4 dimensions"
+            + (
+                ", or state fifth_axis: echo in the catalog if it is that."
+                if len(dims) == 5
+                else "."
+            ),
             files=[path],
         )
-    return tuple((dims + [1] * (3 - len(dims)))[::-1])
+    named = zip(("x", "y", "z", "time", str(fifth)), dims + [1] * (5 - len(dims)), strict=True)
+    sizes_by_name = {name: size for name, size in named if name in grid.SPACE or size > 1}
+    return dict(reversed(sizes_by_name.items()))
 
 
-def _slope(header: Any, path: Path) -> tuple[float, float]:
+def _slope(header: Any, path: Path, notes: Notes) -> tuple[float, float]:
     """Slope 0 or NaN means: as stored."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or math.isnan(slope):
+        if "magic" in header.keys():  # noqa: SIM118 - not a mapping; Analyze has no slope to leave out
+            notes.flags.add("unscaled_slope")
         return 1.0, 0.0
     if not math.isfinite(slope) or not math.isfinite(intercept):
         raise Refused(
@@ -238,84 +305,40 @@ def _slope(header: Any, path: Path) -> tuple[float, float]:
             fix="set scl_slope to 1 and scl_inter to 0 if the voxels are unscaled.",
             files=[path],
         )
+    if slope < 0:
+        notes.flags.add("negative_slope")
     return slope, intercept
 
 
-def _orientation(
-    header: Any, shape: tuple[int, ...], path: Path, *, prefer: Form | None, to_mm: float
-) -> tuple[np.ndarray, str]:
-    """Affine in mm and the name of the form it came from."""
-    forms: dict[str, np.ndarray | None] = {}
-    if header["sform_code"] > 0:
-        forms["sform"] = _valid(header.get_sform(), to_mm)
-    if header["qform_code"] > 0:
-        forms["qform"] = _valid(_qform(header), to_mm)
-    if not forms:
+def _offset(header: Any, path: Path) -> int:
+    """Where the voxels begin: behind the header if that is in the same file."""
+    given = float(header["vox_offset"])
+    alone = "magic" in header.keys() and header["magic"].item()[:2] == b"n+"  # noqa: SIM118 - not a mapping
+    least = header.single_vox_offset if alone else 0
+    if not (given >= least and math.isfinite(given) and given == math.floor(given)):
         raise Refused(
-            "NII-NO-ORIENT",
-            "neither sform nor qform is coded, so left and right are unknown, in {0}",
-            fix="set sform_code or qform_code from the image's source.",
+            "NII-HEADER",
+            f"voxels begin at byte {given:g}, expected a whole number, at least {least}, in {{0}}",
+            fix="repair vox_offset in the header, or copy the file again from its source.",
             files=[path],
         )
-    if prefer in forms:
-        forms = {prefer: forms[prefer]}
-    names = list(forms)
-    sform = forms[names[0]]
-    if any(form is None for form in forms.values()):
-        raise Refused(
-            "NII-SINGULAR",
-            f"the {next(n for n, form in forms.items() if form is None)} spans no volume, in {{0}}",
-            fix="say which form to believe (prefer: sform or qform), or repair the header.",
-            files=[path],
-        )
-    assert sform is not None  # narrowed above
-    if len(forms) == 2 and (qform := forms["qform"]) is not None:
-        apart = np.linalg.norm(
-            grid.corners(sform, shape[-3:]) - grid.corners(qform, shape[-3:]), axis=1
-        ).max()
-        mirrored = np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0
-        if apart > FORMS_MM or mirrored:
-            raise Refused(
-                "NII-FORMS",
-                f"sform and qform place a corner {apart:.2f} mm apart (tolerance {FORMS_MM:.0f} mm)"
-                + (", one mirrored" if mirrored else "")
-                + ", in {0}",
-                fix="say which to believe (prefer: sform or qform).",
-                files=[path],
-            )
-    return sform, names[0]
+    return int(header["vox_offset"])
 
 
-def _qform(header: Any) -> np.ndarray | None:
-    """Affine of the quaternion; None if it has none. As the standard says, only a qfac of -1 mirrors."""
-    header["pixdim"][0] = -1 if header["pixdim"][0] == -1 else 1
-    header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
-    try:
-        form: np.ndarray = header.get_qform()
-    except (ValueError, nib.spatialimages.HeaderDataError):
-        return None
-    return form
+def _leading(sizes: Mapping[str, int], units: Units, notes: Notes) -> dict[str, xr.Variable]:
+    """Coordinates of the axes before z, y, x, in order."""
+    return {
+        name: units.time_axis(n, notes)
+        if name == "time"
+        else xr.Variable(name, np.arange(1, n + 1), {"units": "1", "basis": "order"})
+        for name, n in sizes.items()
+        if name not in grid.SPACE
+    }
 
 
-def _valid(affine: np.ndarray | None, to_mm: float) -> np.ndarray | None:
-    """Affine in mm; None if it spans no volume."""
-    if affine is None or not np.isfinite(affine).all():
-        return None
-    affine = np.diag([to_mm, to_mm, to_mm, 1.0]) @ np.asarray(affine, float)
-    try:
-        grid.steps_mm(affine)
-    except grid.GridError:
-        return None
-    return affine
-
-
-def _time_axis(n: int, step: float, code: int) -> xr.Variable:
-    """Seconds if the header has a unit and a step, else frames, and marked so."""
-    if code in _TO_SECONDS and math.isfinite(step) and step > 0:
-        return xr.Variable(
-            "time", np.arange(n) * (step * _TO_SECONDS[code]), {"units": "s", "basis": "pixdim[4]"}
-        )
-    return xr.Variable("time", np.arange(n, dtype=float), {"units": "frame", "basis": "order"})
+def _by(shape: tuple[int, ...]) -> str:
+    """Sizes in the order of the file."""
+    return " x ".join(map(str, shape[::-1]))
 
 
 @contextmanager

@@ -4,10 +4,9 @@ Every cell is read as text. A column becomes numbers only if each of its known c
 number: ``007`` and ``90+`` stay text, and nothing but what the catalog lists as `missing` is missing.
 """
 
-import csv
+import math
 import re
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,8 +14,20 @@ import numpy as np
 import pandas as pd
 
 from cohort import expression
-from cohort.io.catalog import ParticipantsTable
+from cohort.io.ages import age_columns, age_conflicts, age_unit, read_ages
+from cohort.io.catalog import IdMap, ParticipantsTable
 from cohort.io.fields import did_you_mean
+from cohort.io.texttable import ParticipantsError, TextTable, clean, colliding, read_table
+
+__all__ = [
+    "Joined",
+    "Participants",
+    "ParticipantsError",
+    "age_conflicts",
+    "colliding",
+    "join",
+    "read_participants",
+]
 
 MISSING = ("", "n/a", "N/A")
 """Cells that mean "not known" in every table."""
@@ -27,17 +38,9 @@ KEYS = ("participant", "subject", "session")
 RESERVED = (*KEYS, "scan_id", "state", "reason", "label")
 """Names that the tables of this package use themselves."""
 
-AGE_LIMIT = 89.0
-"""Years; a higher age tells who somebody is."""
-
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_AGE_COLUMNS = ("age", "age_years")
-_Rows = dict[str, dict[str, str]]
-
-
-class ParticipantsError(ValueError):
-    """A participants table that cannot be used."""
+_Key = tuple[str, str | None]
+"""Subject and session; None: all sessions."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,33 @@ class Participants:
     """Column -> unit, where the catalog states one."""
     unjoined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """File name of the second and each further table -> its ids that the first table lacks."""
+    keys: Mapping[str, _Key] | None = None
+    """Subject as the scans name it -> subject and session as the table does, where the catalog has a map."""
+    map_without_row: tuple[str, ...] = ()
+    """Subjects of the map, as the scans name them, whose participant the table lacks."""
+
+    def key_of(self, subject: str | None, session: str | None) -> _Key | None:
+        """Subject and session of a scan as the table names them; None if there is a map that lacks the subject."""
+        if subject is None or (self.keys is not None and clean(subject) not in self.keys):
+            return None
+        who, when = (clean(subject), None) if self.keys is None else self.keys[clean(subject)]
+        return who, when or (None if session is None else clean(session))
 
     def with_tokens(
         self, subject: Callable[[str], str], session: Callable[[str], str] = str
     ) -> "Participants":
-        """Replace ids: subject and session by what the two make of them, participant by both, joined by "_"."""
+        """Replace ids: subject and session by what the two make of them, participant by both, joined by "_".
+
+        The map goes: it has done its work in `join`.
+        """
         subjects = self.table["subject"].map(subject).astype("str")
         sessions = self.table["session"].map(session, na_action="ignore").astype("str")
         shown = subjects.where(sessions.isna(), subjects + "_" + sessions.fillna(""))
         return replace(
-            self, table=self.table.assign(participant=shown, subject=subjects, session=sessions)
+            self,
+            table=self.table.assign(participant=shown, subject=subjects, session=sessions),
+            keys=None,
+            map_without_row=tuple(map(subject, self.map_without_row)),
         )
 
 
@@ -74,6 +94,8 @@ class Joined:
     """Ids of rows, in the order of the table."""
     scans_without_row: list[str]
     """scan_ids, in the order of the scans."""
+    mapped_without_scan: list[str] = field(default_factory=list)
+    """Subjects of the map, as the scans would name them, in the order of the map."""
 
 
 def read_participants(
@@ -95,10 +117,16 @@ def read_participants(
     ------
     ParticipantsError
         If a table is missing, no UTF-8, ragged, or has a column twice; if the id column is not there, an
-        id is empty or twice; if two tables contradict each other; if a derived column cannot be computed.
+        id is empty or twice, also but for case; if two tables contradict each other; if an age is none (see
+        `ages.read_ages`); if a derived column cannot be computed.
     """
     missing = {*MISSING, *spec.missing}
-    first, *others = [_read(folder / path, spec, missing) for path in spec.table]
+    first, *others = [
+        read_table(
+            folder / path, identity=spec.id, missing=missing, rename=spec.rename, reserved=RESERVED
+        )
+        for path in spec.table
+    ]
     rows, columns = dict(first.rows), list(first.columns)
     unjoined = {}
     for other in others:
@@ -112,110 +140,51 @@ def read_participants(
                 f"{did_you_mean(old, columns)}"
             )
     table = _keys(list(rows), subject_pattern, first.name)
-    for column in columns:
-        cells = [row.get(column, "") for row in rows.values()]
-        table[column] = _typed(cells, missing)
-    if spec.cap_ages:
-        table = _cap_ages(table, first.name)
+    texts = {column: [row.get(column, "") for row in rows.values()] for column in columns}
+    ages, units = _ages(texts, spec, missing, first.name)
+    table = table.assign(**{c: _typed(cells, missing) for c, cells in texts.items()} | ages)
     table = _derive(table, spec.derive, first.name)
     for column in spec.units:
         if column not in table:
             raise ParticipantsError(
                 f"{first.name}: units: no column {column!r}{did_you_mean(column, map(str, table.columns))}"
             )
-    return Participants(table, spec.units, unjoined)
+    keys = None if spec.map is None else _read_map(spec.map, folder, missing, subject_pattern)
+    return Participants(table, units, unjoined, keys, _without_row(keys, table))
 
 
-@dataclass(frozen=True)
-class _Table:
-    name: str
-    columns: list[str]
-    rows: _Rows
-    """id -> column -> cell."""
-
-
-def _clean(cell: str) -> str:
-    return unicodedata.normalize("NFC", cell).strip()
-
-
-def _read(path: Path, spec: ParticipantsTable, missing: set[str]) -> _Table:
-    """One file, all text, by id."""
-    name = path.name
-    header, lines = _lines(path)
-    renamed = {_clean(old): new for new, old in spec.rename.items()}
-    header = [
-        renamed.get(cell, cell) or f"unnamed_{i}" for i, cell in enumerate(map(_clean, header), 1)
-    ]
-    if twice := sorted({column for column in header if header.count(column) > 1}):
+def _read_map(
+    spec: IdMap, folder: Path, missing: Collection[str], pattern: str | None
+) -> dict[str, _Key]:
+    """Subject as the scans name it -> the table's subject and session. Several may be one person, none two."""
+    found = read_table(folder / spec.table, identity=spec.subject, missing=missing)
+    if spec.id not in found.columns:
         raise ParticipantsError(
-            f"{name}: expected every column once, found {_some(twice)} more than once; rename one of each"
+            f"{found.name}: no column {spec.id!r} for the participants; columns are {', '.join(found.columns)}"
+            f"{did_you_mean(spec.id, found.columns)}"
         )
-    if spec.id not in header:
-        raise ParticipantsError(
-            f"{name}: no column {spec.id!r} for the ids; columns are {', '.join(header)}"
-            f"{did_you_mean(spec.id, header)}"
-        )
-    if taken := sorted(set(header) & set(RESERVED) - {spec.id}):
-        raise ParticipantsError(
-            f"{name}: the column {taken[0]!r} has a name that results use themselves; "
-            f"rename it in the catalog: participants: rename: {{{taken[0]}_given: {taken[0]}}}"
-        )
-    at = header.index(spec.id)
-    rows: _Rows = {}
-    repeated: list[str] = []
-    for number, cells in lines:
-        if len(cells) != len(header):
+    for subject, row in found.rows.items():
+        if row[spec.id] in missing:
             raise ParticipantsError(
-                f"{name}: line {number} has {len(cells)} cells, the header has {len(header)}"
+                f"{found.name}: {subject!r} has no participant (column {spec.id!r})"
             )
-        identity = _clean(cells[at])
-        if identity in missing:
-            raise ParticipantsError(f"{name}: line {number} has no id (column {spec.id!r})")
-        if identity in rows:
-            repeated.append(identity)
-        rows[identity] = {
-            column: _clean(cell)
-            for column, cell in zip(header, cells, strict=True)
-            if column != spec.id
-        }
-    if repeated:
-        raise ParticipantsError(
-            f"{name}: expected every {spec.id} once, found {_some(list(dict.fromkeys(repeated)))} "
-            f"more than once ({len(repeated)} rows too many); keep one row of each"
-        )
-    if not rows:
-        raise ParticipantsError(f"{name}: expected rows below the header, found none")
-    return _Table(name, [column for column in header if column != spec.id], rows)
+    return {subject: _key(row[spec.id], pattern) for subject, row in found.rows.items()}
 
 
-def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Header and numbered rows of a file; empty lines are left out."""
-    delimiter = _DELIMITERS.get(path.suffix.lower())
-    if delimiter is None:
-        raise ParticipantsError(
-            f"{path.name}: expected a .csv or .tsv file, found {path.suffix or 'no ending'!r}"
-        )
-    try:
-        # "utf-8-sig" also takes the mark with which spreadsheets begin a UTF-8 file.
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, delimiter=delimiter, strict=True)
-            lines = [(reader.line_num, cells) for cells in reader if any(cells)]
-    except OSError as error:
-        raise ParticipantsError(
-            f"{path}: cannot be read ({error.strerror}); expected a table"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ParticipantsError(
-            f"{path.name}: byte {error.start} is not UTF-8; save the table as UTF-8"
-        ) from error
-    except csv.Error as error:
-        raise ParticipantsError(f"{path.name}: line {reader.line_num}: {error}") from error
-    if not lines:
-        raise ParticipantsError(f"{path.name}: expected a header, found an empty file")
-    return lines[0][1], lines[1:]
+def _without_row(keys: Mapping[str, _Key] | None, table: pd.DataFrame) -> tuple[str, ...]:
+    subjects = set(table["subject"])
+    rows = _by_key(table)
+    return tuple(
+        scan_subject
+        for scan_subject, (who, when) in (keys or {}).items()
+        if who not in subjects
+        or (when is not None and rows.keys().isdisjoint({(who, when), (who, None)}))
+    )
 
 
-def _join_rows(rows: _Rows, name: str, other: _Table, missing: set[str]) -> _Rows:
+def _join_rows(
+    rows: Mapping[str, dict[str, str]], name: str, other: TextTable, missing: Collection[str]
+) -> dict[str, dict[str, str]]:
     """Add the columns of `other`; a column that both have must agree wherever both know it."""
     joined = {}
     for identity, row in rows.items():
@@ -235,11 +204,9 @@ def _join_rows(rows: _Rows, name: str, other: _Table, missing: set[str]) -> _Row
 
 def _keys(ids: Sequence[str], pattern: str | None, name: str) -> pd.DataFrame:
     """Participant, subject, session of each id, each pair once."""
-    found: dict[tuple[str, str | None], str] = {}
+    found: dict[_Key, str] = {}
     for identity in ids:
-        match = re.search(pattern, identity) if pattern else None
-        groups = match.groupdict() if match else {"subject": identity}
-        key = (groups["subject"], groups.get("session"))
+        key = _key(identity, pattern)
         if key in found:
             raise ParticipantsError(
                 f"{name}: {found[key]!r} and {identity!r} are the same subject and session "
@@ -264,40 +231,61 @@ def _keys(ids: Sequence[str], pattern: str | None, name: str) -> pd.DataFrame:
     )
 
 
+def _key(identity: str, pattern: str | None) -> _Key:
+    """Subject and session in an id; the whole id is the subject where the pattern finds none."""
+    match = re.search(pattern, identity) if pattern else None
+    groups = match.groupdict() if match else {"subject": identity}
+    return groups["subject"], groups.get("session")
+
+
+def _by_key(table: pd.DataFrame) -> dict[_Key, str]:
+    """Subject and session of each row -> participant."""
+    return {
+        (subject, None if pd.isna(session) else session): participant
+        for participant, subject, session in table[list(KEYS)].itertuples(index=False)
+    }
+
+
 def _typed(
-    cells: Sequence[str], missing: set[str]
+    cells: Sequence[str], missing: Collection[str]
 ) -> pd.api.extensions.ExtensionArray | np.ndarray:
     """Numbers where every known cell is one, else text; missing cells are NaN."""
     known = [cell for cell in cells if cell not in missing]
-    if all(_NUMBER.fullmatch(cell) for cell in known):
+    if all(_NUMBER.fullmatch(cell) and math.isfinite(float(cell)) for cell in known):
         return np.array([np.nan if cell in missing else float(cell) for cell in cells])
     return pd.array([None if cell in missing else cell for cell in cells], dtype="str")
 
 
-def _cap_ages(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Ages over 89, and "90+", become 90; `age_capped` is 1 there."""
-    column = next((str(c) for c in table.columns if str(c).casefold() in _AGE_COLUMNS), None)
-    if column is None:
-        raise ParticipantsError(
-            f"{name}: cap_ages: true, but no column is called {' or '.join(_AGE_COLUMNS)}; rename it so"
+def _ages(
+    texts: Mapping[str, Sequence[str]], spec: ParticipantsTable, missing: Collection[str], name: str
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Columns of ages, `age_capped` if the catalog wants them capped, and the units of all columns."""
+    found: dict[str, np.ndarray] = {}
+    capped = np.zeros(max(map(len, texts.values()), default=0), bool)
+    units = dict(spec.units)
+    for column in age_columns(texts):
+        cells = texts[column]
+        if not (spec.cap_ages or any(c.isdigit() for cell in cells for c in cell)):
+            continue  # words, such as "young" and "old"
+        try:
+            units[column] = age_unit(column, spec.units)
+        except ParticipantsError as error:
+            raise ParticipantsError(f"{name}: {error}") from None
+        found[column], over = read_ages(
+            cells,
+            missing,
+            unit=units[column],
+            cap=spec.cap_ages,
+            where=f"{name}: column {column!r}",
         )
-    texts = (
-        table[column]
-        .astype("object")
-        .map(lambda v: re.sub(r"^(\d+)\+$", r"\1", v) if isinstance(v, str) else v)
-    )
-    ages = pd.to_numeric(texts, errors="coerce")
-    if (bad := ages.isna() & table[column].notna()).any():
+        capped |= over
+    if not spec.cap_ages:
+        return found, units
+    if not found:
         raise ParticipantsError(
-            f"{name}: column {column!r} holds {table[column][bad].iloc[0]!r}; expected a number of years"
+            f"{name}: cap_ages: true, but no column is called age, age_years or age_months; rename it so"
         )
-    capped = ages > AGE_LIMIT
-    return table.assign(
-        **{
-            column: ages.mask(capped, AGE_LIMIT + 1).astype(float),
-            "age_capped": capped.astype(float),
-        }
-    )
+    return {**found, "age_capped": capped.astype(float)}, units
 
 
 def _derive(table: pd.DataFrame, derive: Mapping[str, str], name: str) -> pd.DataFrame:
@@ -332,25 +320,20 @@ def join(scans: pd.DataFrame, participants: Participants) -> Joined:
         Columns scan_id, subject, session (text).
     """
     table = participants.table
-    by_key = {
-        (subject, None if pd.isna(session) else session): participant
-        for participant, subject, session in table[list(KEYS)].itertuples(index=False)
-    }
+    by_key = _by_key(table)
     matched: list[str | None] = []
+    found: set[str] = set()
     for subject, session in scans[["subject", "session"]].itertuples(index=False):
-        who = None if pd.isna(subject) else _clean(str(subject))
-        when = None if pd.isna(session) else _clean(str(session))
-        matched.append(by_key.get((who, when), by_key.get((who, None))))
+        who = None if pd.isna(subject) else str(subject)
+        key = participants.key_of(who, None if pd.isna(session) else str(session))
+        if who is not None:
+            found.add(clean(who))
+        matched.append(None if key is None else by_key.get(key, by_key.get((key[0], None))))
     used = set(matched)
-    found = scans.assign(participant=pd.array(matched, dtype="str"))
+    joined = scans.assign(participant=pd.array(matched, dtype="str"))
     return Joined(
-        scans=found,
+        scans=joined,
         rows_without_scan=[p for p in table["participant"] if p not in used],
-        scans_without_row=found.loc[found["participant"].isna(), "scan_id"].tolist(),
+        scans_without_row=joined.loc[joined["participant"].isna(), "scan_id"].tolist(),
+        mapped_without_scan=[s for s in participants.keys or {} if s not in found],
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    """Up to three names and how many more there are."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

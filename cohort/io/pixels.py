@@ -1,23 +1,28 @@
-"""The pixels of one DICOM file as it stores them: no rescale, no colour, no window."""
+"""The pixels of DICOM slices as their files store them: no rescale, no colour, no window."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
-from pydicom import dcmread
 from pydicom.encaps import get_frame
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import AllTransferSyntaxes
+from pydicom.uid import UID, AllTransferSyntaxes
 
+from cohort.io import child
+from cohort.io.dicom_file import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, UNDEFINED, open_data
 from cohort.io.dicom_header import Header
 from cohort.io.refusal import Refused
 
 _NATIVE: dict[str, Literal["<", ">"]] = {
-    "1.2.840.10008.1.2": "<",
-    "1.2.840.10008.1.2.1": "<",
-    "1.2.840.10008.1.2.2": ">",
+    IMPLICIT: "<",
+    EXPLICIT: "<",
+    DEFLATED: "<",
+    BIG_ENDIAN: ">",
 }
-"""Transfer syntaxes whose pixels stand in the file as they are -> byte order."""
+"""Transfer syntaxes whose pixels stand in the data set as they are -> byte order."""
 
 _CODECS = {
     "1.2.840.10008.1.2.4.50": "jpeg8",
@@ -33,63 +38,184 @@ _CODECS = {
 """Transfer syntaxes for which pydicom has no decoder free of the GPL, or a slow one -> that of imagecodecs."""
 
 
+LOSSY = (
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.4.51",
+    "1.2.840.10008.1.2.4.81",
+)
+"""Transfer syntaxes that lose something, whatever the header says."""
+
+
 def stored_dtype(header: Header) -> np.dtype:
     """Dtype, native byte order, of the pixels of a file."""
     return np.dtype(f"{'i' if header['signed'] else 'u'}{header['bits_allocated'] // 8}")
 
 
 def check_length(path: Path, header: Header) -> None:
-    """Raise `Refused` if a file cannot hold the uncompressed pixels that its header claims; reads no pixel."""
+    """Raise `Refused` unless the uncompressed pixels of a file are as many as its header claims; reads no pixel."""
     if header["syntax"] not in _NATIVE:
         return
-    expected = _expected_bytes(header)
-    found = min(header["pixel_bytes"], max(path.stat().st_size - header["pixel_offset"], 0))
-    if found < expected:
+    if header["pixel_bytes"] == UNDEFINED:
         raise Refused(
-            "DCM-TRUNCATED",
-            f"{found} bytes of pixels, expected {expected} for {header['rows']} x {header['columns']} pixels of "
-            f"{header['bits_allocated']} bits, in {{0}}",
-            fix="copy the file again from its source.",
+            "DCM-PIXELS",
+            "compressed pixels in {0}, whose header says that they are not compressed",
+            fix="export the series again from its source.",
             files=[path],
         )
+    rows, columns = _stored_shape(header)
+    size = header["bits_allocated"] // 8
+    expected = header["frames"] * rows * columns * size
+    found = header["pixel_bytes"]
+    if header["syntax"] != DEFLATED:
+        found = min(found, max(path.stat().st_size - header["pixel_offset"], 0))
+    # Some files end in padding. A row or a column that the header does not know of would shear the image.
+    if expected <= found < expected + max(min(rows, columns) * size, 2):
+        return
+    raise Refused(
+        "DCM-TRUNCATED" if found < expected else "DCM-PIXELS",
+        f"{found} bytes of pixels, expected {expected} for {_claim(header)}, in {{0}}",
+        fix="copy the file again from its source.",
+        files=[path],
+    )
 
 
-def read_pixels(path: Path, header: Header) -> np.ndarray:
-    """Read and, where compressed, decode the one frame of a file.
+def read_frames(path: Path, headers: Sequence[Header]) -> Iterator[np.ndarray]:
+    """Read and, where compressed, decode slices of one file.
 
-    Returns
-    -------
+    Parameters
+    ----------
+    path : Path
+        A plain local file.
+    headers : sequence of Header
+        Of the slices wanted, in order; those of one mosaic are decoded once.
+
+    Yields
+    ------
     (rows, columns) array, int or uint of 8, 16 or 32 bits, native byte order
         Bits above BitsStored are cleared (or carry the sign), whatever the file holds there.
 
     Raises
     ------
     Refused
-        ``DCM-TRUNCATED``, ``DCM-SYNTAX`` (no decoder) or ``DCM-PIXELS`` (the stream is damaged).
+        ``DCM-TRUNCATED``, ``DCM-SYNTAX`` (no decoder) or ``DCM-PIXELS`` (the stream is damaged, or none).
     """
-    shape = (header["rows"], header["columns"])
+    if not headers:
+        return
+    check_length(path, headers[0])
+    with ExitStack() as stack:
+        stream = None
+        if _is_native(headers[0]):
+            stream = stack.enter_context(open_data(path, headers[0]["syntax"]))
+        number, image = -1, np.empty((0, 0))
+        for header in headers:
+            wanted = _stored_number(header)
+            if wanted != number:
+                number = wanted
+                image = _native(stream, path, header) if stream else _compressed(path, header)
+                image = _significant(image, header["bits_stored"])
+            top, left = header["tile"][:2] if header["tile"] else (0, 0)
+            yield image[top : top + header["rows"], left : left + header["columns"]]
+
+
+def read_pixels(path: Path, header: Header) -> np.ndarray:
+    """As `read_frames`, one slice."""
+    return next(read_frames(path, [header]))
+
+
+def decode_frame(path: Path, header: Header) -> np.ndarray:
+    """Decode one compressed image of a file, in this process; `read_frames` asks a child for it.
+
+    Returns
+    -------
+    (rows, columns) array of integers
+        As the codec has them: bits above BitsStored may hold anything.
+
+    Raises
+    ------
+    Refused
+        ``DCM-SYNTAX`` if there is no decoder. A damaged stream makes decoders raise whatever they like.
+    """
+    number, syntax = _stored_number(header), header["syntax"]
+    codec = _CODECS.get(syntax)
+    if codec is None:
+        if not _is_decodable(syntax):
+            raise Refused(
+                "DCM-SYNTAX",
+                f"no decoder for the transfer syntax{_known(syntax)} of {{0}}",
+                fix="store the series uncompressed, for example with dcmconv or gdcmconv.",
+                files=[path],
+            )
+        # raw: stored values, no conversion of colours.
+        return np.asarray(pixel_array(path, index=number, raw=True))
+    # Heavy, and most series need none of it.
+    import imagecodecs
+
+    with path.open("rb") as stream:
+        stream.seek(header["pixel_offset"])
+        frame = get_frame(stream, number, number_of_frames=header["frames"])
+    return np.asarray(getattr(imagecodecs, f"{codec}_decode")(frame))
+
+
+def _is_decodable(syntax: str) -> bool:
+    """Whether pydicom has a decoder that is installed."""
+    try:
+        return bool(get_decoder(UID(syntax)).is_available)
+    except NotImplementedError:
+        return False
+
+
+def _is_native(header: Header) -> bool:
+    """Whether the pixels can be read as they are; 8-bit pixels in big-endian words cannot."""
     order = _NATIVE.get(header["syntax"])
-    if order is None or (order == ">" and header["bits_allocated"] == 8):
-        stored = _decode(path, header)
-    else:
-        check_length(path, header)
-        with path.open("rb") as stream:
-            stream.seek(header["pixel_offset"])
-            raw = stream.read(_expected_bytes(header))
-        stored = np.frombuffer(raw, stored_dtype(header).newbyteorder(order)).reshape(shape)
-    if stored.shape != shape:
+    return order is not None and not (order == ">" and header["bits_allocated"] == 8)
+
+
+def _stored_number(header: Header) -> int:
+    """Which of the images in its file holds a slice."""
+    return 0 if header["tile"] else header["frame"] or 0
+
+
+def _stored_shape(header: Header) -> tuple[int, int]:
+    """Rows and columns of that image."""
+    rows, columns = header["tile"][2:] if header["tile"] else (header["rows"], header["columns"])
+    return rows, columns
+
+
+def _native(stream: BinaryIO, path: Path, header: Header) -> np.ndarray:
+    shape = _stored_shape(header)
+    dtype = stored_dtype(header).newbyteorder(_NATIVE[header["syntax"]])
+    size = shape[0] * shape[1] * dtype.itemsize
+    stream.seek(header["pixel_offset"] + _stored_number(header) * size)
+    raw = stream.read(size)
+    if len(raw) < size:
         raise Refused(
-            "DCM-PIXELS",
-            f"the compressed image is {' x '.join(map(str, stored.shape))} but its header says "
-            f"{shape[0]} x {shape[1]}, in {{0}}",
+            "DCM-TRUNCATED",
+            f"{len(raw)} bytes of an image, expected {size} for {_claim(header)}, in {{0}}",
             fix="copy the file again from its source.",
             files=[path],
         )
-    return _significant(stored.astype(stored_dtype(header), copy=False), header["bits_stored"])
+    return np.frombuffer(raw, dtype).reshape(shape).astype(stored_dtype(header), copy=False)
 
 
-def _expected_bytes(header: Header) -> int:
-    return header["rows"] * header["columns"] * (header["bits_allocated"] // 8)
+def _compressed(path: Path, header: Header) -> np.ndarray:
+    asked = header.copy()
+    asked["rows"], asked["columns"] = _stored_shape(header)
+    image = child.decode(path, asked)
+    if image.dtype.itemsize > stored_dtype(header).itemsize:
+        raise Refused(
+            "DCM-PIXELS",
+            f"the compressed image has {8 * image.dtype.itemsize} bits a pixel, its header says "
+            f"{header['bits_allocated']}, in {{0}}",
+            fix="export the series again from its source.",
+            files=[path],
+        )
+    return image.astype(stored_dtype(header), copy=False)
+
+
+def _claim(header: Header) -> str:
+    rows, columns = _stored_shape(header)
+    frames = f"{header['frames']} images of " if header["frames"] > 1 else ""
+    return f"{frames}{rows} x {columns} pixels of {header['bits_allocated']} bits"
 
 
 def _significant(stored: np.ndarray, bits: int) -> np.ndarray:
@@ -100,37 +226,6 @@ def _significant(stored: np.ndarray, bits: int) -> np.ndarray:
     if stored.dtype.kind == "u":
         return stored & np.array((1 << bits) - 1, stored.dtype)
     return (stored << spare) >> spare
-
-
-def _decode(path: Path, header: Header) -> np.ndarray:
-    try:
-        if header["syntax"] in _CODECS:
-            return _imagecodecs(path, _CODECS[header["syntax"]])
-        # raw: stored values, no conversion of colours.
-        return np.asarray(pixel_array(path, raw=True))
-    except NotImplementedError as error:
-        raise Refused(
-            "DCM-SYNTAX",
-            f"no decoder for the transfer syntax{_known(header['syntax'])} of {{0}}",
-            fix="store the series uncompressed, for example with dcmconv or gdcmconv.",
-            files=[path],
-        ) from error
-    # Decoders raise whatever they like on a damaged stream; the series is refused all the same.
-    except Exception as error:
-        raise Refused(
-            "DCM-PIXELS",
-            f"the pixels cannot be decoded ({type(error).__name__}) in {{0}}",
-            fix="copy the file again from its source.",
-            files=[path],
-        ) from error
-
-
-def _imagecodecs(path: Path, codec: str) -> np.ndarray:
-    # Heavy, and most series need none of it.
-    import imagecodecs
-
-    frame = get_frame(dcmread(path, force=True).PixelData, 0, number_of_frames=1)
-    return np.asarray(getattr(imagecodecs, f"{codec}_decode")(frame))
 
 
 def _known(syntax: str) -> str:

@@ -4,8 +4,15 @@ A catalog states them for every series or for those that a pattern finds; what w
 record, so that a number can be traced to the decision behind it.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from cohort.io.fields import Part, did_you_mean
+from cohort.io.refusal import Refused
 
 ACCEPTABLE = {
     "DCM-LOCALIZER": "stacked like any other series",
@@ -18,6 +25,18 @@ ACCEPTABLE = {
     "NII-UNITS": "lengths are taken for millimetres",
 }
 """Refusals that a catalog may turn into acceptance -> what is done then."""
+
+INSTEAD = {
+    "DCM-GAP": "resample: uniform",
+    "DCM-UNEVEN": "resample: uniform",
+    "DCM-TOO-FEW": "min_slices: 2",
+    "DCM-MATRIX-MIX": "split: true",
+    "DCM-SPACING-MIX": "split: true",
+    "NII-FORMS": "prefer: sform or prefer: qform",
+    "NII-SINGULAR": "prefer: sform or prefer: qform",
+    "NII-5D": "fifth_axis: echo",
+}
+"""Refusals that ask for a decision of another kind -> how a catalog states it."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +52,13 @@ class Policy:
     prefer : {"sform", "qform"}, optional
         Which affine of a NIfTI header counts where the two disagree.
     min_slices : int
-        Fewer slices are no scan to measure.
+        A DICOM series of fewer slices is no scan to measure.
     split : bool
         Matrices or pixel spacings that differ within one series make scans of their own.
     philips_precise : bool
         Philips' private scale factors (floating point) instead of the public rescale (display).
+    fifth_axis : {"echo"}, optional
+        What the fifth axis of a NIfTI image is.
     """
 
     accept: frozenset[str] = frozenset()
@@ -46,7 +67,145 @@ class Policy:
     min_slices: int = 3
     split: bool = False
     philips_precise: bool = False
+    fifth_axis: Literal["echo"] | None = None
+
+    def as_stamp(self) -> dict[str, Any]:
+        """Decisions that differ from the default, as JSON holds them, in one order.
+
+        Examples
+        --------
+        >>> Policy(accept=frozenset({"NII-UNITS", "DCM-LUT"}), prefer="sform").as_stamp()
+        {'accept': ['DCM-LUT', 'NII-UNITS'], 'prefer': 'sform'}
+        """
+        stated = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            name: sorted(value) if isinstance(value, frozenset) else value
+            for name, value in stated.items()
+            if value != getattr(DEFAULT, name)
+        }
 
 
 DEFAULT = Policy()
 """No exception."""
+
+
+@dataclass
+class Notes:
+    """What is worth knowing of one scan while it is read: flags, and what was used of its policy.
+
+    Examples
+    --------
+    >>> notes = Notes(Policy(accept=frozenset({"NII-UNITS"})), flags={"units_unknown", "has_nan"})
+    >>> notes.refuse(Refused("NII-UNITS", "no unit", fix="set it"))
+    >>> notes.attrs()
+    {'accepted': 'NII-UNITS', 'flags': 'has_nan units_unknown'}
+    """
+
+    policy: Policy
+    flags: set[str] = field(default_factory=set)
+    accepted: set[str] = field(default_factory=set)
+
+    def refuse(self, refusal: Refused) -> None:
+        """Raise a refusal, unless the policy accepts its code: then note that it did."""
+        if refusal.code in self.policy.accept:
+            self.accepted.add(refusal.code)
+            return
+        if refusal.code in ACCEPTABLE:
+            refusal = Refused(
+                refusal.code,
+                refusal.what,
+                fix=f"{refusal.fix.rstrip('.')}, or state accept: [{refusal.code}] in the catalog",
+                files=refusal.files,
+                state=refusal.state,
+            )
+        raise refusal
+
+    def attrs(self) -> dict[str, str]:
+        """Attributes of the scan: ``accepted`` and ``flags``, words joined by a space, those that hold any."""
+        found = {"accepted": self.accepted, "flags": self.flags}
+        return {name: " ".join(sorted(words)) for name, words in found.items() if words}
+
+
+# -- as a catalog states them ---------------------------------------------------------------------------------------
+
+
+def _codes(codes: list[str]) -> list[str]:
+    for code in codes:
+        if code in INSTEAD:
+            raise ValueError(f"{code} cannot be accepted as it is; state {INSTEAD[code]} instead")
+        if code not in ACCEPTABLE:
+            raise ValueError(
+                f"unknown code {code!r}{did_you_mean(code, ACCEPTABLE)}; "
+                f"those that may be accepted are {', '.join(sorted(ACCEPTABLE))}"
+            )
+    return sorted(set(codes))
+
+
+def _slices(value: Any) -> Any:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"expected a whole number of slices, at least 1, found {value!r}")
+    return value
+
+
+def _finder(text: str) -> str:
+    try:
+        empty = re.search(text, "") is not None
+    except re.error as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from error
+    if empty:
+        raise ValueError(
+            f"{text!r} finds every series; state the decision at the top of the catalog, or say more"
+        )
+    return text
+
+
+Codes = Annotated[list[str], AfterValidator(_codes)]
+SliceCount = Annotated[int, BeforeValidator(_slices)]
+Finder = Annotated[str, AfterValidator(_finder)]
+
+
+class SeriesPolicy(Part):
+    """Decisions for the series that a pattern finds; a key that is stated replaces the catalog's own."""
+
+    match: Finder = Field(
+        description="a regular expression on a series' path, scan id or name in quarantine"
+    )
+    accept: Codes = Field(default_factory=list)
+    resample: Literal["uniform"] | None = None
+    prefer: Literal["sform", "qform"] | None = None
+    min_slices: SliceCount = DEFAULT.min_slices
+    split: bool = False
+    philips_precise: bool = False
+    fifth_axis: Literal["echo"] | None = None
+
+    @model_validator(mode="after")
+    def _states_something(self) -> "SeriesPolicy":
+        if self.model_fields_set == {"match"}:
+            known = ", ".join(f.name for f in fields(Policy))
+            raise ValueError(
+                f"decides nothing for {self.match!r}; expected at least one of {known}"
+            )
+        return self
+
+    def finds(self, names: Sequence[str]) -> bool:
+        """Whether the pattern occurs in one of the names."""
+        return any(re.search(self.match, name) for name in names)
+
+
+def decide(general: Part, series: Sequence[SeriesPolicy], names: Sequence[str]) -> Policy:
+    """Policy of one series.
+
+    Parameters
+    ----------
+    general : Part
+        Holds the decisions for every series, under the names of `Policy`.
+    series : sequence of SeriesPolicy
+        Those for some; where two that find the series state the same key, the later counts.
+    names : sequence of str
+        Names of the series.
+    """
+    stated = {f.name: getattr(general, f.name) for f in fields(Policy)}
+    for part in series:
+        if part.finds(names):
+            stated |= {key: getattr(part, key) for key in part.model_fields_set if key != "match"}
+    return Policy(**{**stated, "accept": frozenset(stated["accept"])})

@@ -1,4 +1,4 @@
-"""From slices to a volume: where each slice lies, which are missing, and which belong to another time.
+"""From slices to a volume: where each slice lies, and which are missing.
 
 Geometry comes from ImagePositionPatient and ImageOrientationPatient alone; file names, InstanceNumber and
 SpacingBetweenSlices prove nothing. No pixel is read here.
@@ -14,13 +14,18 @@ import numpy as np
 import xarray as xr
 
 from cohort import grid
-from cohort.io.dicom_header import Header
+from cohort.io import resample, volumes
+from cohort.io.dicom_header import Header, named
+from cohort.io.policy import DEFAULT, Policy
 from cohort.io.refusal import Refused
 
 GAP_MM = 0.01
 """Distances between slices may differ by this much, or by `GAP_RELATIVE` of their size if that is more."""
 
 GAP_RELATIVE = 0.01
+
+FAR_MM = 1e6
+"""No scanner is larger than a kilometre, no pixel than that or smaller than a nanometre."""
 
 DRIFT_VOXELS = 0.1
 """No slice lies farther than this from its place on a regular grid."""
@@ -35,17 +40,23 @@ class Stack:
     order : (times, slices) int array
         Number of the header that holds each slice of each volume.
     affine : (4, 4) array
-        Indices (column, row, slice) -> world RAS+ mm.
+        Indices (column, row, slice) -> world RAS+ mm; of the even grid, if there is one.
     time : Variable, optional
         Along ``time``: seconds, or frames where the series has no usable time; None for one volume.
+    even : Even, optional
+        How to interpolate slices that lie unevenly.
+    gaps : tuple of float
+        Smallest and largest distance from slice to slice along the normal, mm; both 0 for one slice.
     """
 
     order: np.ndarray
     affine: np.ndarray
     time: xr.Variable | None
+    even: resample.Even | None
+    gaps: tuple[float, float]
 
 
-def stack(headers: Sequence[Header], files: Sequence[Path], *, min_slices: int = 3) -> Stack:
+def stack(headers: Sequence[Header], files: Sequence[Path], *, policy: Policy = DEFAULT) -> Stack:
     """Put slices of one orientation, matrix and pixel spacing in order.
 
     Parameters
@@ -54,8 +65,8 @@ def stack(headers: Sequence[Header], files: Sequence[Path], *, min_slices: int =
         One a slice, in any order.
     files : sequence of Path
         The file of each, for messages.
-    min_slices : int
-        Fewer positions are skipped. A series of several volumes needs two.
+    policy : Policy
+        Of it, `min_slices` (fewer positions are skipped; a series of several volumes needs two) and `resample`.
 
     Raises
     ------
@@ -69,24 +80,28 @@ def stack(headers: Sequence[Header], files: Sequence[Path], *, min_slices: int =
     positions = np.array([h["position"] for h in headers], float)
     levels = _levels(positions @ normal)
     repeats = [len(level) for level in levels]
-    minimum = min(min_slices, 2) if min(repeats) > 1 else min_slices
+    minimum = min(policy.min_slices, 2) if min(repeats) > 1 else policy.min_slices
     if len(levels) < minimum:
         raise Refused(
             "DCM-TOO-FEW",
-            f"{len(levels)} slice position{'s' if len(levels) > 1 else ''} ({len(files)} files), "
-            f"expected at least {minimum}",
-            fix="nothing, unless slices were lost on the way.",
-            files=files,
+            f"{len(levels)} slice position{'s' if len(levels) > 1 else ''} "
+            f"({len(headers)} slice{'s' if len(headers) > 1 else ''}), expected at least {minimum}: {{0}}"
+            + (", ..." if len(own := list(dict.fromkeys(files))) > 1 else ""),
+            fix=f"nothing, unless slices were lost on the way, or state min_slices: {len(levels)} in the catalog.",
+            files=own,
             state="skipped",
         )
-    _check_one_place(levels, positions, files, tolerance=DRIFT_VOXELS * min(row_mm, column_mm))
-    _check_repeats(levels, positions @ normal, headers, files)
+    pixel_mm = min(row_mm, column_mm)
+    _check_one_place(levels, positions, headers, files, tolerance=DRIFT_VOXELS * pixel_mm)
+    volumes.check_repeats(levels, positions @ normal, headers, files)
     centres = np.array([np.median(positions[level], axis=0) for level in levels])
-    step = _step(centres, normal, levels, headers, files, pixel_mm=min(row_mm, column_mm))
+    slices = _Slices(centres, normal, [int(level[0]) for level in levels], headers, files)
+    step, even = slices.even_step(pixel_mm, policy)
     lps = np.eye(4)
     lps[:3] = np.column_stack([row * column_mm, column * row_mm, step, centres[0]])
-    order, time = _times(levels, headers, files)
-    return Stack(order, grid.to_ras(lps), time)
+    order, time = volumes.times(levels, headers, files)
+    gaps = np.diff(centres @ normal) if len(centres) > 1 else np.zeros(1)
+    return Stack(order, grid.to_ras(lps), time, even, (float(gaps.min()), float(gaps.max())))
 
 
 def _check_present(headers: Sequence[Header], files: Sequence[Path]) -> None:
@@ -98,18 +113,36 @@ def _check_present(headers: Sequence[Header], files: Sequence[Path]) -> None:
             "DCM-NO-GEOMETRY",
             f"{len(without)} of {len(files)} slices have no position or orientation, the first is {{0}}",
             fix="export the series again with ImagePositionPatient and ImageOrientationPatient.",
-            files=without,
+            files=list(dict.fromkeys(without)),
+        )
+    far = [
+        f
+        for h, f in zip(headers, files, strict=True)
+        if max(map(abs, h["position"] or [0])) > FAR_MM
+    ]
+    if far:
+        raise Refused(
+            "DCM-NO-GEOMETRY",
+            f"{len(far)} of {len(files)} slices lie more than {FAR_MM:.0f} mm away, the first is {{0}}",
+            fix="export the series again from its source.",
+            files=list(dict.fromkeys(far)),
         )
     without = [
-        f for h, f in zip(headers, files, strict=True) if min(h["pixel_spacing"] or [0]) <= 0
+        f
+        for h, f in zip(headers, files, strict=True)
+        if not all(map(_is_length, h["pixel_spacing"] or [0]))
     ]
     if without:
         raise Refused(
             "DCM-SPACING-MISSING",
             f"{len(without)} of {len(files)} slices have no PixelSpacing above 0 mm, the first is {{0}}",
             fix="export the series again with PixelSpacing; a detector's spacing is not the patient's.",
-            files=without,
+            files=list(dict.fromkeys(without)),
         )
+
+
+def _is_length(mm: float) -> bool:
+    return 1 / FAR_MM < mm < FAR_MM
 
 
 def _directions(
@@ -147,183 +180,124 @@ def _levels(depth: np.ndarray) -> list[np.ndarray]:
 
 
 def _check_one_place(
-    levels: Sequence[np.ndarray], positions: np.ndarray, files: Sequence[Path], *, tolerance: float
+    levels: Sequence[np.ndarray],
+    positions: np.ndarray,
+    headers: Sequence[Header],
+    files: Sequence[Path],
+    *,
+    tolerance: float,
 ) -> None:
     for level in levels:
         apart = np.linalg.norm(positions[level] - positions[level[0]], axis=1)
         worst = int(np.argmax(apart))
         if apart[worst] > tolerance:
+            (one, other), own = named((level[0], level[worst]), headers, files)
             raise Refused(
                 "DCM-UNEVEN",
                 f"slices at one depth lie {apart[worst]:.3f} mm apart in their plane, tolerance {tolerance:.3f} mm: "
-                "{0} and {1}",
+                f"{one} and {other}",
                 fix="separate the stacks into series of their own.",
-                files=[files[level[0]], files[level[worst]]],
+                files=own,
             )
 
 
-def _check_repeats(
-    levels: Sequence[np.ndarray],
-    depth: np.ndarray,
-    headers: Sequence[Header],
-    files: Sequence[Path],
-) -> None:
-    """Either every position holds as many slices as every other, or the series is no set of volumes."""
-    repeats = [len(level) for level in levels]
-    most = max(repeats)
-    if min(repeats) == most:
-        return
-    usual = median_low(repeats)
-    crowded = levels[repeats.index(most)]
-    volumes = {headers[i]["temporal_position"] for i in crowded} - {None}
-    if usual == 1 and len(volumes) < most:
-        raise Refused(
-            "DCM-DUP-POS",
-            f"{most} slices with different pixels at {depth[crowded[0]]:.3f} mm along the normal: "
-            + " and ".join(f"{{{i}}}" for i in range(most)),
-            fix="remove the slice that does not belong to the series.",
-            files=[files[i] for i in crowded],
-        )
-    short = [level for level in levels if len(level) < most]
-    lacking = ", ".join(_lacking(level, depth, most, crowded, headers) for level in short[:5])
-    raise Refused(
-        "DCM-4D-INCOMPLETE",
-        f"{len(short)} of {len(levels)} positions lack slices of the {most} volumes: {lacking}"
-        + (", ..." if len(short) > 5 else ""),
-        fix="copy the missing files, or remove the incomplete volume.",
-        files=[files[i] for level in short for i in level],
-    )
+@dataclass(frozen=True)
+class _Slices:
+    """Slice positions from the lowest up: whether they lie on one even, straight line."""
 
+    centres: np.ndarray
+    normal: np.ndarray
+    numbers: Sequence[int]
+    """Of the header of one slice at each position."""
+    headers: Sequence[Header]
+    files: Sequence[Path]
 
-def _lacking(
-    level: np.ndarray,
-    depth: np.ndarray,
-    most: int,
-    crowded: np.ndarray,
-    headers: Sequence[Header],
-) -> str:
-    here = {headers[i]["temporal_position"] for i in level}
-    missing = sorted(
-        {t for i in crowded if (t := headers[i]["temporal_position"]) is not None} - here
-    )
-    which = f", without volume {' '.join(map(str, missing))}" if missing else ""
-    return f"{depth[level[0]]:.3f} mm holds {len(level)} of {most}{which}"
+    def even_step(self, pixel_mm: float, policy: Policy) -> tuple[np.ndarray, resample.Even | None]:
+        """Vector, LPS mm, from each slice to the next, and how to interpolate where they are uneven and may be."""
+        if len(self.centres) == 1:
+            return self.normal * self._thickness(), None
+        depth = self.centres @ self.normal
+        step_mm = median_low(np.diff(depth).tolist())
+        refusal = self._uneven(depth, step_mm)
+        line = (self.centres[-1] - self.centres[0]) / (depth[-1] - depth[0])
+        if refusal and policy.resample != "uniform":
+            raise refusal
+        even = None
+        if refusal:
+            tolerance = max(GAP_MM, GAP_RELATIVE * step_mm)
+            even = resample.even(depth, step_mm=step_mm, tolerance_mm=tolerance)
+        self._check_straight(depth, line, pixel_mm)
+        return (line * step_mm if even else line * (depth[-1] - depth[0]) / (len(depth) - 1)), even
 
-
-def _step(
-    centres: np.ndarray,
-    normal: np.ndarray,
-    levels: Sequence[np.ndarray],
-    headers: Sequence[Header],
-    files: Sequence[Path],
-    *,
-    pixel_mm: float,
-) -> np.ndarray:
-    """Vector, LPS mm, from each slice to the next; refuse positions that do not lie on one regular line."""
-    if len(centres) == 1:
-        thickness = headers[0]["slice_thickness"]
-        if not thickness or thickness <= 0:
+    def _thickness(self) -> float:
+        thickness = self.headers[0]["slice_thickness"]
+        if thickness is None or not _is_length(thickness):
             raise Refused(
                 "DCM-SPACING-MISSING",
                 "one slice, and no SliceThickness to say how thick, in {0}",
                 fix="export the series again with SliceThickness.",
-                files=files[:1],
+                files=self.files[:1],
             )
-        return normal * thickness
-    gaps = np.diff(centres @ normal)
-    expected = median_low(gaps.tolist())
-    tolerance = max(GAP_MM, GAP_RELATIVE * expected)
-    wrong = np.flatnonzero(np.abs(gaps - expected) > tolerance)
-    if wrong.size:
+        return thickness
+
+    def _uneven(self, depth: np.ndarray, expected: float) -> Refused | None:
+        """Say where the distance from slice to slice is not what it is elsewhere."""
+        gaps = np.diff(depth)
+        tolerance = max(GAP_MM, GAP_RELATIVE * expected)
+        wrong = np.flatnonzero(np.abs(gaps - expected) > tolerance)
+        if not wrong.size:
+            return self._drifting(depth, expected)
         whole = np.rint(gaps[wrong] / expected)
         missing = (whole >= 2) & (np.abs(gaps[wrong] - whole * expected) <= tolerance * whole)
         first = int(wrong[0])
-        more = f" ({wrong.size} such places)" if wrong.size > 1 else ""
-        between = [files[levels[first][0]], files[levels[first + 1][0]]]
+        pair = self.numbers[first], self.numbers[first + 1]
+        names, own = named(pair, self.headers, self.files)
+        between = " and ".join(names) + (f" ({wrong.size} such places)" if wrong.size > 1 else "")
         if missing.all():
-            raise Refused(
+            return Refused(
                 "DCM-GAP",
-                f"gap {gaps[first]:.3f} mm, expected {expected:.3f}, between {{0}} and {{1}}{more}",
-                fix=f"copy the {int((whole - 1).sum())} missing slice(s) and ingest again.",
-                files=between,
+                f"gap {gaps[first]:.3f} mm, expected {expected:.3f}, between {between}",
+                fix=f"copy the {int((whole - 1).sum())} missing slice(s) and ingest again, {_RESAMPLE}",
+                files=own,
             )
-        raise Refused(
+        return Refused(
             "DCM-UNEVEN",
-            f"step {gaps[first]:.3f} mm, expected {expected:.3f} (tolerance {tolerance:.3f}), "
-            f"between {{0}} and {{1}}{more}",
-            fix="resample the series onto an even grid, or leave it out.",
-            files=between,
+            f"step {gaps[first]:.3f} mm, expected {expected:.3f} (tolerance {tolerance:.3f}), between {between}",
+            fix=f"leave the series out, {_RESAMPLE}",
+            files=own,
         )
-    step: np.ndarray = (centres[-1] - centres[0]) / (len(centres) - 1)
-    off = centres - (centres[0] + np.arange(len(centres))[:, None] * step)
-    along = np.abs(off @ normal)
-    across = np.linalg.norm(off - (off @ normal)[:, None] * normal, axis=1)
-    for distance, limit, where in (
-        (along, DRIFT_VOXELS * expected, "along the normal"),
-        (across, DRIFT_VOXELS * pixel_mm, "in its plane"),
-    ):
-        worst = int(np.argmax(distance))
-        if distance[worst] > max(limit, GAP_MM):
+
+    def _drifting(self, depth: np.ndarray, expected: float) -> Refused | None:
+        """Say where small differences add up."""
+        off = np.abs(depth - np.linspace(depth[0], depth[-1], len(depth)))
+        limit = max(DRIFT_VOXELS * expected, GAP_MM)
+        worst = int(np.argmax(off))
+        if off[worst] <= limit:
+            return None
+        return Refused(
+            "DCM-UNEVEN",
+            f"slice {worst} lies {off[worst]:.3f} mm along the normal from its place on an even grid of "
+            f"{expected:.3f} mm, tolerance {limit:.3f}, in {self._name(worst)}",
+            fix=f"leave the series out, {_RESAMPLE}",
+            files=[self.files[self.numbers[worst]]],
+        )
+
+    def _check_straight(self, depth: np.ndarray, line: np.ndarray, pixel_mm: float) -> None:
+        off = self.centres - (self.centres[0] + (depth - depth[0])[:, None] * line)
+        across = np.linalg.norm(off, axis=1)
+        limit = max(DRIFT_VOXELS * pixel_mm, GAP_MM)
+        worst = int(np.argmax(across))
+        if across[worst] > limit:
             raise Refused(
                 "DCM-UNEVEN",
-                f"slice {worst} lies {distance[worst]:.3f} mm {where} from its place on an even grid of "
-                f"{expected:.3f} mm, tolerance {max(limit, GAP_MM):.3f}, in {{0}}",
-                fix="resample the series onto an even grid, or leave it out.",
-                files=[files[levels[worst][0]]],
+                f"slice {worst} lies {across[worst]:.3f} mm in its plane from its place on a straight stack, "
+                f"tolerance {limit:.3f}, in {self._name(worst)}",
+                fix="leave the series out, or export it again from its source.",
+                files=[self.files[self.numbers[worst]]],
             )
-    return step
+
+    def _name(self, place: int) -> str:
+        return named([self.numbers[place]], self.headers, self.files)[0][0]
 
 
-def _times(
-    levels: Sequence[np.ndarray], headers: Sequence[Header], files: Sequence[Path]
-) -> tuple[np.ndarray, xr.Variable | None]:
-    """Rank the slices of each position in time, by the first tag that tells them apart at every position.
-
-    Trigger times differ from slice to slice when the heart rate does, so they are ranked within each.
-    """
-    if len(levels[0]) == 1:
-        return np.array([[level[0] for level in levels]]), None
-    for tag in ("trigger_time", "temporal_position", "acquisition_time", "instance"):
-        values = [[headers[i][tag] for i in level] for level in levels]
-        if any(None in row or len(set(row)) < len(row) for row in values):
-            continue
-        table = np.array(values, float)
-        rank = np.argsort(table, axis=1)
-        ordered = np.take_along_axis(table, rank, axis=1)
-        if tag == "temporal_position" and (ordered != ordered[0]).any():
-            raise Refused(
-                "DCM-4D-INCOMPLETE",
-                "positions hold different volumes: "
-                + " and ".join(
-                    str(sorted({int(v) for v in row})) for row in np.unique(ordered, axis=0)[:2]
-                ),
-                fix="copy the missing files, or remove the incomplete volume.",
-                files=files,
-            )
-        order = np.array([level[r] for level, r in zip(levels, rank, strict=True)]).T
-        return order, _time_axis(tag, ordered, headers)
-    raise Refused(
-        "DCM-DUP-POS",
-        f"every position holds {len(levels[0])} slices and neither time nor InstanceNumber tells them apart, "
-        "for example {0} and {1}",
-        fix="separate the volumes into series of their own.",
-        files=[files[i] for i in levels[0][:2]],
-    )
-
-
-def _time_axis(tag: str, ordered: np.ndarray, headers: Sequence[Header]) -> xr.Variable:
-    """Time of each volume: seconds if the tag tells, else frames, and marked so."""
-    middle = np.median(ordered, axis=0)
-    resolution = headers[0]["temporal_resolution"]
-    if tag == "trigger_time":
-        return xr.Variable("time", middle / 1000, {"units": "s", "basis": "TriggerTime"})
-    if tag == "temporal_position" and resolution:
-        seconds = (middle - middle[0]) * resolution / 1000
-        return xr.Variable("time", seconds, {"units": "s", "basis": "TemporalPositionIdentifier"})
-    if tag == "acquisition_time":
-        seconds = np.median(ordered - ordered[:, :1], axis=0)
-        return xr.Variable("time", seconds, {"units": "s", "basis": "AcquisitionTime"})
-    basis = "TemporalPositionIdentifier" if tag == "temporal_position" else "InstanceNumber"
-    return xr.Variable(
-        "time", np.arange(middle.size, dtype=float), {"units": "frame", "basis": basis}
-    )
+_RESAMPLE = "or state resample: uniform in the catalog."

@@ -50,6 +50,12 @@ class Book:
         self.counts["fresh"] += 1
         self.ledger.state(unit.scan_id, "fresh", worked=False)
 
+    def done(self, unit: Unit) -> None:
+        """Take a scan that was read."""
+        self.counts["done"] += 1
+        self.store.clear_quarantine(unit.scan_id)
+        self.ledger.state(unit.scan_id, "done", worked=True)
+
     def again(self, unit: Unit, entry: Mapping[str, Any]) -> None:
         """Repeat a refusal of the same bytes without reading them."""
         self.seen.add(unit.scan_id)
@@ -99,7 +105,7 @@ class Book:
                     "state": refusal.state,
                     "code": refusal.code,
                     "reason": public,
-                    "n_files": len(series.files) if series else 0,
+                    "n_files": len(series.parts.paths) if series else 0,
                     "stamp": stamp,
                     "lasting": lasting,
                 },

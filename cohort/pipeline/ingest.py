@@ -5,18 +5,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cohort.io import private
 from cohort.io.catalog import Catalog
 from cohort.io.discover import Discovery, discover
 from cohort.io.filecache import FileCache
 from cohort.io.participants import read_participants
+from cohort.io.policy import Notes
 from cohort.io.refusal import Refused
 from cohort.io.store import Store
 from cohort.pipeline.book import Book, Problem
 from cohort.pipeline.ledger import Ledger
+from cohort.pipeline.likeness import image_twice, twins
 from cohort.pipeline.reading import Job, read_and_write, unexpected
 from cohort.pipeline.roster import write_tables
-from cohort.pipeline.units import Names, Unit, identity, name_units
+from cohort.pipeline.units import Names, Unit, identity, name_units, policy_of
 from cohort.pipeline.window import Connect, Failure, each
+
+REMEMBERED = 500
+"""Scans whose paths are written down at a time."""
 
 PROGRESS_SECONDS = 0.2
 """Least time between two words about the files found so far."""
@@ -31,6 +37,10 @@ class Ingested:
     orphans: list[Path] = field(default_factory=list)
     rows_without_scan: list[str] = field(default_factory=list)
     scans_without_row: list[str] = field(default_factory=list)
+    mapped_without_scan: list[str] = field(default_factory=list)
+    """Subjects of the catalog's map of ids without a scan."""
+    map_without_row: list[str] = field(default_factory=list)
+    """Ids that the map leads to and the participants table lacks."""
     absent: list[str] = field(default_factory=list)
     """Scans of the last table whose series is no longer in the sources."""
 
@@ -42,6 +52,7 @@ def ingest(
     connect: Connect,
     *,
     cache: Path | None = None,
+    tokens: Path | None = None,
     rehash: bool = False,
 ) -> Ingested:
     """Find the scans of a catalog and bring what is new or changed into the store.
@@ -57,22 +68,25 @@ def ingest(
         Gives the client; called only if there is something to read.
     cache : Path, optional
         Private file, outside the store, that spares reading the headers of files that did not change.
+    tokens : Path, optional
+        Private table, outside the store, of what every name in the store stands for (`io.private`).
     rehash : bool
         Do not trust `cache`: digest every file again.
     """
     started = time.perf_counter()
-    names = Names(catalog)
     participants = None
     if catalog.participants is not None:
         participants = read_participants(
             catalog.participants, catalog.folder, subject_pattern=catalog.subject
         )
+    names = Names(catalog, participants)
     found = discover(
         catalog.source_paths(),
         subject=catalog.subject,
         cache=cache,
         rehash=rehash,
         progress=_progress(ledger),
+        policy=lambda series: policy_of(catalog, series, names),
     )
     _expect_series(catalog, store, found)
     _without_attachments(catalog, found)
@@ -84,15 +98,16 @@ def ingest(
         else []
     )
     book = Book(store, ledger, names)
-    result = Ingested(units=units, problems=book.problems, orphans=orphans)
+    result = Ingested(problems=book.problems, orphans=orphans)
     book.warn(catalog, found)
     for path in found.unreadable:
         book.refuse(names.path(path), None, _unreadable(path), "", lasting=False)
     for series, refusal in [*found.refused, *collisions]:
         book.refuse_found(series, refusal)
-    todo = _to_read(catalog, found, units, store, book)
-    ledger.event("stage", stage="ingest", total=len(todo), fresh=book.counts["fresh"])
+    todo, whole = _to_read(found, units, store, book)
+    ledger.event("stage", stage="ingest", total=len(todo), fresh=len(whole))
     client = connect() if todo else None
+    read: list[Unit] = []
     for number, (job, outcome) in enumerate(
         each(read_and_write, todo, client=client, name="ingest"), 1
     ):
@@ -108,15 +123,23 @@ def ingest(
                 unit.scan_id, unit.series, outcome, unit.stamp, lasting=lasting, worked=True
             )
         else:
-            book.counts["done"] += 1
-            store.clear_quarantine(unit.scan_id)
-            ledger.state(unit.scan_id, "done", worked=True)
+            read.append(unit)
         ledger.event("ingested", stage="ingest", scan_id=unit.scan_id, done=number, total=len(todo))
+    twice = _refuse_twins([*whole, *read], store, book)
+    for unit in whole:
+        if unit.scan_id not in twice:
+            book.fresh(unit)
+    for unit in read:
+        if unit.scan_id not in twice:
+            book.done(unit)
+    units = [unit for unit in units if unit.scan_id not in twice]
     for name in book.known.keys() - book.seen:
         store.clear_quarantine(name)
-    there = {u.scan_id for u in units} | {
-        identity(s, names)[0] for s, _ in [*found.refused, *collisions] if s is not None
-    }
+    there = (
+        {u.scan_id for u in units}
+        | twice
+        | {identity(s, names)[0] for s, _ in [*found.refused, *collisions] if s is not None}
+    )
     gone = [s for s in store.scan_ids() if s not in there]
     before = store.table("scans")
     listed = set() if before is None else set(before["scan_id"])
@@ -128,7 +151,9 @@ def ingest(
     for scan_id in held:
         book.counts["fresh"] += 1
         ledger.state(scan_id, "fresh", worked=False)
-    write_tables(store, result, participants, names, before, held)
+    result.units = units
+    book.warnings += write_tables(store, result, participants, names, before, held)
+    _remember(tokens, names, units)
     ledger.manifest |= {
         "found": {
             "files": found.n_files,
@@ -144,6 +169,8 @@ def ingest(
         "unmatched": {
             "rows_without_scan": result.rows_without_scan,
             "scans_without_row": result.scans_without_row,
+            "mapped_without_scan": result.mapped_without_scan,
+            "map_without_row": result.map_without_row,
             "attachments_without_scan": [names.file(p) for p in result.orphans],
         },
         "warnings": book.warnings,
@@ -187,32 +214,76 @@ def _progress(ledger: Ledger) -> Callable[[int], None]:
 
 
 def _to_read(
-    catalog: Catalog, found: Discovery, units: Sequence[Unit], store: Store, book: Book
-) -> list[Job]:
-    """Units that are new, changed or damaged in the store; what is known of the others goes into the book."""
+    found: Discovery, units: Sequence[Unit], store: Store, book: Book
+) -> tuple[list[Job], list[Unit]]:
+    """Units that are new, changed or damaged in the store, and those that are there as they should be."""
     blind = {path.parent for path in found.unreadable}
-    todo = []
-    for unit in units:
-        record, entry = store.record(unit.scan_id), book.known.get(unit.scan_id)
-        whole = record is not None and not store.missing_chunks(unit.scan_id)
+    # A damaged slice belongs to a series that its header does not name any more: to one beside it, most likely.
+    torn = {path.parent: path for path in found.damaged}
+    todo, whole = [], []
+    for unit, record in zip(units, store.records(u.scan_id for u in units), strict=True):
+        entry = book.known.get(unit.scan_id)
+        is_whole = record is not None and not store.missing_chunks(unit.scan_id)
+        folders = {path.parent for path in unit.series.files}
         # Beside what cannot be read, or shorter than it was while something cannot: a part may be missing.
-        doubtful = any(f.parent in blind for f in unit.series.files) or (
-            bool(blind) and record is not None and len(unit.series.files) < record.get("n_files", 0)
+        n_files = len(unit.series.parts.paths)
+        doubtful = not folders.isdisjoint(blind) or (
+            bool(blind) and record is not None and n_files < record.get("n_files", 0)
         )
-        if record is not None and whole and record["stamp"] == unit.stamp:
-            book.fresh(unit)
+        damaged = next((torn[f] for f in folders if f in torn), None)
+        if is_whole and record is not None and record["stamp"] == unit.stamp:
+            whole.append(unit)
         elif unit.blocked is not None:
             book.refuse(unit.scan_id, unit.series, unit.blocked, unit.stamp, lasting=False)
-        elif doubtful and whole:
-            book.fresh(unit)
+        elif doubtful and is_whole:
+            whole.append(unit)
         elif doubtful:
             refusal = _doubtful(unit, found.unreadable)
+            book.refuse(unit.scan_id, unit.series, refusal, unit.stamp, lasting=False)
+        elif unit.series.kind == "dicom" and damaged is not None:
+            store.remove_scan(unit.scan_id)
+            refusal = _beside_damage(unit, damaged)
             book.refuse(unit.scan_id, unit.series, refusal, unit.stamp, lasting=False)
         elif entry is not None and entry["stamp"] == unit.stamp and entry.get("lasting", True):
             book.again(unit, entry)
         else:
-            todo.append(Job(store.root, unit, catalog.prefer))
-    return todo
+            todo.append(Job(store, unit))
+    return todo, whole
+
+
+def _refuse_twins(units: Sequence[Unit], store: Store, book: Book) -> set[str]:
+    """Keep out of the tables what stands under several subjects; it stays in the store until somebody decides."""
+    by_id = {unit.scan_id: unit for unit in units}
+    records = (record for record in store.records(by_id) if record is not None)
+    twice: set[str] = set()
+    for group in twins(records):
+        subjects = len({by_id[scan_id].subject for scan_id in group})
+        for scan_id in group:
+            unit = by_id[scan_id]
+            other = next(u for s in group if (u := by_id[s]).subject != unit.subject)
+            try:
+                Notes(unit.policy).refuse(
+                    image_twice([unit.series.files[0], other.series.files[0]], subjects=subjects)
+                )
+            except Refused as refusal:
+                book.refuse(scan_id, unit.series, refusal, unit.stamp, lasting=False)
+                twice.add(scan_id)
+    return twice
+
+
+def _remember(tokens: Path | None, names: Names, units: Sequence[Unit]) -> None:
+    """Write down for the operator what every name stands for, a bounded number of paths at a time."""
+    if tokens is None:
+        return
+    private.remember(tokens, names.given())
+    for start in range(0, len(units), REMEMBERED):
+        private.remember(
+            tokens,
+            [
+                private.Row(u.scan_id, "scan", u.series.name, tuple(map(str, u.series.files)))
+                for u in units[start : start + REMEMBERED]
+            ],
+        )
 
 
 def _unreadable(path: Path) -> Refused:
@@ -232,6 +303,15 @@ def _doubtful(unit: Unit, unreadable: Sequence[Path]) -> Refused:
         "{0} may lack a part: {1} cannot be read",
         fix="allow reading it, look after the disk, or move it out of the sources",
         files=[unit.series.files[0], path],
+    )
+
+
+def _beside_damage(unit: Unit, damaged: Path) -> Refused:
+    return Refused(
+        "DCM-BESIDE-DAMAGE",
+        "{0} may lack a slice: the header of {1} in its folder is damaged, so that nobody knows what series it belongs to",
+        fix="copy the damaged file again from its source, or move it out of the sources",
+        files=[unit.series.files[0], damaged],
     )
 
 

@@ -12,10 +12,10 @@ import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
+from cohort.io.backend import Log
 from cohort.io.store import Store
 
 Listener = Callable[[Mapping[str, Any]], None]
@@ -72,17 +72,15 @@ class Ledger:
         # Microseconds, because two short runs may begin in one second and the last one has to sort last.
         began = datetime.now(UTC)
         self.run_id = f"{began:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:6]}"
-        self.folder: Path = store.root / "runs" / self.run_id
         self.states: dict[str, str] = {}
         self.stages: dict[str, Any] = {}
         self.manifest: dict[str, Any] = {}
         self._worked: set[str] = set()
-        self._events: IO[str] | None = None
+        self._events: Log | None = None
         self._clock = 0.0
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True)
-        self._events = (self.folder / "events.jsonl").open("a", encoding="utf-8")
+        self._events = self.store.log(self.run_id)
         self._clock = time.perf_counter()
         self._started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.event("start", command=self.command)
@@ -138,4 +136,4 @@ class Ledger:
         self.event("end", counts=self.counts(), processed=self.processed, seconds=seconds)
         assert self._events is not None
         self._events.close()
-        self.store.write_json(self.folder / "manifest.json", self.manifest)
+        self.store.write_manifest(self.run_id, self.manifest)

@@ -1,13 +1,14 @@
 """One series from its files to a scan in the store, on a worker; and what to say of an error that nobody foresaw."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import xarray as xr
 
 from cohort import grid
-from cohort.io import dicom, nifti
+from cohort.io import dicom, nifti, places
 from cohort.io.refusal import Refused
 from cohort.io.store import Store
 from cohort.pipeline.units import Unit
@@ -16,11 +17,10 @@ from cohort.pipeline.window import Failure
 
 @dataclass(frozen=True)
 class Job:
-    """One series, its decisions, and the store it goes to."""
+    """One series, and the store it goes to."""
 
-    root: Path
+    store: Store
     unit: Unit
-    prefer: Literal["sform", "qform"] | None
 
 
 def read_and_write(job: Job) -> dict[str, Any] | Refused:
@@ -29,38 +29,59 @@ def read_and_write(job: Job) -> dict[str, Any] | Refused:
     Returns
     -------
     dict or Refused
-        The record, or why there is none.
+        The record, or why there is none; its files as the sources name them.
     """
     unit, series = job.unit, job.unit.series
     try:
-        dataset = (
-            dicom.read_series(series.files)
-            if series.kind == "dicom"
-            else nifti.read_image(series.files[0], prefer=job.prefer)
-        )
-        for name, path in unit.attachments.items():
-            dataset[name] = _attached(name, path, dataset["image"], series.files[0], job.prefer)
+        with places.local(series.files) as files:
+            try:
+                dataset = _read(unit, files)
+            except Refused as refusal:
+                return _renamed(refusal, dict(zip(files, series.files, strict=True)))
+            for name, path in unit.attachments.items():
+                dataset[name] = _attached(unit, name, path, dataset["image"])
+            return job.store.write_scan(unit.scan_id, dataset, _said(unit, dataset))
     except Refused as refusal:
         return refusal
-    return Store(job.root).write_scan(
-        unit.scan_id,
-        dataset,
-        {
-            "subject": unit.subject,
-            "session": unit.session,
-            "series": unit.name,
-            "kind": series.kind,
-            "n_files": len(series.files),
-            "source": series.digest,
-            "stamp": unit.stamp,
-        },
+
+
+def _read(unit: Unit, files: Sequence[Path]) -> xr.Dataset:
+    if unit.series.kind == "dicom":
+        return dicom.read_series(files, frames=unit.series.frames, policy=unit.policy)
+    return nifti.read_image(files[0], policy=unit.policy)
+
+
+def _renamed(refusal: Refused, names: Mapping[Path, Path]) -> Refused:
+    """The same refusal of the files that local copies stand for."""
+    return Refused(
+        refusal.code,
+        refusal.what,
+        fix=refusal.fix,
+        files=[names.get(file, file) for file in refusal.files],
+        state=refusal.state,
     )
 
 
-def _attached(
-    name: str, path: Path, image: xr.DataArray, scan: Path, prefer: Literal["sform", "qform"] | None
-) -> xr.DataArray:
+def _said(unit: Unit, dataset: xr.Dataset) -> dict[str, Any]:
+    """What the record of a scan holds beside what follows from its voxels."""
+    return {
+        "subject": unit.subject,
+        "session": unit.session,
+        "series": unit.name,
+        "acquisition": unit.acquisition,
+        "kind": unit.series.kind,
+        "n_files": len(unit.series.parts.paths),
+        "source": unit.series.digest,
+        "stamp": unit.stamp,
+        "policy": unit.policy.as_stamp(),
+        "affine": grid.affine_of(dataset).ravel().tolist(),
+        "units": dataset["image"].attrs.get("units", "1"),
+    }
+
+
+def _attached(unit: Unit, name: str, path: Path, image: xr.DataArray) -> xr.DataArray:
     """Mask or labels that belong to a scan, on its grid."""
+    scan = unit.series.files[0]
     if not path.is_file():
         raise Refused(
             "ATT-MISSING",
@@ -68,7 +89,7 @@ def _attached(
             fix=f"put the file there, or take {name!r} out of `attach`",
             files=(scan, path),
         )
-    attached = nifti.read_labels(path, name=name, prefer=prefer)
+    attached = nifti.read_labels(path, name=name, policy=unit.policy)
     try:
         grid.check_same_grid(**{"image": image, name: attached})
     except grid.GridError as error:

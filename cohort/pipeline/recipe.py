@@ -18,7 +18,7 @@ from typing import Any
 import xarray as xr
 from pydantic import TypeAdapter, ValidationError
 
-from cohort import expression, provenance
+from cohort import expression, provenance, schema
 from cohort.io.yamlfile import YamlError, read_yaml
 from cohort.pipeline.steps import STEPS, Operation
 
@@ -191,7 +191,7 @@ class _Binder:
         name = content.get("recipe")
         if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
             self._problem(f"'recipe' is the name, letters, digits, - and _; found {name!r}")
-        elif name in ("scans", "participants"):
+        elif name in schema.COHORT_TABLES:
             self._problem(
                 f"recipe: {name!r} is the name of a table of every cohort; choose another"
             )

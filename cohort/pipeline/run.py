@@ -1,11 +1,11 @@
 """Plan x Client -> derivatives, measurements, failures. One bad scan never stops a cohort and never vanishes."""
 
-import shutil
-import tempfile
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import xarray as xr
 
 from cohort.io.group import write_blocks
 from cohort.io.store import Store, StoreError
+from cohort.io.traces import without_paths
 from cohort.ops import graph
 from cohort.pipeline.execute import Outcome, execute
 from cohort.pipeline.ledger import Ledger
@@ -23,13 +24,15 @@ from cohort.pipeline.window import Connect, Failure, Sealed, each, guarded
 
 if TYPE_CHECKING:
     import pandas as pd
+    from distributed import Client
 
 
 @dataclass(frozen=True)
 class _Job:
     """All that a worker needs to run one scan."""
 
-    root: Path
+    store: Store
+    """As the driver holds it: a copy commits nothing once another writer has taken the store over."""
     recipe: Recipe
     task: Task
 
@@ -73,17 +76,17 @@ def run_recipe(plan: Plan, recipe: Recipe, store: Store, ledger: Ledger, connect
             counts["failed"] += 1
             ledger.state(task.scan_id, "failed", worked=True)
             _record_failure(store, recipe, task, result)
-            folder = ledger.folder / "failures"
-            folder.mkdir(exist_ok=True)
-            (folder / f"{recipe.name}.{task.scan_id}.txt").write_text(
-                result.trace or result.message, encoding="utf-8"
+            store.write_failure(
+                ledger.run_id,
+                f"{recipe.name}.{task.scan_id}",
+                without_paths(result.trace or result.message),
             )
             ledger.event(
                 "failed",
                 stage=stage,
                 scan_id=task.scan_id,
                 type=result.kind,
-                message=result.message,
+                message=without_paths(result.message),
                 done=number,
                 total=total,
             )
@@ -119,21 +122,22 @@ def _results(
     if not plan.tasks:
         return
     client = connect()
-    by_scan = [_Job(store.root, recipe, task) for task in plan.tasks if task.grain == "scan"]
+    by_scan = [_Job(store, recipe, task) for task in plan.tasks if task.grain == "scan"]
     for job, result in each(run_scan, by_scan, client=client, name=recipe.name):
         yield job.task, result
     # Block grain: the driver walks the steps, the workers compute the blocks of one scan at a time.
     for task in plan.tasks:
         if task.grain == "block":
             with nullcontext() if client is None else dask.config.set(scheduler=client):
-                result = guarded(run_blocks, Sealed(_Job(store.root, recipe, task)))
+                result = guarded(
+                    partial(run_blocks, client=client), Sealed(_Job(store, recipe, task))
+                )
             yield task, result
 
 
 def run_scan(job: _Job) -> Done:
     """Run one scan in memory and write what it leaves. Called on a worker."""
-    started = time.perf_counter()
-    store = Store(job.root)
+    started, store = time.perf_counter(), job.store
     record, known, scan, kept = _open(store, job)
     outcome = execute(
         job.recipe,
@@ -149,12 +153,12 @@ def run_scan(job: _Job) -> Done:
     return Done(time.perf_counter() - started, tuple(outcome.ran))
 
 
-def run_blocks(job: _Job) -> Done:
+def run_blocks(job: _Job, *, client: "Client | None" = None) -> Done:
     """Run one scan block by block on whatever computes Dask graphs here, and write what it leaves."""
-    started = time.perf_counter()
-    store = Store(job.root)
+    started, store = time.perf_counter(), job.store
     record, known, scan, kept = _open(store, job)
-    with _scratch(store) as scratch, graph.scratch(scratch):
+    with store.stage() as scratch, graph.scratch(scratch):
+        _expect_shared(scratch, client)
         outcome = execute(
             job.recipe,
             scan,
@@ -167,13 +171,11 @@ def run_blocks(job: _Job) -> Done:
         dataset = _kept_dataset(scan, outcome)
         staged: Path | None = None
         if dataset is not None:
-            staged = store.stage() / "kept.zarr"
+            staged = scratch / "kept.zarr"
             write_blocks(staged, dataset)
         store.write_derivative(
             job.recipe.name, job.task.scan_id, staged, _record(job.recipe, record, outcome)
         )
-        if staged is not None:
-            staged.parent.rmdir()
     return Done(time.perf_counter() - started, tuple(outcome.ran), outcome.scratch_bytes)
 
 
@@ -243,16 +245,15 @@ def _record_failure(store: Store, recipe: Recipe, task: Task, failure: Failure) 
     )
 
 
-@contextmanager
-def _scratch(store: Store) -> Iterator[Path]:
-    """A folder for intermediate arrays: under the store, where workers on other machines reach it too."""
-    parent = store.root / "_staging"
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _expect_shared(scratch: Path, client: "Client | None") -> None:
+    """Intermediate arrays lie in files: under a store that is a folder, in a temporary folder for one that is a bucket."""
+    if client is None:
+        return
+    if blind := [w for w, sees in client.run(os.path.isdir, str(scratch)).items() if not sees]:
+        raise RuntimeError(
+            f"{len(blind)} workers do not see the folder for intermediate arrays, which a scan larger than memory needs;"
+            " set TMPDIR to a folder that all machines share, use workers of this machine, or give them more --memory"
+        )
 
 
 def gather(

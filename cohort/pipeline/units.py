@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cohort.io import deidentify
+from cohort.io import deidentify, private
 from cohort.io.catalog import Catalog
 from cohort.io.discover import Series
 from cohort.io.filecache import FileCache
+from cohort.io.participants import Participants
+from cohort.io.policy import DEFAULT, Policy
 from cohort.io.refusal import Refused
+from cohort.io.texttable import colliding
 from cohort.provenance import Stamp, file_digest
 
-REVISION = 1
+REVISION = 2
 """Raised when the readers give other voxels, coordinates or attributes for the same bytes."""
 
 
@@ -30,6 +33,9 @@ class Unit:
     name: str
     attachments: Mapping[str, Path]
     stamp: str
+    policy: Policy = DEFAULT
+    acquisition: str | None = None
+    """Name of what its echoes, or its parts of another geometry, were acquired with."""
     blocked: Refused | None = None
     """Why it cannot be read now, if that is known without reading it."""
 
@@ -37,16 +43,33 @@ class Unit:
 class Names:
     """Public names of subjects, sessions, series and files: kept as they are, or keyed tokens."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, participants: Participants | None = None) -> None:
         self.keep = catalog.ids == "keep"
+        self._participants = participants
         self._tokens = (
             None if self.keep else deidentify.Tokens(deidentify.load_key(catalog.key_path()))
         )
+        self._given: dict[tuple[private.Kind, str], private.Row] = {}
+
+    def key_of(self, series: Series) -> tuple[str | None, str | None]:
+        """Subject and session of a series, by the catalog's map where it has one: what a hospital calls them stays inside."""
+        found = series.subject_id, series.session_id
+        if self._participants is None or found[0] is None:
+            return found
+        return self._participants.key_of(*found) or found
+
+    def given(self) -> list[private.Row]:
+        """Every name that was given, and what it stands for: private."""
+        return list(self._given.values())
+
+    def _note(self, kind: private.Kind, name: str, original: str) -> str:
+        self._given[kind, name] = private.Row(name, kind, original)
+        return name
 
     def of(self, kind: Literal["subject", "session", "series"], text: str) -> str:
         """Name of a subject, session or series that may be a file's name and may be shown."""
         if self._tokens is not None:
-            return self._tokens.token(kind, text)
+            return self._note(kind, self._tokens.token(kind, text), text)
         # Nothing from a header is a path: letters and digits only. What was lost still tells people apart.
         plain = re.sub(r"[^A-Za-z0-9]+", "", text)[:64]
         return plain if plain == text and plain else f"{plain}x{_hex(text)[:6]}"
@@ -60,13 +83,13 @@ class Names:
         """Name of an entry for files that make no series."""
         text = "\n".join(map(str, files))
         token = _hex(text)[:16] if self._tokens is None else self._tokens.token("file", text)
-        return f"file{token}"
+        return self._note("file", f"file{token}", text)
 
     def file(self, path: Path) -> str:
         """Name of a file in a message that may be shared."""
-        return (
-            path.name if self._tokens is None else f"file {self._tokens.token('file', str(path))}"
-        )
+        if self._tokens is None:
+            return path.name
+        return f"file {self._note('file', self._tokens.token('file', str(path)), str(path))}"
 
 
 def _hex(text: str) -> str:
@@ -75,10 +98,16 @@ def _hex(text: str) -> str:
 
 def identity(series: Series, names: Names) -> tuple[str, str, str, str]:
     """Scan id, subject, session and label of a series."""
-    subject = names.of("subject", series.subject_id or series.name)
-    session = names.session(series.session_id)
+    subject_id, session_id = names.key_of(series)
+    subject = names.of("subject", subject_id or series.name)
+    session = names.session(session_id)
     label = series.label if names.keep else names.of("series", series.name)
     return f"sub-{subject}_ses-{session}_{label}", subject, session, label
+
+
+def policy_of(catalog: Catalog, series: Series, names: Names) -> Policy:
+    """What the catalog has decided about a series, found by its path below its source or its scan id."""
+    return catalog.policy(series.relative, identity(series, names)[0])
 
 
 def name_units(
@@ -88,6 +117,7 @@ def name_units(
     units: dict[str, list[Unit]] = {}
     for series in found:
         scan_id, subject, session, label = identity(series, names)
+        policy = policy_of(catalog, series, names)
         attachments = catalog.attachments(series.files[0])
         attached: dict[str, str] = {}
         blocked = None
@@ -105,10 +135,23 @@ def name_units(
         stamp = Stamp(
             {"series": series.digest, **attached},
             "ingest",
-            {"ids": catalog.ids, "prefer": catalog.prefer},
+            {"ids": catalog.ids, **policy.as_stamp()},
             REVISION,
         ).digest
-        unit = Unit(series, scan_id, subject, session, label, attachments, stamp, blocked)
+        uid = series.acquisition_uid
+        acquisition = names.of("series", uid) if uid else None
+        unit = Unit(
+            series,
+            scan_id,
+            subject,
+            session,
+            label,
+            attachments,
+            stamp,
+            policy,
+            acquisition,
+            blocked,
+        )
         units.setdefault(scan_id, []).append(unit)
     clashes = [
         (unit.series, _collision(scan_id, same))
@@ -116,7 +159,35 @@ def name_units(
         for unit in same
         if len(same) > 1
     ]
-    return [same[0] for same in units.values() if len(same) == 1], clashes
+    alike = _alike_ids(found)
+    clashes += [
+        (unit.series, alike[i])
+        for same in units.values()
+        if len(same) == 1
+        for unit in same
+        if (i := unit.series.subject_id) in alike
+    ]
+    return [
+        same[0]
+        for same in units.values()
+        if len(same) == 1 and same[0].series.subject_id not in alike
+    ], clashes
+
+
+def _alike_ids(found: Sequence[Series]) -> dict[str | None, Refused]:
+    """Refusals of subjects whose ids differ in nothing that people write with care: case, blanks, the form of an accent."""
+    one_each = {series.subject_id: series.files[0] for series in found if series.subject_id}
+    refused: dict[str | None, Refused] = {}
+    for group in colliding(sorted(one_each)):
+        files = [one_each[group[0]], one_each[group[1]]]
+        refusal = Refused(
+            "ID-ALIKE",
+            f"{len(group)} subjects whose ids differ only in case, blanks or accents, for example of {{0}} and {{1}}",
+            fix="give one person one id, or tell two people apart by more, with the catalog's `subject` pattern",
+            files=files,
+        )
+        refused |= dict.fromkeys(group, refusal)
+    return refused
 
 
 def _attached_digest(path: Path, cached: FileCache) -> str:

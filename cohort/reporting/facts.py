@@ -29,6 +29,8 @@ class Facts:
     """Everything small that a page is made of: tables and records, no voxels."""
 
     scans: pd.DataFrame
+    protocols: pd.DataFrame
+    """One row a group of scans that were acquired alike, the largest first."""
     participants: pd.DataFrame
     measured: Mapping[str, pd.DataFrame]
     """Recipe -> its table, scans done and failed."""
@@ -75,6 +77,7 @@ def gather(store: Source, recipes: Iterable[str]) -> Facts:
     tables = {name: table for name in names if (table := store.table(name)) is not None}
     return Facts(
         scans=_table(store, "scans"),
+        protocols=_table(store, "protocols"),
         participants=_table(store, "participants"),
         measured=tables,
         units={name: store.units(name) for name in tables},

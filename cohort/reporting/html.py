@@ -6,8 +6,6 @@ admits inline styles and embedded pictures alone.
 """
 
 import io
-import os
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from cohort.reporting import effects, plots, sections, slices
+from cohort.reporting import acquisition, effects, plots, sections, slices
 from cohort.reporting.facts import Facts, Source, gather
 from cohort.reporting.wording import clean, count, number
 
@@ -44,7 +42,7 @@ def write_report(
     groups: Mapping[str, str | None] | None = None,
     acknowledgements: str = "",
     recipes: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Path:
+) -> Path | str:
     """Write ``report/index.html`` into the store, atomically.
 
     Parameters
@@ -62,21 +60,13 @@ def write_report(
 
     Returns
     -------
-    Path
-        Of the page. One scan is held in memory at a time; at most 400 are drawn.
+    Path or str
+        Of the page; a URL in an object store. One scan is held in memory at a time; at most 400 are drawn.
     """
     page = render(
         store, title=title, groups=groups, acknowledgements=acknowledgements, recipes=recipes
     )
-    target = store.root / "report" / "index.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".index.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(temporary, target)  # noqa: PTH105 - replaces an older report on every platform
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+    return store.write_report(page)
 
 
 def render(
@@ -104,7 +94,8 @@ def render(
         "flow": sections.flow(facts),
         "contact": _contact(store, facts, flagged, keep),
         "convention": slices.CONVENTION,
-        "grids": sections.grids(facts),
+        "grids": acquisition.grids(facts),
+        "protocols": acquisition.protocols(facts),
         "measured": [_measured(facts, recipe) for recipe in facts.measured],
         "outlier_z": plots.OUTLIER_Z,
         "models": models,

@@ -18,8 +18,6 @@ from cohort.reporting.wording import count, decimals_for, number
 KEYS = frozenset({"scan_id", "participant", "subject", "session", "state", "reason", "series"})
 """Columns of a recipe's table that are no measurements."""
 
-TIMES = " \N{MULTIPLICATION SIGN} "
-
 MAX_LISTED = 20
 """Names listed after a reason before the rest is only counted."""
 
@@ -324,26 +322,6 @@ def rows(facts: Facts, recipe: str, *, most: int) -> dict[str, Any]:
         "lines": lines,
         "more": max(0, len(table) - most),
     }
-
-
-def grids(facts: Facts) -> list[dict[str, Any]]:
-    """Shapes and spacings that occur, most frequent first."""
-    shape, spacing = (
-        ["shape_z", "shape_y", "shape_x"],
-        ["spacing_z_mm", "spacing_y_mm", "spacing_x_mm"],
-    )
-    if not len(facts.scans) or not {*shape, *spacing} <= {*facts.scans.columns}:
-        return []
-    columns = facts.scans[[*shape, *spacing]].astype(float).round(3)
-    return [
-        {
-            "n": int(n),
-            "shape": TIMES.join(number(v).text for v in key[:3]),
-            "spacing": TIMES.join(number(v).text for v in key[3:]),
-        }
-        for key, n in columns.value_counts().items()
-        if isinstance(key, tuple)
-    ]
 
 
 # -- provenance --------------------------------------------------------------------------------------

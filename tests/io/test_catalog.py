@@ -2,12 +2,14 @@
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from cohort.io.catalog import Catalog, CatalogError, find_recipe, read_catalog, recipe_name, stem
+from cohort.io.policy import DEFAULT, Policy
 
 SMALL = {"cohort": "small", "sources": ["scans"], "store": "store"}
 TABLE = {"table": "people.csv", "id": "ID"}
@@ -86,7 +88,8 @@ def test_every_problem_is_listed_at_once(tmp_path):
     ("changes", "message"),
     [
         ({"cohort": "../up"}, "cohort: expected a name of letters, digits, '.', '_' and '-'"),
-        ({"store": "s3://bucket/a"}, "store: expected a local path, found the URL 's3://bucket/a'"),
+        ({"store": "gs://bucket/a"}, "store: expected a local path or a URL s3://bucket/prefix, found gs://"),
+        ({"store": "s3://me:word@bucket/a"}, "store: .* found credentials in it"),
         ({"sources": ["https://example.org"]}, "sources.0: expected a local path"),
         ({"sources": 3}, "sources: expected a list, found the number 3"),
         ({"sources": []}, "participants: expected a table, since sources is empty"),
@@ -107,6 +110,20 @@ def test_every_problem_is_listed_at_once(tmp_path):
         ({"participants": {**TABLE, "table": []}}, "participants.table: expected at least one, found an empty list"),
         ({"participants": {**TABLE, "derive": {"a": "__import__('os')"}}}, "participants.derive.a: .*a call is not allowed"),
         ({"allow_unmatched": "no"}, "allow_unmatched: expected true or false, found 'no'"),
+        ({"accept": ["NII-UNIT"]}, "accept: unknown code 'NII-UNIT'; did you mean 'NII-UNITS'.; those that may be accepted are DCM-"),
+        ({"accept": "NII-UNITS"}, "accept: expected a list, found 'NII-UNITS'"),
+        ({"min_slices": "2"}, "min_slices: expected a whole number of slices, at least 1, found '2'"),
+        ({"resample": "evenly"}, "resample: expected one of uniform; found 'evenly'"),
+        ({"prefer": "sfrom"}, "prefer: expected one of sform, qform; found 'sfrom'; did you mean 'sform'"),
+        ({"split": "yes"}, "split: expected true or false, found 'yes'"),
+        ({"series": {"match": "a"}}, "series: expected a list, found a mapping"),
+        ({"series": [{"match": "a"}]}, "series.0: decides nothing for 'a'"),
+        ({"series": [{"accept": ["DCM-LUT"]}]}, "series.0.match: expected a regular expression on a series' path, scan id or name in quarantine, found no such key"),
+        ({"series": [{"match": "a", "split": True}, {"match": "b", "acept": []}]}, "series.1: unknown key 'acept'; did you mean 'accept'.; known are match, accept"),
+        ({"series": [{"match": "a", "accept": ["DCM-GAP"]}]}, "series.0.accept: DCM-GAP cannot be accepted as it is; state resample: uniform instead"),
+        ({"series": [{"match": "(", "split": True}]}, r"series.0.match: '\(' is not a regular expression"),
+        ({"participants": {**TABLE, "map": {"table": "key.csv", "id": "ID"}}}, "participants.map.subject: expected the column that holds the subjects as the scans name them, found no such key"),
+        ({"participants": {**TABLE, "map": {"table": "key.csv", "id": "ID", "subject": "a", "form": "b"}}}, "participants.map: unknown key 'form'; known are table, subject, id"),
         ({"models": None}, r"models: expected a mapping \(key: value\), found nothing"),
     ],
 )  # fmt: skip
@@ -169,6 +186,33 @@ def test_the_digest_says_what_the_cohort_is_and_not_where(tmp_path):
     assert (
         one != read_catalog(write(tmp_path, models={"m": {"outcome": "x", "formula": "y"}})).digest
     )
+
+
+def test_decisions_change_the_cohort_and_their_order_does_not(tmp_path):
+    one = read_catalog(write(tmp_path)).digest
+    assert one == read_catalog(write(tmp_path, accept=[], series=[], min_slices=3)).digest
+    codes = ["NII-UNITS", "DCM-LUT"]
+    accepting = read_catalog(write(tmp_path, accept=codes)).digest
+    assert accepting != one
+    assert accepting == read_catalog(write(tmp_path, accept=codes[::-1])).digest
+
+
+def test_a_decision_for_some_series_replaces_the_general_one_there(tmp_path):
+    series = [
+        {"match": r"^pilot/", "accept": ["NII-UNITS"], "min_slices": 2},
+        {"match": "sub-007_", "accept": [], "prefer": None},
+        {"match": "007", "resample": "uniform"},
+    ]
+    catalog = read_catalog(write(tmp_path, prefer="sform", accept=["DCM-LUT"], series=series))
+    general = Policy(accept=frozenset({"DCM-LUT"}), prefer="sform")
+    assert catalog.policy() == catalog.policy("new/pilot/im1.dcm", "sub-1_ses-1_a") == general
+    pilot = replace(general, accept=frozenset({"NII-UNITS"}), min_slices=2)
+    assert catalog.policy("pilot/im1.dcm", "sub-1_ses-1_a") == pilot
+    assert catalog.policy("pilot/im1.dcm", "sub-007_ses-1_a") == Policy(
+        min_slices=2, resample="uniform"
+    )
+    assert catalog.policy("a/im1.dcm", "x", "fileab007") == replace(general, resample="uniform")
+    assert read_catalog(write(tmp_path)).policy("anything") == DEFAULT
 
 
 def test_a_table_may_be_one_path_or_several_and_missing_marks_may_be_numbers(tmp_path):

@@ -1,8 +1,13 @@
 """Tokens that only the key can trace, ages that name nobody, and headers of which only listed words pass."""
 
+import hashlib
+import itertools
 import re
 import stat
 import threading
+import warnings
+from base64 import b32encode
+from datetime import date, timedelta
 
 import pydicom
 import pytest
@@ -10,7 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.datadict import DicomDictionary
 
-from cohort.io.deidentify import KeyFileError, Tokens, header_attrs, load_key, parse_age
+from cohort.io.catalog import ParticipantsTable
+from cohort.io.deidentify import (
+    KeyFileError,
+    Tokens,
+    days_since_first_scan,
+    header_attrs,
+    load_key,
+    parse_age,
+)
+from cohort.io.participants import read_participants
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
 
@@ -68,6 +82,20 @@ def test_a_damaged_key_is_refused_and_kept(content, tmp_path):
     assert path.read_text() == content
 
 
+@pytest.mark.parametrize(
+    ("mode", "fine"), [(0o600, True), (0o640, True), (0o604, False), (0o666, False)]
+)
+def test_a_key_that_everybody_can_read_is_refused(mode, fine, tmp_path):
+    path = tmp_path / "key"
+    key = load_key(path)
+    path.chmod(mode)
+    if fine:
+        assert load_key(path) == key
+    else:
+        with pytest.raises(KeyFileError, match=rf"mode 0{mode:o}, expected 0600\); run: chmod 600"):
+            load_key(path)
+
+
 # --- tokens --------------------------------------------------------------------------------------------------------
 
 
@@ -90,10 +118,29 @@ def test_a_uid_becomes_a_valid_uid(uid):
     assert mine != Tokens(OTHER).uid(uid)
 
 
-def test_guessing_numbers_without_the_key_finds_nothing():
-    token = Tokens(KEY).token("subject", "31337")
-    guesser = Tokens(bytes(32))
-    assert all(guesser.token("subject", str(n)) != token for n in range(30_000, 33_000))
+@pytest.mark.parametrize("guesses", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_guessing_numbers_without_the_key_finds_nothing(guesses):
+    numbers = range(4_000_000, 4_000_000 + guesses)
+    tokens = {Tokens(KEY).token("subject", str(n)) for n in numbers[:: guesses // 1000]}
+    uids = {Tokens(KEY).uid(str(n)) for n in numbers[:: guesses // 1000]}
+    # What somebody without the key can compute: plain digests of every number, and tokens under keys easily guessed.
+    guessers = [Tokens(key) for key in (b"", bytes(32), b"cohort")]
+    for n in numbers:
+        for text in (str(n), f"subject:{n}"):
+            plain = hashlib.sha256(text.encode()).digest()
+            assert b32encode(plain[:10]).decode().lower() not in tokens
+            assert plain.hex()[:16] not in tokens
+        guesser = guessers[n % 3]
+        assert guesser.token("subject", str(n)) not in tokens
+        assert guesser.uid(str(n)) not in uids
+
+
+@given(texts=st.sets(st.text(), min_size=1, max_size=50))
+def test_tokens_of_one_key_are_equal_and_of_another_never(texts):
+    mine = {text: Tokens(KEY).token("subject", text) for text in texts}
+    assert len(set(mine.values())) == len(texts)
+    assert mine == {text: Tokens(KEY).token("subject", text) for text in texts}
+    assert set(mine.values()).isdisjoint(Tokens(OTHER).token("subject", t) for t in texts)
 
 
 # --- ages ----------------------------------------------------------------------------------------------------------
@@ -139,6 +186,63 @@ def test_ages_over_89_are_90(tags, years, capped):
 )
 def test_an_age_is_never_guessed(tags):
     assert header_attrs(dataset(**tags)) == {}
+
+
+def test_an_age_in_no_form_of_the_standard_gives_way_to_the_dates():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # pydicom does not like the value either
+        header = dataset(PatientAge="90+", PatientBirthDate="19900101", StudyDate="20200101")
+        assert header_attrs(header) == {
+            "age_years": pytest.approx(30, abs=0.01),
+            "age_capped": False,
+        }
+        assert header_attrs(dataset(PatientAge="90+")) == {}
+
+
+def test_a_capped_table_says_90_where_the_ages_are_89_90_101_and_90_plus(tmp_path):
+    (tmp_path / "people.csv").write_text(
+        "ID,age\na,89\nb,90\nc,101\nd,90+\ne,89.5\n", encoding="utf-8"
+    )
+    spec = ParticipantsTable(table=["people.csv"], id="ID", cap_ages=True)
+    table = read_participants(spec, tmp_path).table
+    assert table["age"].tolist() == [89, 90, 90, 90, 90]
+    assert table["age_capped"].tolist() == [0, 1, 1, 1, 1]
+
+
+# --- dates -----------------------------------------------------------------------------------------------------------
+
+
+DAYS = st.dates(date(1970, 1, 1), date(2035, 12, 31))
+
+
+@given(
+    scans=st.dictionaries(
+        st.text(min_size=1), st.tuples(st.sampled_from("abc"), DAYS), max_size=12
+    ),
+    shift=st.integers(-3000, 3000),
+)
+def test_only_the_days_between_the_visits_of_a_person_are_left(scans, shift):
+    def days(by):
+        return days_since_first_scan(
+            {scan: (who, f"{day + timedelta(by):%Y%m%d}") for scan, (who, day) in scans.items()}
+        )
+
+    found = days(0)
+    assert found == days(shift)  # the dates themselves are gone
+    assert found.keys() == scans.keys()
+    for who in {who for who, _ in scans.values()}:
+        mine = {scan: day for scan, (subject, day) in scans.items() if subject == who}
+        assert min(found[scan] for scan in mine) == 0
+        for one, other in itertools.product(mine, mine):
+            assert found[one] - found[other] == (mine[one] - mine[other]).days
+
+
+def test_a_scan_without_a_date_has_no_days_and_does_not_move_the_others():
+    dates = {
+        "a": ("s", "20200301"), "b": ("s", ""), "c": ("s", "20200228"), "d": ("t", "00000000"),
+        "e": ("t", "2020-01-01"), "f": ("t", " 20200101"), "g": ("s", "20201301"),
+    }  # fmt: skip
+    assert days_since_first_scan(dates) == {"a": 2, "c": 0, "f": 0}
 
 
 # --- headers -------------------------------------------------------------------------------------------------------

@@ -1,23 +1,33 @@
 """Finding series: content decides, every file is accounted for, and an unchanged tree is not read again."""
 
 import gzip
+import io
 import os
 import shutil
 import stat
 import sys
+import tarfile
+import tempfile
 import zipfile
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from hardcases import CASES
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
-from series import phantom, save, write_series
+from series import phantom, save, slice_of, write_series
 
+from cohort.io.content import look
 from cohort.io.dicom import read_series
 from cohort.io.discover import SourceError, discover
 from cohort.io.filecache import FileCache
+from cohort.io.policy import Policy
 from cohort.provenance import file_digest
 
 
@@ -29,11 +39,20 @@ def nifti(path, *, seed=0, kind=nib.Nifti1Image):
 
 
 def accounted(found):
-    files = [f for s in found.series for f in s.files]
-    files += [f for paths in found.skipped.values() for f in paths]
-    for series, refusal in found.refused:
-        files += series.files if series else refusal.files
-    return sorted(files)
+    """Every place that the result names, once; a file whose frames make several series counts once."""
+    series = [*found.series, *(s for s, _ in found.refused if s)]
+    files = {f for s in series for f in s.files}
+    alone = [f for paths in found.skipped.values() for f in paths]
+    alone += [refusal.files[0] for s, refusal in found.refused if s is None] + found.unreadable
+    assert not files.intersection(alone)
+    assert len(set(alone)) == len(alone)
+    return sorted([*files, *alone])
+
+
+def plain(found):
+    """A result with refusals as values: two that say the same are not equal otherwise."""
+    refused = [(series, refusal.args) for series, refusal in found.refused]
+    return replace(found, refused=refused)
 
 
 @pytest.fixture
@@ -45,7 +64,7 @@ def tree(tmp_path):
     write_series(root / "a" / "ct", volume + 1, affine, PatientID="A-1")
     nifti(root / "c" / "t1.nii.gz")
     (root / "notes.dcm").write_text("this is no image\n" * 50)
-    (root / "empty.nii").touch()
+    (root / "empty.txt").touch()
     with zipfile.ZipFile(root / "more.zip", "w") as archive:
         archive.writestr("inside.txt", "x")
     return root
@@ -53,11 +72,12 @@ def tree(tmp_path):
 
 def test_every_file_ends_in_one_place(tree):
     found = discover([tree])
-    everything = sorted(p for p in tree.rglob("*") if p.is_file())
-    assert accounted(found) == everything
+    everything = sorted(p for p in tree.rglob("*") if p.is_file() and p.suffix != ".zip")
+    everything.append(tree / "more.zip/inside.txt")
+    assert accounted(found) == sorted(everything)
     assert found.n_files == len(everything) == 18
     assert {reason: len(paths) for reason, paths in found.skipped.items()} == {
-        "not an image": 1, "empty file": 1, "archive": 1
+        "not an image": 2, "empty file": 1
     }  # fmt: skip
     assert found.refused == []
     assert [s.name for s in found.series] == sorted(s.name for s in found.series)
@@ -134,7 +154,39 @@ def test_dicom_without_an_image_is_counted_by_kind(tmp_path):
     ((series, refusal),) = found.refused
     assert series is None
     assert (refusal.code, [p.name for p in refusal.files]) == ("DCM-HEADER", ["cut"])
+    assert found.damaged == [tmp_path / "cut"]
     assert "CANARY" not in str(refusal)
+
+
+def test_an_empty_file_is_refused_where_an_image_should_be(tmp_path):
+    write_series(tmp_path / "mr", *phantom(), names=range(1, 8))
+    empty = [
+        tmp_path / name
+        for name in ("mr/000.dcm", "mr/notes", "mr/sub/a", "b.nii.gz", "b.tar.gz", "LOCK")
+    ]
+    for path in empty:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    plain = write_series(tmp_path / "plain", *phantom(seed=1))
+    for path in plain:
+        path.rename(path.with_suffix(""))
+    (tmp_path / "plain/007").touch()
+    found = discover([tmp_path])
+    assert [(r.code, r.files[0].name) for _, r in found.refused] == [
+        ("SRC-EMPTY", "b.nii.gz"), ("SRC-EMPTY", "000.dcm"), ("SRC-EMPTY", "007")
+    ]  # fmt: skip
+    assert found.damaged == [r.files[0] for _, r in found.refused]
+    assert len(found.skipped["empty file"]) == 4
+    assert len(accounted(found)) == found.n_files
+
+
+def test_a_slice_that_lacks_only_its_pixels_stays_in_its_series(tmp_path):
+    files = write_series(tmp_path, *phantom())
+    dataset = pydicom.dcmread(files[-1])
+    del dataset.PixelData
+    dataset.save_as(files[-1])
+    (series,) = discover([tmp_path]).series
+    assert series.files == tuple(files)
 
 
 def test_the_pattern_gives_subject_and_session(tmp_path):
@@ -176,14 +228,14 @@ def test_header_and_voxels_of_a_pair_are_one_series(tmp_path):
     assert again.series == found.series
 
 
-@pytest.mark.parametrize(
-    ("code", "tags"),
-    [
-        ("DCM-UID-COLLISION", {"PatientID": "DOE^JANE"}),
-        ("DCM-SPACING-MIX", {"PixelSpacing": [1.3, 1.3]}),
-        ("DCM-MATRIX-MIX", {"Rows": 5, "Columns": 6}),
-    ],
-)
+MIXES = [
+    ("DCM-UID-COLLISION", {"PatientID": "DOE^JANE"}),
+    ("DCM-SPACING-MIX", {"PixelSpacing": [1.3, 1.3]}),
+    ("DCM-MATRIX-MIX", {"Rows": 5, "Columns": 6}),
+]
+
+
+@pytest.mark.parametrize(("code", "tags"), MIXES)
 def test_what_one_series_may_not_mix_refuses_all_of_it(code, tags, tmp_path):
     write_series(tmp_path, *phantom(), per_slice=lambda i: tags if i > 3 else {})
     found = discover([tmp_path])
@@ -191,6 +243,105 @@ def test_what_one_series_may_not_mix_refuses_all_of_it(code, tags, tmp_path):
     assert {refusal.code for _, refusal in found.refused} == {code}
     assert len(accounted(found)) == 7
     assert "DOE" not in "".join(str(refusal) for _, refusal in found.refused)
+
+
+@pytest.mark.parametrize(("code", "tags"), MIXES)
+def test_a_series_is_split_where_the_catalog_says_so_and_patients_never(code, tags, tmp_path):
+    write_series(tmp_path, *phantom(), per_slice=lambda i: tags if i > 3 else {})
+    found = discover([tmp_path], policy=lambda series: Policy(split=True))
+    sizes = sorted(len(series.files) for series in found.series)
+    assert sizes == ([] if code == "DCM-UID-COLLISION" else [3, 4])
+    assert len({series.name for series in found.series}) == len(sizes)
+    # Only one half is meant: the other would be a part of a mixed series.
+    half = discover([tmp_path], policy=lambda series: Policy(split=len(series.files) == 3))
+    assert half.series == []
+
+
+def implicit_without_meta(folder, **tags):
+    """A series as raw data sets, the way some old archives keep them."""
+    files = write_series(folder, *phantom(), syntax="1.2.840.10008.1.2", **tags)
+    for path in files:
+        dataset = pydicom.dcmread(path)
+        with path.open("wb") as stream:
+            pydicom.filewriter.write_dataset(pydicom.filebase.DicomFileLike(stream), dataset)
+    return files
+
+
+def test_files_without_meta_information_are_taken_only_if_the_catalog_says_so(tmp_path):
+    files = implicit_without_meta(tmp_path)
+    found = discover([tmp_path])
+    ((series, refusal),) = found.refused
+    assert (found.series, refusal.code, series.files) == ([], "DCM-NO-META", tuple(files))
+    assert "7 of 7 files" in str(refusal)
+    assert str(refusal).endswith("or state accept: [DCM-NO-META] in the catalog")
+    taken = discover([tmp_path], policy=lambda s: Policy(accept=frozenset({"DCM-NO-META"})))
+    assert [s.files for s in taken.series] == [tuple(files)]
+
+
+def test_series_that_differ_by_their_uid_alone_are_kept_apart_and_flagged(tmp_path):
+    volume, affine = phantom()
+    common = {"StudyInstanceUID": "1.2.4", "EchoTime": "10"}
+    write_series(tmp_path / "a", volume[:4], affine, **common)
+    write_series(tmp_path / "b", volume[4:], affine, **common)
+    write_series(tmp_path / "c", volume, affine, **common, SeriesNumber=5)
+    flags = {len(series.files): series.flags for series in discover([tmp_path]).series}
+    assert flags == {4: ("looks_like_one_series",), 3: ("looks_like_one_series",), 7: ()}
+
+
+def test_a_series_knows_its_acquisition(tmp_path):
+    dates = {0: "20240302", 1: "20240229", 2: "20240101", 3: ""}
+    files = write_series(
+        tmp_path / "dicom",
+        *phantom(),
+        per_slice=lambda i: {"AcquisitionDate": dates.get(i, "20240301"), "EchoTime": i % 2},
+        SeriesInstanceUID="1.2.3",
+    )
+    files[2].write_bytes(files[2].read_bytes().replace(b"20240101", b"no date!"))
+    nifti(tmp_path / "t1.nii")
+    found = {s.relative: s for s in discover([tmp_path]).series}
+    assert {s.acquisition_uid for s in found.values() if s.kind == "dicom"} == {"1.2.3"}
+    assert found["dicom/000.dcm"].acquisition_date == "20240301"
+    assert found["dicom/001.dcm"].acquisition_date == "20240229"
+    assert (found["t1.nii"].acquisition_uid, found["t1.nii"].acquisition_date) == ("", "")
+
+
+def test_the_same_image_in_two_sources_counts_once_and_another_of_its_name_does_not(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for source, kind in ((one, nib.Nifti1Image), (two, nib.Nifti1Image)):
+        nifti(source / "same.nii", kind=kind)
+        nifti(source / "pair.hdr", kind=nib.Nifti1Pair)
+    nifti(one / "other.nii")
+    nifti(two / "other.nii", seed=1)
+    found = discover([one, two])
+    assert [(s.name, s.files[0].parent) for s in found.series] == [
+        ("other.nii", one), ("other.nii", two), ("pair", one), ("same", one)
+    ]  # fmt: skip
+    copies = ["pair.hdr", "pair.img", "same.nii"]
+    assert [p.name for p in found.skipped["copy of a scan in another source"]] == copies
+    assert len(accounted(found)) == found.n_files == 8
+    # Under the ids of two people the same voxels are no copy, but a mistake that somebody has to see.
+    apart = discover([one, two], subject="/(?P<subject>one|two)/")
+    assert [s.name for s in apart.series].count("same.nii") == 2
+
+
+@pytest.mark.parametrize("what", ["two-echoes", "two-orientations"])
+def test_frames_of_one_file_may_belong_to_several_series(what, tmp_path):
+    (case,) = (c for c in CASES if c.name == f"D23-{what}-in-one-enhanced-mr")
+    case.make(tmp_path / "scans")
+    first = discover([tmp_path / "scans"], cache=tmp_path / "cache")
+    one, two = first.series
+    assert one.files == two.files
+    assert len({one.name, two.name}) == len({one.label, two.label}) == 2
+    assert one.digest != two.digest
+    (frames,), (others,) = one.frames, two.frames
+    assert sorted(frames + others) == list(range(len(frames) + len(others)))
+    assert first.n_files == first.n_images == len(accounted(first)) == 1
+    assert discover([tmp_path / "scans"], cache=tmp_path / "cache") == first
+
+
+def test_a_file_whose_frames_make_one_series_is_whole(shared):
+    found = discover([shared / "dcm-qa/dcm_qa_enh"])
+    assert {part for s in found.series for part in s.frames} == {None}
 
 
 def test_echoes_and_orientations_become_series_of_their_own(tmp_path):
@@ -232,6 +383,91 @@ def test_a_source_that_is_not_there_is_an_error_in_one_line(tmp_path):
         discover([tmp_path / "nowhere"])
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, ValueError)
+
+
+# --- any tree ------------------------------------------------------------------------------------------------------
+
+
+def dicom_bytes(series, number):
+    volume, affine = phantom(shape=(5, 3, 4))
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    uids = {
+        "StudyInstanceUID": "1.2",
+        "SeriesInstanceUID": f"1.2.{series}",
+        "SOPInstanceUID": f"1.3.{series}.{number}",
+    }
+    dataset = slice_of(volume[number], lps, number, PatientID=f"P{series}", **uids)
+    with tempfile.NamedTemporaryFile() as file:
+        return save(dataset, Path(file.name)).read_bytes()
+
+
+SLICES = {(s, n): dicom_bytes(s, n) for s in (1, 2) for n in range(3)}
+IMAGE = nib.Nifti1Image(phantom()[0].T, phantom()[1]).to_bytes()
+CONTENT = {
+    "slice": st.sampled_from(sorted(SLICES.values())),
+    "image": st.sampled_from([IMAGE, gzip.compress(IMAGE)]),
+    "header": st.just(nib.Nifti1Pair(phantom()[0].T, phantom()[1]).header.binaryblock + bytes(4)),
+    "voxels": st.just(bytes(420)),
+    "damaged": st.sampled_from([data[:300] for data in SLICES.values()]),
+    "mixed": st.sampled_from([d.replace(b"P1", b"P2") for d in SLICES.values()]),
+    "other": st.binary(max_size=40) | st.just(b"%PDF-1.4" + bytes(700)),
+}
+NAMES = st.sampled_from(["a", "b.dcm", "c.nii", "c.nii.gz", "d.hdr", "d.img", "d.img.gz", "e"])
+FILES = st.dictionaries(
+    st.tuples(st.sampled_from(["", "x/", "x/y/", "z/"]), NAMES).map("".join),
+    st.one_of(*CONTENT.values()),
+    max_size=8,
+)
+
+
+def packed(files, kind):
+    whole = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(whole, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    else:
+        with tarfile.open(fileobj=whole, mode=f"w:{kind}") as archive:
+            for name, content in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return whole.getvalue()
+
+
+@given(
+    files=FILES,
+    archives=st.dictionaries(
+        st.sampled_from(["p.zip", "x/q.bin"]),
+        st.tuples(FILES, st.sampled_from(["zip", "", "gz"])),
+        max_size=2,
+    ),
+    links=st.integers(0, 2),
+)
+def test_every_file_of_any_tree_ends_in_one_place(files, archives, links):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder).resolve()
+        expected = set()
+        for name, content in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
+            expected.add(root / name)
+        for name, (members, kind) in archives.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(packed(members, kind))
+            expected |= {root / name / member for member in members} or {root / name}
+        for number in range(links):
+            (root / f"link{number}").symlink_to(root)
+            expected.add(root / f"link{number}")
+        cache = root.parent / f"{root.name}.cache"
+        try:
+            found = discover([root], cache=cache)
+            assert accounted(found) == sorted(expected)
+            assert found.n_files == len(expected)
+            assert plain(discover([root], cache=cache)) == plain(found)
+            assert plain(discover([root])) == plain(found)
+        finally:
+            cache.unlink(missing_ok=True)
 
 
 # --- the cache -----------------------------------------------------------------------------------------------------
@@ -303,9 +539,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path):
     with FileCache(tmp_path / "cache") as known:
         entry = known.get(path, before)
         assert entry is None
-        from cohort.io.files import examine
-
-        entry = examine(path)
+        entry = look(path)
         path.write_bytes(path.read_bytes() + b"x")
         known.put(path, before, entry)
         assert known.get(path, before) is None
@@ -331,13 +565,3 @@ def test_real_folders_give_the_series_that_are_there(shared):
     assert shapes("dicom2nifti-samples/failing/sliceorientation/001") == [2, 2]
     assert shapes("sunnybrook-cine") == [222]
     assert len(shapes("hippocampus-msd")) == 256
-
-
-def test_a_deflated_file_is_refused(tmp_path):
-    (path,) = write_series(tmp_path, phantom()[0][:1], phantom()[1])
-    dataset = pydicom.dcmread(path)
-    save(dataset, path)
-    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
-    dataset.save_as(path, enforce_file_format=True)
-    ((_, refusal),) = discover([tmp_path]).refused
-    assert refusal.code == "DCM-SYNTAX"

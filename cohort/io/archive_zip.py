@@ -1,0 +1,93 @@
+"""Members of a zip, through its directory: none is decompressed that is not asked for."""
+
+import stat
+import zipfile
+from collections.abc import Generator
+from functools import partial
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from cohort.io.archive_limits import (
+    LINK,
+    MAX_MEMBERS,
+    NOT_REGULAR,
+    Found,
+    bomb,
+    damaged,
+    most,
+)
+from cohort.io.refusal import Refused
+
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+"""How a zip begins; the second has no member."""
+
+MAX_DIRECTORY = 256 << 20
+"""Bytes of the directory."""
+
+_ENTRY, _END, _LOCATOR = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x07"
+_END_BYTES, _LOCATOR_BYTES, _END_64_BYTES = 22, 20, 56
+"""Of the records at the end of a zip (APPNOTE 4.3.14 to 4.3.16)."""
+
+
+def zipped(stream: BinaryIO, size: int, path: Path) -> Generator[Found]:
+    """Files of the zip of `size` bytes."""
+    _check_directory(stream, size, path)
+    with zipfile.ZipFile(stream) as archive:
+        infos = archive.infolist()
+        if encrypted := sum(info.flag_bits & 1 for info in infos):
+            raise Refused(
+                "ARC-ENCRYPTED",
+                f"{encrypted} of {len(infos)} members are encrypted in {{0}}",
+                fix="unpack it with its password and put the files in its place.",
+                files=[path],
+            )
+        if (total := sum(info.file_size for info in infos)) > most(size):
+            raise bomb(path, f"{total:,} bytes from an archive of {size:,}")
+        for info in infos:
+            # The name as it stands: `filename` ends at a NUL. What has content is no folder, whatever its name.
+            name = info.orig_filename
+            if name.endswith("/") and not info.file_size:
+                continue
+            if info.file_size > most(info.compress_size):
+                raise bomb(
+                    path, f"a member of {info.file_size:,} bytes from {info.compress_size:,}"
+                )
+            # Unix writes the kind of file into the upper half; others leave it empty.
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            reason = None
+            if kind not in (0, stat.S_IFREG):
+                reason = LINK if kind == stat.S_IFLNK else NOT_REGULAR
+            yield Found(name, reason, partial(_unzipped, archive, info, path))
+
+
+def _unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> IO[bytes]:
+    try:
+        return archive.open(info)
+    except NotImplementedError as error:
+        raise Refused(
+            "ARC-METHOD",
+            f"members compressed by method {info.compress_type}, which Python does not read, in {{0}}",
+            fix="unpack it and pack it again, or put the files in its place.",
+            files=[path],
+        ) from error
+
+
+def _check_directory(stream: BinaryIO, size: int, path: Path) -> None:
+    """Refuse a directory that would fill the memory: zipfile reads it whole, whatever it claims to hold."""
+    tail_size = min(size, (1 << 16) + _END_BYTES + _LOCATOR_BYTES + _END_64_BYTES)
+    stream.seek(size - tail_size)
+    tail = stream.read(tail_size)
+    at = tail.rfind(_END)
+    if at < 0 or len(tail) < at + _END_BYTES:
+        raise damaged(path, "its directory is missing")
+    directory = int.from_bytes(tail[at + 12 : at + 16], "little")
+    if tail[max(0, at - _LOCATOR_BYTES) : at].startswith(_LOCATOR):
+        at = max(0, at - _LOCATOR_BYTES - _END_64_BYTES)
+        directory = int.from_bytes(tail[at + 40 : at + 48], "little")
+    if directory > MAX_DIRECTORY:
+        raise bomb(path, f"a directory of {directory:,} bytes")
+    end = size - tail_size + at
+    stream.seek(max(0, end - directory))
+    if stream.read(min(directory, end)).count(_ENTRY) > MAX_MEMBERS:
+        raise bomb(path, f"more than {MAX_MEMBERS:,} members")
+    stream.seek(0)

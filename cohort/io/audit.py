@@ -1,0 +1,399 @@
+"""Look through a finished store for what should not be there: identities, dates, paths, and bytes that could run.
+
+De-identification lets nothing pass but what is listed; this is the second pair of eyes. It trusts no writer, reads every
+file of the store as somebody would who was given it, and says where something stands, never what: findings are masked.
+"""
+
+import base64
+import html
+import io
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from cohort.io import deidentify, private, traces
+from cohort.io.traces import Originals, Trace, masked
+
+if TYPE_CHECKING:
+    from cohort.io.store import Store
+
+CODECS = frozenset(("bytes", "zstd", "sharding_indexed", "crc32c"))
+"""Codecs with which this package writes; none of them runs what it reads."""
+
+DATA_TYPES = re.compile(r"bool|u?int(8|16|32|64)|float(32|64)")
+
+ARRAY_ATTRS = frozenset(
+    ("units", "scale_factor", "add_offset", "coordinates", "affine", "spacing_mm", "basis")
+)
+"""Attributes of arrays: what their numbers mean and where they lie."""
+
+LONGEST_ATTR = 200
+"""Characters of the longest attribute; more is free text."""
+
+_OBJECTS = re.compile(
+    r"\.(pkl|pickle|p|joblib|npy|npz|pt|dill|so|dll|exe|py|pyc|sh)$", re.IGNORECASE
+)
+_MAGIC = (
+    b"\x93NUMPY",
+    b"PK\x03\x04",
+    b"\x7fELF",
+    b"\x80\x02",
+    b"\x80\x03",
+    b"\x80\x04",
+    b"\x80\x05",
+)
+_FORMAT_2 = (".zarray", ".zgroup", ".zattrs", ".zmetadata")
+_RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}")
+_TOKEN = r"[a-z2-7]{16}"
+_SCAN_ID = rf"sub-{_TOKEN}_ses-(?:\d{{1,3}}|{_TOKEN})_{_TOKEN}"
+_PARTICIPANT = rf"{_TOKEN}(?:_(?:\d{{1,3}}|{_TOKEN}))?"
+_PUBLIC: Mapping[str, re.Pattern[str]] = {
+    "scan_id": re.compile(
+        rf"{_SCAN_ID}|{_PARTICIPANT}"
+    ),  # in a cohort that is only a table, of a person
+    "subject": re.compile(_TOKEN),
+    "session": re.compile(rf"\d{{1,3}}|{_TOKEN}"),
+    "participant": re.compile(_PARTICIPANT),
+    "series": re.compile(rf"{_TOKEN}(?:x[0-9a-f]{{8}}(?:file{_TOKEN})?)?|file{_TOKEN}|{_SCAN_ID}"),
+}
+"""What names look like in a store of tokens: column or folder -> shape."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in a store that should not be there.
+
+    Parameters
+    ----------
+    kind : str
+        ``original`` (an id, UID or path of the operator's table), ``person name``, ``uid``, ``date``, ``e-mail``,
+        ``url``, ``path``, ``file name``, ``id`` (not a token in a store of tokens), ``attribute`` (not of the
+        allow-list, or free text), ``codec``, ``object`` (bytes that somebody may run), ``unreadable``.
+    file : str
+        Name within the store, what was found in it masked.
+    where : str
+        Key, column and row, or line.
+    text : str
+        What was found, masked: its ends and its length.
+    """
+
+    kind: str
+    file: str
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.kind}: {self.text} in {self.file}, {self.where}"
+
+
+def audit(
+    store: "Store",
+    *,
+    private: Path | None = None,
+    ids: Literal["token", "keep"] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Finding]:
+    """Look through every file of a store.
+
+    Parameters
+    ----------
+    store : Store
+        Only read. One file at a time is held in memory.
+    private : Path, optional
+        The operator's token table (`io.private`): every original id, UID and path in it is looked for in every file,
+        voxels too. Without it, only what looks like an identity is found.
+    ids : {"token", "keep"}, optional
+        Whether the store may show ids and file names; as ``cohort.json`` says by default, else no.
+    progress : callable, optional
+        Called with the bytes of each file when it is done.
+
+    Yields
+    ------
+    Finding
+        None from a store that is clean. What was found is masked in it.
+
+    Raises
+    ------
+    PrivateError
+        If there is no such table.
+
+    Notes
+    -----
+    Shapes are those of PS3.15 table E.1-1 that a text can show. Originals of fewer than 4 characters (6, if they are
+    digits) are not looked for: they occur in every table of numbers.
+    """
+    keep = (ids or store.info().get("ids", "token")) == "keep"
+    rows = [] if private is None else _rows(private)
+    yield from _Audit(store, Originals(rows, keep=keep), keep=keep).findings(progress)
+
+
+def _rows(table: Path) -> list[private.Row]:
+    return list(private.everything(table))
+
+
+Lines = list[tuple[str, str]]
+"""Where a text stands in its file, and the text."""
+
+
+class _Audit:
+    def __init__(self, store: "Store", originals: Originals, *, keep: bool) -> None:
+        self.store, self.originals, self.keep = store, originals, keep
+        self.allowed: tuple[traces.Kind, ...] = ("file name",) if keep else ()
+        self.arrays: dict[str, Mapping[str, Any]] = {}
+        self.seen: set[str] = set()
+
+    @cached_property
+    def clock(self) -> re.Pattern[str]:
+        """The times of the store's own runs: ours, nobody's visit."""
+        started = set()
+        for run in self.store.files.names("runs"):
+            with suppress(OSError, ValueError):
+                manifest = json.loads(self.store.files.read(f"runs/{run}/manifest.json"))
+                started.add(str(manifest.get("started") or run))
+        return re.compile("|".join([_RUN_ID.pattern, *map(re.escape, sorted(started))]))
+
+    def findings(self, progress: Callable[[int], None] | None) -> Iterator[Finding]:
+        for name, size in self.store.files.listing(""):
+            yield from self.name(name)
+            try:
+                yield from self.file(name)
+            except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+                # What could not be looked into is not clean.
+                yield Finding("unreadable", name, "whole", type(error).__name__)
+            if progress is not None:
+                progress(size)
+
+    def name(self, name: str) -> Iterator[Finding]:
+        """What the name of a file gives away."""
+        path = PurePosixPath(name)
+        if path.name in _FORMAT_2:
+            yield Finding("codec", name, "name", "zarr format 2, whose filters may unpickle")
+        if _OBJECTS.search(name):
+            yield Finding("object", name, "name", path.suffix)
+        if not self.keep and (found := _named(path)) and not _PUBLIC[found[0]].fullmatch(found[1]):
+            place = path.parts[0] + found[1]
+            if place not in self.seen:
+                self.seen.add(place)
+                yield Finding(
+                    "id", name.replace(found[1], masked(found[1])), "name", masked(found[1])
+                )
+        for part in path.parts:
+            if part not in self.seen:
+                self.seen.add(part)
+                for trace in self.traces(_RUN_ID.sub("", part)):
+                    shown = name.replace(trace.text, masked(trace.text))
+                    yield Finding(trace.kind, shown, "name", masked(trace.text))
+
+    def file(self, name: str) -> Iterator[Finding]:
+        suffix = PurePosixPath(name).suffix
+        if _is_chunk(name):
+            if len(self.originals):
+                yield from self.chunk(name)
+            return
+        content = self.store.files.read(name)
+        if suffix == ".json":
+            value = json.loads(content)
+            if name.endswith("zarr.json"):
+                yield from _codecs(name, value)
+            yield from _attributes(name, value)
+            yield from self.texts(name, list(_json_lines(value, "")))
+        elif suffix == ".jsonl":
+            for number, line in enumerate(content.splitlines(), 1):
+                yield from self.texts(name, list(_json_lines(json.loads(line), f"line {number} ")))
+        elif suffix == ".parquet":
+            yield from self.parquet(name, content)
+        elif suffix == ".html":
+            yield from self.page(name, content.decode("utf-8"))
+        else:
+            yield from self.other(name, content)
+
+    def texts(self, name: str, lines: Lines) -> Iterator[Finding]:
+        """Everything suspicious in the texts of a file, each once: looked for in all of them together, then placed."""
+        if name.startswith(("runs/", "report/")):
+            lines = [(where, self.clock.sub("", text)) for where, text in lines]
+        starts, whole = [0], []
+        for _, text in lines:
+            whole.append(text.replace("\n", " "))
+            starts.append(starts[-1] + len(text) + 1)
+        found: dict[tuple[str, str], list[str]] = {}
+        for trace in self.traces("\n".join(whole)):
+            where = lines[min(bisect_right(starts, trace.start), len(lines)) - 1][0]
+            found.setdefault((trace.kind, trace.text), []).append(where)
+        for (kind, text), places in found.items():
+            more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+            yield Finding(kind, name, f"{places[0]}{more}", masked(text))
+
+    def traces(self, text: str) -> Iterator[Trace]:
+        yield from traces.shapes(text, allowed=self.allowed)
+        yield from self.originals.in_text(text)
+
+    def parquet(self, name: str, content: bytes) -> Iterator[Finding]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(io.BytesIO(content))
+        lines: Lines = [("a column's name", str(column)) for column in table.column_names]
+        for key, value in (table.schema.metadata or {}).items():
+            lines += _json_lines(json.loads(value), f"schema {key.decode()} ")
+        for column, values in zip(table.column_names, table.columns, strict=True):
+            kind = values.type
+            if pa.types.is_temporal(kind):
+                yield Finding("date", name, f"column {column}", str(kind))
+            elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+                numbers = values.drop_null().to_numpy()
+                if _are_dates(numbers):
+                    shown = masked(str(int(numbers[0])))
+                    yield Finding("date", name, f"column {column}, {len(numbers)} rows", shown)
+            else:
+                cells = [(i, str(v)) for i, v in enumerate(values.to_pylist()) if v is not None]
+                lines += [(f"column {column}, row {i}", text) for i, text in cells]
+                shape = None if self.keep else _PUBLIC.get(str(column))
+                if shape is not None and (bad := [t for _, t in cells if not shape.fullmatch(t)]):
+                    where = f"column {column}, {len(bad)} rows"
+                    yield Finding("id", name, where, masked(bad[0]))
+        yield from self.texts(name, lines)
+
+    def page(self, name: str, page: str) -> Iterator[Finding]:
+        pictures = re.compile(r"data:[\w/+.-]+;base64,([A-Za-z0-9+/=]+)")
+        for number, picture in enumerate(pictures.findall(page), 1):
+            data = base64.b64decode(picture)
+            for trace in self.originals.in_voxels(data):
+                yield Finding(trace.kind, name, f"picture {number}", masked(trace.text))
+        text = html.unescape(pictures.sub("", page))
+        lines = [(f"line {number}", line) for number, line in enumerate(text.splitlines(), 1)]
+        yield from self.texts(name, lines)
+
+    def other(self, name: str, content: bytes) -> Iterator[Finding]:
+        if content.startswith(_MAGIC) or content[128:132] == b"DICM":
+            kind = "file name" if content[128:132] == b"DICM" else "object"
+            yield Finding(kind, name, "content", f"{len(content)} bytes")
+        # Of bytes that are no text, the runs of characters that could be.
+        parts = re.findall(rb"[\t\x20-\x7e\x80-\xff]{4,}", content)
+        lines = [(f"line {i}", p.decode("utf-8", "replace")) for i, p in enumerate(parts, 1)]
+        if name == ".lock":  # says who holds the store and since when
+            lines = [(where, re.sub(r"since .* UTC", "", text)) for where, text in lines]
+        yield from self.texts(name, lines)
+
+    def chunk(self, name: str) -> Iterator[Finding]:
+        """Originals among the voxels of one chunk."""
+        array, key = _array_of(name)
+        metadata = self.arrays.get(array)
+        if metadata is None:
+            metadata = json.loads(self.store.files.read(f"{array}/zarr.json"))
+            self.arrays = {array: metadata}
+        data = _decoded(metadata, key, self.store.files.read(name))
+        for trace in self.originals.in_voxels(data):
+            yield Finding(trace.kind, name, f"byte {trace.start} of the voxels", masked(trace.text))
+
+
+def _named(path: PurePosixPath) -> tuple[str, str] | None:
+    """Whose name a file carries in a store of tokens: kind and name."""
+    stem = re.sub(r"\.(json|zarr)$", "", path.parts[1]) if len(path.parts) > 1 else ""
+    match path.parts:
+        case ("scans", _, *_):
+            return "scan_id", stem
+        case ("quarantine", _):
+            return "series", stem
+        case ("derivatives", _, unit, *_):
+            return "scan_id", re.sub(r"\.(json|zarr)$", "", unit)
+    return None
+
+
+def _is_chunk(name: str) -> bool:
+    return ".zarr/" in name and PurePosixPath(name).name not in ("zarr.json", *_FORMAT_2)
+
+
+def _array_of(name: str) -> tuple[str, str]:
+    """Array and key of a chunk: ``scans/a.zarr/image/c/0/0/0`` -> ``scans/a.zarr/image``, ``c/0/0/0``."""
+    group, _, rest = name.partition(".zarr/")
+    variable, _, key = rest.partition("/")
+    return f"{group}.zarr/{variable}", key
+
+
+def _decoded(metadata: Mapping[str, Any], key: str, chunk: bytes) -> bytes:
+    """The numbers of one chunk or shard as they lie in memory."""
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore, StorePath
+
+    if any(codec["name"] not in CODECS for codec in _all_codecs(metadata["codecs"])):
+        return chunk  # found already; nothing here runs what it does not know
+    buffer = default_buffer_prototype().buffer.from_bytes(chunk)
+    array = zarr.Array.from_dict(StorePath(MemoryStore({key: buffer})), dict(metadata))
+    steps = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    corner = [int(i) for i in key.split("/")[1:]]
+    place = tuple(slice(i * s, (i + 1) * s) for i, s in zip(corner, steps, strict=True))
+    return np.ascontiguousarray(array[place]).tobytes()
+
+
+def _json_lines(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Every text of a JSON value, keys too; numbers where they are attributes, as a date may be one."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key == "versions" and isinstance(item, Mapping):
+                continue  # 2026.10.0 is a date to the eye
+            place = f"{where}.{key}" if where and not where.endswith(" ") else f"{where}{key}"
+            yield f"{where or 'top'} key", str(key)
+            yield from _json_lines(item, place)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _json_lines(item, f"{where}[{number}]")
+    elif isinstance(value, str):
+        yield where, value
+    elif isinstance(value, int | float) and re.search(r"\battr(ibute)?s\.", where):
+        yield where, f"{value:.0f}" if float(value).is_integer() else str(value)
+
+
+def _attributes(name: str, value: Any) -> Iterator[Finding]:
+    """Attributes that are not of the allow-list: of a record, of a group, of an array."""
+    if not isinstance(value, Mapping):
+        return
+    if value.get("node_type") == "array":
+        attrs, allowed = value.get("attributes"), ARRAY_ATTRS
+    else:
+        attrs, allowed = value.get("attributes", value.get("attrs")), deidentify.ATTRIBUTES
+    for key, item in (attrs or {}).items():
+        if key not in allowed:
+            yield Finding("attribute", name, f"key {masked(str(key))}", masked(str(item)))
+        elif isinstance(item, str) and len(item) > LONGEST_ATTR:
+            yield Finding("attribute", name, f"key {key}", masked(item))
+
+
+def _all_codecs(codecs: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for codec in codecs:
+        yield codec
+        inner = codec.get("configuration") or {}
+        for part in ("codecs", "index_codecs"):
+            yield from _all_codecs(inner.get(part, ()))
+
+
+def _codecs(name: str, metadata: Mapping[str, Any]) -> Iterator[Finding]:
+    """Codecs and types that a reader would have to run or unpickle."""
+    if metadata.get("zarr_format") != 3:
+        yield Finding("codec", name, "zarr_format", str(metadata.get("zarr_format"))[:20])
+    if metadata.get("node_type") != "array":
+        return
+    for codec in _all_codecs(metadata["codecs"]):
+        if codec["name"] not in CODECS:
+            yield Finding("codec", name, "codecs", masked(str(codec["name"])))
+    if not DATA_TYPES.fullmatch(str(metadata["data_type"])):
+        yield Finding("codec", name, "data_type", masked(str(metadata["data_type"])))
+    if metadata.get("storage_transformers"):
+        yield Finding("codec", name, "storage_transformers", "not empty")
+
+
+def _are_dates(numbers: np.ndarray) -> bool:
+    """Whether every number of a column reads as a date, YYYYMMDD."""
+    whole = numbers.astype(float)
+    if not whole.size or not np.all((whole > 1.8e7) & (whole < 2.1e7) & (whole % 1 == 0)):
+        return False
+    return all(any(True for _ in traces.SHAPES["date"].finditer(f"{n:.0f}")) for n in whole[:1000])

@@ -1,0 +1,144 @@
+"""What is in one file: sniffed, parsed as far as its header, digested. Content decides, never a name."""
+
+import hashlib
+import io
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from pydicom.config import IGNORE
+from pydicom.uid import UID
+
+from cohort.io import archives, dicom_header, nifti_header
+from cohort.io.filecache import ARCHIVE, Entry, Key
+from cohort.io.refusal import Refused
+
+NOT_IMAGE, EMPTY = "not an image", "empty file"
+
+NESTED = "archive in an archive"
+"""Why an archive that lies in another is passed over: one level is what people pack, more is what bombs are made of."""
+
+_VOXELS = (".img", ".img.gz")
+"""Names of files that hold the voxels of a NIfTI header beside them."""
+
+_HEAD = 4096
+_BLOCK = 1 << 20
+_SMALL = 8 << 20
+"""A file that fits is read once and parsed in memory: several times faster than many small reads."""
+
+
+def look(path: Path) -> Entry:
+    """Say what is in a local file; of an archive only that it is one.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    with path.open("rb", buffering=0) as raw:
+        head = raw.read(_HEAD)
+        raw.seek(0)
+        if dicom_header.is_dicom(head) and os.fstat(raw.fileno()).st_size <= _SMALL:
+            whole = raw.readall()
+            # At once, while the bytes are in the processor's cache.
+            return _dicom(io.BytesIO(whole), path, hashlib.sha256(whole).hexdigest())
+        with io.BufferedReader(raw) as stream:
+            if dicom_header.is_dicom(head):
+                return _dicom(stream, path)
+            stream.seek(len(head))
+            return _no_dicom(head, stream, stream, path)
+
+
+def look_at(stream: BinaryIO, path: Path) -> Entry:
+    """As `look`, for a stream that is read forwards once, such as a member of an archive or an object in a bucket."""
+    head = stream.read(_HEAD)
+    if not dicom_header.is_dicom(head):
+        if head.startswith(archives.COMPRESSED):
+            head += stream.read(_BLOCK)  # enough for the first block of bzip2
+        return _no_dicom(head, io.BytesIO(head), stream, path)
+    with tempfile.SpooledTemporaryFile(_SMALL) as spool:
+        spool.write(head)
+        while block := stream.read(_BLOCK):
+            spool.write(block)
+        spool.seek(0)
+        return _dicom(cast(BinaryIO, spool), path)
+
+
+def digest(stream: BinaryIO, begun: bytes = b"") -> str:
+    """SHA-256 of `begun` and what is left of a stream."""
+    state = hashlib.sha256(begun)
+    while block := stream.read(_BLOCK):
+        state.update(block)
+    return state.hexdigest()
+
+
+def _no_dicom(head: bytes, start: BinaryIO, rest: BinaryIO, path: Path) -> Entry:
+    """What begins with `head`: `start` can go back to its beginning, `rest` goes on after `head`."""
+    if head and nifti_header.claims(head, path.name):
+        return Entry(kind="nifti", digest=digest(rest, head), pair=nifti_header.is_pair(head))
+    if not head:
+        return Entry(reason=EMPTY)
+    if head.startswith((b"7z\xbc\xaf", b"Rar!\x1a\x07")):
+        return Entry(reason="archive of a kind that is not read (7z, rar)")
+    if archives.kind(head, start):
+        return Entry(kind=ARCHIVE)
+    # Voxels have no mark; the header beside them, if there is one, needs their digest.
+    if not path.name.lower().endswith(_VOXELS):
+        return Entry(reason=NOT_IMAGE)
+    if rest is start:
+        rest.seek(len(head))
+    return Entry(reason=NOT_IMAGE, digest=digest(rest, head))
+
+
+def _dicom(stream: BinaryIO, path: Path, known: str = "") -> Entry:
+    """What a DICOM file at its beginning holds; its digest may be known."""
+    try:
+        headers = dicom_header.read_slices(stream, path)
+    except Refused as refused:
+        return Entry(refusal=(refused.code, refused.what, refused.fix))
+    if not headers:
+        return Entry(reason=NOT_IMAGE)
+    first = headers[0]
+    if reason := _no_image(first):
+        return Entry(reason=reason)
+    # What lacks only its pixels still names its series, whose reader refuses it.
+    if not first["rows"]:
+        what = "the header stops before Rows in {0}"
+        return Entry(refusal=("DCM-HEADER", what, "copy the file again from its source."))
+    stream.seek(0)
+    dates = [h["acquisition_date"] for h in headers]
+    return Entry(
+        kind="dicom",
+        digest=known or digest(stream),
+        parts=_parts(headers),
+        series_number=first["series_number"],
+        date=min((date for date in dates if re.fullmatch(r"[0-9]{8}", date)), default=""),
+        has_meta=first["has_meta"],
+    )
+
+
+def _parts(
+    headers: Sequence[dicom_header.Header],
+) -> tuple[tuple[Key, tuple[int, ...] | None], ...]:
+    """Keys of the slices of a file and which slices have each."""
+    numbers: dict[Key, list[int]] = {}
+    for number, header in enumerate(headers):
+        numbers.setdefault(dicom_header.group_key(header), []).append(number)
+    if len(numbers) == 1:
+        return ((next(iter(numbers)), None),)
+    return tuple((key, tuple(frames)) for key, frames in numbers.items())
+
+
+def _no_image(header: dicom_header.Header) -> str | None:
+    """Why a DICOM file holds no image; None if it should."""
+    if header["sop_class"] == dicom_header.DIRECTORY:
+        return "DICOMDIR"
+    images = dicom_header.SINGLE_FRAME + dicom_header.MULTI_FRAME
+    if header["sop_class"] in images or header["rows"]:
+        return None
+    # The dictionary's name, never what the file wrote: not in a warning either.
+    uid = UID(header["sop_class"], validation_mode=IGNORE)
+    return f"no pixels ({uid.name})" if uid.name != uid else "no pixels"

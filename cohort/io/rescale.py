@@ -1,0 +1,141 @@
+"""What the stored numbers of slices stand for: one rescale a series, one a slice, a table, or Philips' private factors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels.processing import apply_modality_lut
+from pydicom.uid import UID
+
+from cohort import schema
+from cohort.io.dicom_file import parse
+from cohort.io.dicom_header import Header
+from cohort.io.pixels import stored_dtype
+from cohort.io.refusal import Refused
+
+_TABLE_TAGS = (0x00280103, 0x00283000)
+"""PixelRepresentation and ModalityLUTSequence."""
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """How the pixels of each slice become the numbers of an image.
+
+    Parameters
+    ----------
+    scales : sequence of (slope, intercept)
+        One a slice.
+    dtype : dtype
+        Of the image: the stored integers' own if one rescale serves all, which `attrs` then holds, else float32.
+    tables : bool
+        Some slices have a modality table instead.
+    attrs : mapping
+        CF attributes of the image.
+    """
+
+    scales: Sequence[tuple[float, float]]
+    dtype: np.dtype
+    tables: bool
+    attrs: dict[str, Any]
+
+    def values(self, number: int, pixels: np.ndarray, header: Header, path: Path) -> np.ndarray:
+        """Values of one slice as the image holds them: stored integers, or numbers in float32."""
+        if self.dtype.kind != "f":
+            return pixels
+        if self.tables and header["has_lut"]:
+            return _looked_up(pixels, path).astype(np.float32)
+        scale, offset = self.scales[number]
+        return schema.decode_array(pixels, scale=scale, offset=offset)
+
+
+def rescale(
+    headers: Sequence[Header], files: Sequence[Path], *, precise: bool, decoded: bool
+) -> Rescale:
+    """Choose the rescale of a series.
+
+    Parameters
+    ----------
+    headers : sequence of Header
+        One a slice.
+    files : sequence of Path
+        The file of each.
+    precise : bool
+        By Philips' private factors, (stored * RS + RI) / (RS * SS), which undo the scaling for display.
+    decoded : bool
+        As numbers in any case: they will be interpolated.
+
+    Raises
+    ------
+    Refused
+        ``DCM-SLOPE`` if a slope is 0, ``DCM-PHILIPS-SCALE`` if a precise one is asked for and a slice has none.
+
+    Notes
+    -----
+    Oracle: DICOM PS3.3 C.11.1; Chenevert et al. 2014, Transl Oncol 7:65, for Philips.
+    """
+    scales = [
+        _scale(header, path, precise=precise) for header, path in zip(headers, files, strict=True)
+    ]
+    tables = any(header["has_lut"] for header in headers)
+    if tables or decoded or len(set(scales)) > 1:
+        return Rescale(scales, np.dtype(np.float32), tables, {})
+    slope, intercept = scales[0]
+    attrs = {} if scales[0] == (1.0, 0.0) else {"scale_factor": slope, "add_offset": intercept}
+    return Rescale(scales, np.result_type(*{stored_dtype(h) for h in headers}), tables, attrs)
+
+
+def _scale(header: Header, path: Path, *, precise: bool) -> tuple[float, float]:
+    slope, intercept = header["slope"], header["intercept"]
+    if slope == 0:
+        raise Refused(
+            "DCM-SLOPE",
+            "RescaleSlope is 0 in {0}",
+            fix="export the series again from its source.",
+            files=[path],
+        )
+    if not precise:
+        return slope, intercept
+    private = header["philips_slope"]
+    if not private:
+        raise Refused(
+            "DCM-PHILIPS-SCALE",
+            "no scale slope (2005,100E) above 0, which philips_precise needs, in {0}",
+            fix="export the series again with its private elements, or leave philips_precise out.",
+            files=[path],
+        )
+    return 1 / private, intercept / (slope * private)
+
+
+def _looked_up(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """Pass stored values through the modality table of their file."""
+    try:
+        with path.open("rb") as stream:
+            parsed = parse(stream, path, tags=_TABLE_TAGS)
+        dataset = Dataset(cast(Any, parsed.elements if parsed else {}))
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = UID(parsed.syntax if parsed else "")
+        return np.asarray(apply_modality_lut(pixels, dataset))
+    # pydicom raises whatever a damaged table leads it to.
+    except Exception as error:
+        raise Refused(
+            "DCM-LUT",
+            f"the modality table cannot be used ({type(error).__name__}) in {{0}}",
+            fix="export the series with a linear rescale.",
+            files=[path],
+        ) from error
+
+
+def philips_attrs(headers: Sequence[Header]) -> dict[str, float]:
+    """Philips' private factors, for the record: those that are the same for every slice."""
+    attrs: dict[str, float] = {}
+    for name, key in (
+        ("philips_scale_slope", "philips_slope"),
+        ("philips_scale_intercept", "philips_intercept"),
+    ):
+        found = {header[key] for header in headers}  # type: ignore[literal-required]
+        if len(found) == 1 and (value := found.pop()) is not None:
+            attrs[name] = value
+    return attrs
