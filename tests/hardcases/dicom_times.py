@@ -1,0 +1,178 @@
+"""D25-D27: slices at one place that differ in echo, in kind, or in time."""
+
+from dataclasses import replace
+
+import numpy as np
+from pydicom.uid import generate_uid
+
+from hardcases import phantom
+from hardcases.dicom_stacks import write
+from hardcases.truth import Refusal, Scan, Truth, case
+
+
+@case("D25", "two echoes in one series")
+def two_echoes(folder):
+    affine, scans = phantom.grid("LPS"), []
+    common = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid()}
+    for number, echo in enumerate((4.92, 7.38)):
+        values = phantom.fill(affine, time=2 * number)
+        _, scan = write(
+            folder, affine, values, names=range(number, 40, 2), EchoTime=str(echo),
+            EchoNumbers=number + 1, per_slice=lambda n, e=number: {"InstanceNumber": 2 * n + e + 1}, **common,
+        )  # fmt: skip
+        scans.append(replace(scan, attrs={"echo_time_ms": echo}))
+    return Truth(scans=scans)
+
+
+@case("D25", "magnitude and phase in one series")
+def magnitude_and_phase(folder):
+    affine, scans = phantom.grid("LPS"), []
+    common = {
+        "SeriesInstanceUID": generate_uid(),
+        "StudyInstanceUID": generate_uid(),
+        "EchoTime": "5",
+    }
+    for number, kind in enumerate("MP"):
+        values = phantom.fill(affine, time=number)
+        _, scan = write(
+            folder, affine, values, names=range(number, 40, 2), ImageType=["ORIGINAL", "PRIMARY", kind, "ND"],
+            **common,
+        )  # fmt: skip
+        scans.append(scan)
+    return Truth(scans=scans)
+
+
+VOLUMES = 3
+
+
+def four_dimensional(
+    folder, tags, *, time, order="volume", shape=phantom.SHAPE, blank=(), flags=(), lose=()
+):
+    """Write volumes that differ in time under one series; `tags(volume, slice)` tells them apart."""
+    affine = phantom.grid("LPS", shape=shape)
+    common = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid()}
+    values = np.stack([phantom.fill(affine, shape, time=t) for t in range(VOLUMES)])
+    for t, n in blank:
+        values[t, n] = 0
+    files = {}
+    for t in range(VOLUMES):
+        numbers = [
+            t * shape[0] + n if order == "volume" else n * VOLUMES + t for n in range(shape[0])
+        ]
+        found, _ = write(
+            folder, affine, values[t], names=numbers,
+            per_slice=lambda n, t=t, number=numbers: {"InstanceNumber": number[n] + 1, **tags(t, n)}, **common,
+        )  # fmt: skip
+        files |= {(t, n): file for n, file in enumerate(found)}
+    for key in lose:
+        files.pop(key).unlink()
+    return files, Scan(
+        affine=affine, values=values, dtype="int16", time=time, flags=frozenset(flags)
+    )
+
+
+def _cine(t, n):
+    # The heart beats differently from slice to slice.
+    return {"TriggerTime": str(round(t * (310 + 7 * n), 1))}
+
+
+@case("D26", "four dimensions by TemporalPositionIdentifier")
+def temporal_position(folder):
+    _, scan = four_dimensional(
+        folder, lambda t, n: {"TemporalPositionIdentifier": t + 1, "TemporalResolution": "2500"},
+        time=([0, 2.5, 5.0], "s"),
+    )  # fmt: skip
+    return Truth(scans=[scan])
+
+
+@case("D26", "cine by TriggerTime, which differs between slices")
+def cine(folder):
+    middle = [t * (310 + 7 * 4.5) / 1000 for t in range(VOLUMES)]
+    _, scan = four_dimensional(folder, _cine, time=(middle, "s"), order="slice")
+    return Truth(scans=[scan])
+
+
+@case("D26", "volumes by AcquisitionTime")
+def acquisition_time(folder):
+    _, scan = four_dimensional(
+        folder,
+        lambda t, n: {"AcquisitionTime": f"1012{10 + 3 * t:02d}.500000"},
+        time=([0, 3, 6], "s"),
+    )
+    return Truth(scans=[scan])
+
+
+@case("D26", "every slice has an AcquisitionTime of its own, interleaved")
+def slice_times(folder):
+    def tags(t, n):
+        second = 10 + 3 * t + (n // 2 + 5 * (n % 2)) * 0.25
+        return {"AcquisitionTime": f"1012{second:09.6f}"}
+
+    _, scan = four_dimensional(folder, tags, time=([0, 3, 6], "s"))
+    return Truth(scans=[scan])
+
+
+def _midnight(folder, *dates):
+    def tags(t, n):
+        day = {"AcquisitionDate": dates[t]} if dates else {}
+        return {"AcquisitionTime": ("235958.0", "000000.5", "000003.0")[t], **day}
+
+    return four_dimensional(folder, tags, time=([0, 2.5, 5], "s"))[1]
+
+
+@case("D26", "volumes across midnight")
+def midnight(folder):
+    return Truth(scans=[_midnight(folder, "20200101", "20200102", "20200102")])
+
+
+@case("D26", "volumes across midnight without a date")
+def midnight_undated(folder):
+    return Truth(scans=[replace(_midnight(folder), time=None, flags=None)])
+
+
+@case("D26", "volumes that nothing but InstanceNumber tells apart")
+def instance_only(folder):
+    _, scan = four_dimensional(
+        folder, lambda t, n: {"AcquisitionTime": "101210"}, time=([0, 1, 2], "frame"), flags=["time_inferred"]
+    )  # fmt: skip
+    return Truth(scans=[scan])
+
+
+@case("D26", "two positions at three times")
+def short_cine(folder):
+    _, scan = four_dimensional(
+        folder, lambda t, n: {"TriggerTime": str(40 * t)}, time=([0, 0.04, 0.08], "s"), shape=(2, 12, 14)
+    )  # fmt: skip
+    return Truth(scans=[scan])
+
+
+@case("D26", "slices that are blank at two times are no duplicates")
+def blank_slices(folder):
+    _, scan = four_dimensional(
+        folder, lambda t, n: {"TemporalPositionIdentifier": t + 1, "TemporalResolution": "1000"},
+        time=([0, 1, 2], "s"), blank=[(0, 0), (1, 0), (2, 0)],
+    )  # fmt: skip
+    return Truth(scans=[scan])
+
+
+@case("D27", "a volume lacks a slice")
+def incomplete(folder):
+    _, _ = four_dimensional(
+        folder, lambda t, n: {"TemporalPositionIdentifier": t + 1}, time=None, lose=[(1, 4)]
+    )
+    return Truth(refused=[Refusal(("DCM-4D-INCOMPLETE",), says=r"(?s)2 of 3.*volume 2")])
+
+
+@case("D27", "the last volume lacks its upper half")
+def aborted(folder):
+    _, _ = four_dimensional(
+        folder, lambda t, n: {"TemporalPositionIdentifier": t + 1}, time=None,
+        lose=[(2, n) for n in range(5, 10)],
+    )  # fmt: skip
+    return Truth(refused=[Refusal(("DCM-4D-INCOMPLETE",))])
+
+
+@case("D27", "a cine lacks one phase at one position")
+def incomplete_cine(folder):
+    _, _ = four_dimensional(folder, _cine, time=None, lose=[(0, 7)])
+    return Truth(refused=[Refusal(("DCM-4D-INCOMPLETE",))])
