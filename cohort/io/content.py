@@ -5,9 +5,10 @@ import io
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal, cast
 
 from pydicom.config import IGNORE
 from pydicom.uid import UID
@@ -23,6 +24,11 @@ NESTED = "archive in an archive"
 
 _VOXELS = (".img", ".img.gz")
 """Names of files that hold the voxels of a NIfTI header beside them."""
+
+_NAMED_NIFTI = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
+_HEADER_BYTES = (348, 540)
+"""With which of these numbers a NIfTI or Analyze header begins."""
+_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 
 _HEAD = 4096
 _BLOCK = 1 << 20
@@ -77,7 +83,7 @@ def digest(stream: BinaryIO, begun: bytes = b"") -> str:
 
 def _no_dicom(head: bytes, start: BinaryIO, rest: BinaryIO, path: Path) -> Entry:
     """What begins with `head`: `start` can go back to its beginning, `rest` goes on after `head`."""
-    if head and nifti_header.claims(head, path.name):
+    if nifti_header.is_nifti(head) or nifti_header.is_analyze(head) or _begun(head, path.name):
         return Entry(kind="nifti", digest=digest(rest, head), pair=nifti_header.is_pair(head))
     if not head:
         return Entry(reason=EMPTY)
@@ -91,6 +97,18 @@ def _no_dicom(head: bytes, start: BinaryIO, rest: BinaryIO, path: Path) -> Entry
     if rest is start:
         rest.seek(len(head))
     return Entry(reason=NOT_IMAGE, digest=digest(rest, head))
+
+
+def _begun(head: bytes, name: str) -> bool:
+    """Whether a file that is called a NIfTI image begins as one, though it is damaged: its reader says how."""
+    if not name.lower().endswith(_NAMED_NIFTI):
+        return False
+    if head.startswith(nifti_header.GZIP):
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, 4)
+        except zlib.error:
+            return True
+    return any(head[:4] == n.to_bytes(4, order) for n in _HEADER_BYTES for order in _ORDERS)
 
 
 def _dicom(stream: BinaryIO, path: Path, known: str = "") -> Entry:

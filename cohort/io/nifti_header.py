@@ -116,17 +116,6 @@ def is_analyze(head: bytes) -> bool:
     return 1 <= n <= 7 and code in _ANALYZE_TYPES
 
 
-def claims(head: bytes, name: str) -> bool:
-    """Whether a file must end as an image or be refused by name: its beginning says that it is one, or its own name does.
-
-    Examples
-    --------
-    >>> claims(b"damaged", "a.NII.gz"), claims(b"damaged", "a.txt")
-    (True, False)
-    """
-    return is_nifti(head) or is_analyze(head) or name.lower().endswith((".nii", ".nii.gz"))
-
-
 def is_pair(head: bytes) -> bool:
     """Whether the header of an image says that its voxels are in a file of their own."""
     head = _inflated(head)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cohort.io import content, places
 from cohort.io.catalog import Catalog
 from cohort.io.discover import Discovery, Series
 from cohort.io.refusal import Refused
 from cohort.io.store import Store
 from cohort.pipeline.ledger import Ledger
 from cohort.pipeline.units import Names, Unit
-from cohort.provenance import digest, file_digest
+from cohort.provenance import digest
 
 
 @dataclass
@@ -121,7 +122,8 @@ def _content_of(files: Sequence[Path]) -> str:
     digests = []
     for path in files:
         try:
-            digests.append(file_digest(path))
-        except OSError:
+            with places.opened(path) as stream:
+                digests.append(content.digest(stream))
+        except (OSError, Refused):
             digests.append("unreadable")
     return digest(digests)

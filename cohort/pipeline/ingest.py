@@ -221,9 +221,10 @@ def _to_read(
     # A damaged slice belongs to a series that its header does not name any more: to one beside it, most likely.
     torn = {path.parent: path for path in found.damaged}
     todo, whole = [], []
-    for unit, record in zip(units, store.records(u.scan_id for u in units), strict=True):
+    standing = store.standing(unit.scan_id for unit in units)
+    for unit, (record, lost) in zip(units, standing, strict=True):
         entry = book.known.get(unit.scan_id)
-        is_whole = record is not None and not store.missing_chunks(unit.scan_id)
+        is_whole = record is not None and not lost
         folders = {path.parent for path in unit.series.files}
         # Beside what cannot be read, or shorter than it was while something cannot: a part may be missing.
         n_files = len(unit.series.parts.paths)

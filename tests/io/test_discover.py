@@ -116,11 +116,19 @@ def test_extensions_lie_and_content_is_believed(tmp_path):
     volume, affine = phantom()
     for i, path in enumerate(write_series(tmp_path, volume, affine)):
         path.rename(tmp_path / f"{i}")
-    (tmp_path / "fake.nii").write_bytes(b"\x1f\x8b" + b"x" * 500)
+    (tmp_path / "text.nii").write_bytes(b"text" * 100)
     (tmp_path / "text.nii.gz").write_bytes(gzip.compress(b"text"))
+    (tmp_path / "fake.gz").write_bytes(b"\x1f\x8b" + b"x" * 500)
     found = discover([tmp_path])
     assert [(s.kind, len(s.files)) for s in found.series] == [("dicom", 7), ("nifti", 1)]
-    assert [p.name for p in found.skipped["not an image"]] == ["fake.nii", "text.nii.gz"]
+    assert [p.name for p in found.skipped["not an image"]] == ["fake.gz", "text.nii", "text.nii.gz"]
+
+
+def test_a_nifti_that_is_damaged_at_its_beginning_is_left_to_its_reader(tmp_path):
+    raw = nifti(tmp_path / "whole.nii").read_bytes()
+    (tmp_path / "cut.nii").write_bytes(raw[:200])
+    (tmp_path / "damaged.nii.gz").write_bytes(b"\x1f\x8b" + b"x" * 500)
+    assert [s.name for s in discover([tmp_path]).series] == ["cut", "damaged", "whole"]
 
 
 def test_a_preamble_may_be_missing(tmp_path):

@@ -37,6 +37,10 @@ def every_kind(folder):
         "b.img": volume.tobytes() * 400,
         "b.img.gz": gzip.compress(volume.tobytes() * 400),
         "analyze.hdr": header[:344] + bytes(4),
+        "cut.nii": image[:200],
+        "damaged.nii.gz": gzip.compress(image)[:30] + b"\xff" * 400,
+        "text.nii": b"no image",
+        "text.nii.gz": gzip.compress(b"no image"),
         "cut.dcm": (folder / "mr/000.dcm").read_bytes()[:200],
         "text": b"no image" * 2000,
         "empty": b"",
@@ -56,7 +60,9 @@ def test_a_file_is_the_same_read_from_a_disk_or_forwards_from_a_stream(tmp_path)
         if entry.digest:
             assert entry.digest == file_digest(path)
     digested = {path.name for path, entry in zip(files, entries, strict=True) if entry.digest}
-    assert digested == {"000.dcm", "a.nii", "a.nii.gz", "b.hdr", "b.hdr.gz", "b.img", "b.img.gz"}
+    assert digested == {
+        "000.dcm", "a.nii", "a.nii.gz", "b.hdr", "b.hdr.gz", "b.img", "b.img.gz", "analyze.hdr", "cut.nii", "damaged.nii.gz"
+    }  # fmt: skip
 
 
 def test_a_private_text_of_a_header_is_in_no_warning(tmp_path, caplog):
