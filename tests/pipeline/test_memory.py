@@ -33,6 +33,7 @@ GIVEN = {
 MEASURE = """
 import json, re, sys
 from pathlib import Path
+from cohort.io.store import Store
 from cohort.pipeline.plan import Task
 from cohort.pipeline.recipe import bind
 from cohort.pipeline.run import _Job, run_scan
@@ -42,7 +43,7 @@ root, content = Path(sys.argv[1]), json.loads(sys.argv[2])
 recipe = bind(content, where="memory")
 for scan in ("tiny", "large"):
     base = peak()
-    run_scan(_Job(root, recipe, Task(scan, "new", tuple(recipe.keys), "scan", 0)))
+    run_scan(_Job(Store(root), recipe, Task(scan, "new", tuple(recipe.keys), "scan", 0)))
 print(json.dumps([base, peak()]))
 """
 
