@@ -49,14 +49,17 @@ def best(function: Callable[[], object], repeat: int = 3) -> float:
 
 
 def rows(only: str) -> Iterator[Row]:
-    """Run the benchmarks whose name holds `only`."""
+    """Run the benchmarks whose name holds `only`; those of an area that takes long, if `only` names the area."""
     for path in sorted(HERE.glob("bench_*.py")):
         module = importlib.import_module(path.stem)
+        area = path.stem.removeprefix("bench_")
         for name in sorted(n for n in dir(module) if n.startswith("bench_")):
-            if only in f"{path.stem.removeprefix('bench_')}/{name.removeprefix('bench_')}".replace(
-                "_", "-"
-            ):
-                yield from getattr(module, name)()
+            if only not in f"{area}/{name.removeprefix('bench_')}".replace("_", "-"):
+                continue
+            if getattr(module, "ONLY_BY_NAME", False) and area not in only:
+                print(f"{area}: left out, it takes long; ONLY={area} runs it", flush=True)
+                continue
+            yield from getattr(module, name)()
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -268,7 +269,13 @@ def markdown(rows: Sequence[tuple[Case, Truth, dict[str, str]]]) -> str:
             continue
         tools = [*RIVALS[kind], OURS]
         counts = {tool: Counter(row[2][tool] for row in these) for tool in tools}
-        lines += [f"### {title}: {len(these)} cases", "", f"| | {' | '.join(tools)} |"]
+        short = [
+            f"{tool} {version(tool)} {counts[tool][WRONG]}, {counts[tool][NOTHING]}, {counts[tool][NAMED]}"
+            for tool in tools
+        ]
+        lines += [f"### {title}: {len(these)} cases", ""]
+        lines += [f"Silently wrong, silently nothing, refused naming the file: {'; '.join(short)}."]
+        lines += ["", f"| | {' | '.join(tools)} |"]
         lines += [f"| --- |{' ---: |' * len(tools)}"]
         lines += [
             f"| {word} | {' | '.join(str(counts[tool][word]) for tool in tools)} |"
