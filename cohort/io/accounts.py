@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cohort import provenance
-from cohort.io import jsonfile
+from cohort.io.storage import jsonfile
 
 if TYPE_CHECKING:
     from cohort.io.store import Store

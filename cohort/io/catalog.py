@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
-from cohort.io import objects, places
 from cohort.io.fields import (
     ColumnExpression,
     LocalPath,
@@ -29,6 +28,8 @@ from cohort.io.fields import (
     listed,
 )
 from cohort.io.policy import DEFAULT, Codes, Policy, SeriesPolicy, SliceCount, decide
+from cohort.io.sources import places
+from cohort.io.storage import objects
 from cohort.io.yamlfile import YamlError, read_yaml
 from cohort.provenance import digest
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydicom.dataset import Dataset
 
-from cohort.io import elements
+from cohort.io.slices import elements
 
 Kind = Literal["subject", "session", "series", "file"]
 

@@ -12,18 +12,18 @@ import xarray as xr
 from pydicom.dataset import Dataset
 
 from cohort import grid, schema
-from cohort.io import dicom_header, resample, volumes
 from cohort.io.canvas import canvas
 from cohort.io.deidentify import ages_disagree, header_attrs
-from cohort.io.dicom_file import parse
-from cohort.io.dicom_header import Header, group_key, read_slices
-from cohort.io.dicom_kind import check_kind
-from cohort.io.frames import flattened
-from cohort.io.pixels import LOSSY, check_length, read_frames
 from cohort.io.policy import DEFAULT, Notes, Policy
 from cohort.io.refusal import Refused
-from cohort.io.rescale import Rescale, philips_attrs, rescale
-from cohort.io.stack import Stack, stack
+from cohort.io.slices import dicom_header, resample, volumes
+from cohort.io.slices.dicom_file import parse
+from cohort.io.slices.dicom_header import Header, group_key, read_slices
+from cohort.io.slices.dicom_kind import check_kind
+from cohort.io.slices.frames import flattened
+from cohort.io.slices.pixels import LOSSY, check_length, read_frames
+from cohort.io.slices.rescale import Rescale, philips_attrs, rescale
+from cohort.io.slices.stack import Stack, stack
 
 __all__ = ["MAX_BYTES", "group_key", "read_series", "read_slices"]
 

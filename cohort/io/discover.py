@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cohort.io import content
-from cohort.io.dicom_group import KEY_PARTS, group, key_digest, mix
-from cohort.io.filecache import UNREADABLE, FileCache, Key
-from cohort.io.files import SourceError, examined
-from cohort.io.index import Index, Row
 from cohort.io.policy import DEFAULT, Policy
 from cohort.io.refusal import Refused
-from cohort.io.series import Parts, Series
+from cohort.io.slices.dicom_group import KEY_PARTS, group, key_digest, mix
+from cohort.io.sources import content
+from cohort.io.sources.filecache import UNREADABLE, FileCache, Key
+from cohort.io.sources.files import SourceError, examined
+from cohort.io.sources.index import Index, Row
+from cohort.io.sources.series import Parts, Series
 
 __all__ = ["Discovery", "Series", "SourceError", "discover"]
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cohort.io import s3
-from cohort.io.objects import parse_url
+from cohort.io.storage import s3
+from cohort.io.storage.objects import parse_url
 
 RETRY_S = 10.0
 """Seconds for which a request is tried again: a doctor tells soon."""

@@ -16,12 +16,12 @@ from typing import Any
 import xarray as xr
 
 from cohort import grid, provenance, schema
-from cohort.io import jsonfile
-from cohort.io.backend import Files, Locked, StoreError
-from cohort.io.disk import LocalFiles
-from cohort.io.group import encode_group, json_attrs, open_group, write_blocks
-from cohort.io.objects import ObjectFiles
-from cohort.io.papers import Papers
+from cohort.io.storage import jsonfile
+from cohort.io.storage.backend import Files, Locked, StoreError
+from cohort.io.storage.disk import LocalFiles
+from cohort.io.storage.group import encode_group, json_attrs, open_group, write_blocks
+from cohort.io.storage.objects import ObjectFiles
+from cohort.io.storage.papers import Papers
 
 __all__ = ["Locked", "Store", "StoreError"]
 

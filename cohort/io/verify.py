@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cohort import schema
 from cohort.io.accounts import Accounts, Problem, differs, foreign, leftover, unreadable
-from cohort.io.backend import StoreError
+from cohort.io.storage.backend import StoreError
 
 if TYPE_CHECKING:
     from cohort.io.store import Store

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cohort.io import content, places
 from cohort.io.catalog import Catalog
 from cohort.io.discover import Discovery, Series
 from cohort.io.refusal import Refused
+from cohort.io.sources import content, places
 from cohort.io.store import Store
 from cohort.pipeline.ledger import Ledger
 from cohort.pipeline.units import Names, Unit

@@ -8,10 +8,10 @@ from pathlib import Path
 from cohort.io import private
 from cohort.io.catalog import Catalog
 from cohort.io.discover import Discovery, discover
-from cohort.io.filecache import FileCache
 from cohort.io.participants import read_participants
 from cohort.io.policy import Notes
 from cohort.io.refusal import Refused
+from cohort.io.sources.filecache import FileCache
 from cohort.io.store import Store
 from cohort.pipeline.book import Book, Problem
 from cohort.pipeline.ledger import Ledger

@@ -15,7 +15,7 @@ from importlib import metadata
 from types import TracebackType
 from typing import Any, Self
 
-from cohort.io.backend import Log
+from cohort.io.storage.backend import Log
 from cohort.io.store import Store
 
 Listener = Callable[[Mapping[str, Any]], None]

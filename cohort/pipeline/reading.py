@@ -8,8 +8,9 @@ from typing import Any
 import xarray as xr
 
 from cohort import grid
-from cohort.io import dicom, nifti, places
+from cohort.io import dicom, nifti
 from cohort.io.refusal import Refused
+from cohort.io.sources import places
 from cohort.io.store import Store
 from cohort.pipeline.units import Unit
 from cohort.pipeline.window import Failure

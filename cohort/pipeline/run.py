@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 import xarray as xr
 
-from cohort.io.group import write_blocks
+from cohort.io.storage.group import write_blocks
 from cohort.io.store import Store, StoreError
 from cohort.io.traces import without_paths
 from cohort.ops import graph

@@ -11,10 +11,10 @@ from typing import Literal
 from cohort.io import deidentify, private
 from cohort.io.catalog import Catalog
 from cohort.io.discover import Series
-from cohort.io.filecache import FileCache
 from cohort.io.participants import Participants
 from cohort.io.policy import DEFAULT, Policy
 from cohort.io.refusal import Refused
+from cohort.io.sources.filecache import FileCache
 from cohort.io.texttable import colliding
 from cohort.provenance import Stamp, file_digest
 

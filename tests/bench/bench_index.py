@@ -51,8 +51,8 @@ def bench_headers() -> Iterator[Row]:
     """Headers grouped and bytes digested, against pydicom reading the same elements, without and with a digest."""
     from pydicom import dcmread
 
-    from cohort.io import dicom_header
     from cohort.io.discover import discover
+    from cohort.io.slices import dicom_header
 
     for name, (source, copies) in SETS.items():
         with tempfile.TemporaryDirectory() as folder, one_core(), warnings.catch_warnings():

@@ -14,12 +14,14 @@ import numpy as np
 import xarray as xr
 
 from cohort import schema
-from cohort.io import child, dicom, nifti, places
-from cohort.io.content import look
-from cohort.io.filecache import ARCHIVE, FileCache
-from cohort.io.files import examined
+from cohort.io import dicom, nifti
 from cohort.io.policy import ACCEPTABLE, Policy
 from cohort.io.refusal import Refused
+from cohort.io.slices import child
+from cohort.io.sources import places
+from cohort.io.sources.content import look
+from cohort.io.sources.filecache import ARCHIVE, FileCache
+from cohort.io.sources.files import examined
 from fuzz.mutants import Mutant, mutant
 from fuzz.seeds import CANARY, ROOT, seeds
 

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from manyfiles import peak_bytes
 from series import phantom, write_series
 
-from cohort.io import archive_limits, archive_tar, archives, nifti
+from cohort.io import nifti
 from cohort.io.discover import discover
-from cohort.io.places import local, opened
+from cohort.io.sources import archive_limits, archive_tar, archives
+from cohort.io.sources.places import local, opened
 
 KINDS = ("zip", "tar", "tar.gz", "tar.bz2", "tar.xz")
 

@@ -18,8 +18,8 @@ from cohort.io import private
 from cohort.io.audit import Finding, audit
 from cohort.io.catalog import read_catalog
 from cohort.io.discover import discover
-from cohort.io.filecache import FileCache
 from cohort.io.private import Row
+from cohort.io.sources.filecache import FileCache
 from cohort.io.store import Store
 from cohort.pipeline.units import Names, name_units
 

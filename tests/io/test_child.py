@@ -14,11 +14,11 @@ import psutil
 import pytest
 from series import phantom, write_series
 
-from cohort.io import child
-from cohort.io.child import Child, ChildError
-from cohort.io.dicom_header import read_slices
-from cohort.io.pixels import decode_frame
 from cohort.io.refusal import Refused
+from cohort.io.slices import child
+from cohort.io.slices.child import Child, ChildError
+from cohort.io.slices.dicom_header import read_slices
+from cohort.io.slices.pixels import decode_frame
 
 SYNTAXES = {
     "rle": "1.2.840.10008.1.2.5",
@@ -31,7 +31,7 @@ SYNTAXES = {
 DECODER = """
 import ctypes, os, resource, sys, time
 import numpy as np
-from cohort.io.child import serve
+from cohort.io.slices.child import serve
 from cohort.io.refusal import Refused
 
 class Hidden:
@@ -127,7 +127,7 @@ def test_one_child_serves_every_thread_and_every_frame(tmp_path):
     frames = compressed(tmp_path, "rle", shape=(12, 16, 12)) * 10
     with ThreadPoolExecutor(4) as pool:
         decoded = list(pool.map(lambda frame: child.decode(*frame), frames))
-    pids = {p.pid for p in psutil.Process().children() if "cohort.io.child" in p.cmdline()}
+    pids = {p.pid for p in psutil.Process().children() if "cohort.io.slices.child" in p.cmdline()}
     assert len(pids) == 1
     for (path, read), frame in zip(frames, decoded, strict=True):
         np.testing.assert_array_equal(frame, decode_frame(path, read))
@@ -306,7 +306,7 @@ def test_a_request_that_cannot_be_sent_leaves_nothing_behind(spoilt, tmp_path):
 PARENT = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from cohort.io import child
+from cohort.io.slices import child
 one = child.Child([sys.executable, "-c", sys.argv[1]])
 header = {"rows": 4, "columns": 3, "instance": 7}
 one.decode(Path("x"), header)
@@ -346,7 +346,7 @@ def test_a_child_that_hangs_does_not_outlive_its_parent(monkeypatch):
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     decoder = DECODER.replace(
-        "import ctypes", "from cohort.io import child; child._GRACE_SECONDS = 0\nimport ctypes"
+        "import ctypes", "from cohort.io.slices import child; child._GRACE_SECONDS = 0\nimport ctypes"
     )
     monkeypatch.setitem(globals(), "DECODER", decoder)
     pid, _ = parent(hang)
@@ -358,7 +358,7 @@ def test_a_fork_has_a_child_of_its_own(tmp_path):
     script = f"""
 import json, os, sys
 from pathlib import Path
-from cohort.io import child
+from cohort.io.slices import child
 path, header = Path({str(path)!r}), json.loads({json.dumps(read)!r})
 def pid():
     child.decode(path, header)
@@ -382,7 +382,7 @@ print("parent", first, pid(), status, flush=True)
 
 
 def test_the_child_loads_only_what_decoding_needs():
-    code = "import sys, cohort.io.child, cohort.io.pixels; print(*sys.modules)"
+    code = "import sys, cohort.io.slices.child, cohort.io.slices.pixels; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert not loaded & {"dask", "xarray", "pandas", "zarr", "imagecodecs", "pydantic"}

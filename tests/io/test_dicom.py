@@ -12,10 +12,10 @@ from pydicom.datadict import DicomDictionary
 from series import SPACING, as_stored, decimal, phantom, write_series
 
 from cohort import grid, schema
-from cohort.io import dicom_header
 from cohort.io.dicom import group_key, read_series, read_slices
 from cohort.io.policy import Policy
 from cohort.io.refusal import Refused
+from cohort.io.slices import dicom_header
 
 AXES = [
     codes

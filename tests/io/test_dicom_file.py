@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydicom.datadict import tag_for_keyword
 from series import phantom, write_series
 
-from cohort.io import dicom_file
 from cohort.io.dicom import read_slices
-from cohort.io.dicom_file import is_dicom, open_data, parse
 from cohort.io.refusal import Refused
+from cohort.io.slices import dicom_file
+from cohort.io.slices.dicom_file import is_dicom, open_data, parse
 
 SYNTAXES = (dicom_file.IMPLICIT, dicom_file.EXPLICIT, dicom_file.BIG_ENDIAN, dicom_file.DEFLATED)
 WORDS = ("SOPInstanceUID", "PatientID", "Rows", "PixelSpacing", "ImageType", "RescaleSlope")

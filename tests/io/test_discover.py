@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from series import phantom, save, slice_of, write_series
 
-from cohort.io.content import look
 from cohort.io.dicom import read_series
 from cohort.io.discover import SourceError, discover
-from cohort.io.filecache import FileCache
 from cohort.io.policy import Policy
+from cohort.io.sources.content import look
+from cohort.io.sources.filecache import FileCache
 from cohort.provenance import file_digest
 
 

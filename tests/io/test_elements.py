@@ -5,9 +5,11 @@ import io
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
 
-from cohort.io import elements
+from cohort.io.slices import elements
 
 
 def written(syntax="1.2.840.10008.1.2.1", **tags):
@@ -70,3 +72,13 @@ def test_an_integer_is_whole():
     assert elements.integer(made(InstanceNumber="7"), "InstanceNumber") == 7
     assert elements.integer(made(EchoTime="7.5"), "EchoTime") is None
     assert np.isclose(elements.number(made(EchoTime="7.5"), "EchoTime"), 7.5)
+
+
+def test_an_element_cut_off_by_the_end_of_the_file_is_missing_whatever_its_vr_says():
+    cut = Dataset()
+    for vr in ("\x44\x00", "DA"):
+        cut[0x00080022] = RawDataElement(
+            Tag(0x00080022), vr, 8, None, 0, is_implicit_VR=False, is_little_endian=True
+        )
+        assert elements.text(cut, "AcquisitionDate") == ""
+        assert not elements.has(cut, "AcquisitionDate")

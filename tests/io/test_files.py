@@ -14,10 +14,10 @@ import pytest
 from manyfiles import peak_bytes, write_many
 from series import phantom, write_series
 
-from cohort.io import content
 from cohort.io.discover import discover
-from cohort.io.filecache import Entry, FileCache
-from cohort.io.series import Parts, PathList
+from cohort.io.sources import content
+from cohort.io.sources.filecache import Entry, FileCache
+from cohort.io.sources.series import Parts, PathList
 from cohort.provenance import file_digest
 
 

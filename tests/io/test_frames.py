@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pydicom.uid import generate_uid
 
 from cohort import grid, schema
-from cohort.io import dicom_header
 from cohort.io.dicom import read_series, read_slices
 from cohort.io.refusal import Refused
+from cohort.io.slices import dicom_header
 
 SHAPE = (5, 4, 6)
 AFFINE = phantom.grid("LPS", shape=SHAPE, turn=(0.1, 0.05, -0.1))

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cohort.io import lock, objects
-from cohort.io import s3 as client
-from cohort.io.backend import Locked, StoreError, Unreachable
-from cohort.io.disk import LocalFiles
-from cohort.io.objects import ObjectFiles, parse_url
+from cohort.io.storage import lock, objects
+from cohort.io.storage import s3 as client
+from cohort.io.storage.backend import Locked, StoreError, Unreachable
+from cohort.io.storage.disk import LocalFiles
+from cohort.io.storage.objects import ObjectFiles, parse_url
 
 pytest_plugins = ["s3"]
 
@@ -130,7 +130,7 @@ def test_a_second_writer_is_told_who_holds_it_and_the_next_one_gets_it(files):
 
 HOLD = """
 import sys, time
-from cohort.io.objects import ObjectFiles
+from cohort.io.storage.objects import ObjectFiles
 with ObjectFiles(sys.argv[1], term_s=float(sys.argv[2])).lock():
     print("held", flush=True)
     time.sleep(600)

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from series import phantom, write_series
 
-from cohort.io import nifti, places
-from cohort.io.buckets import Bucket
+from cohort.io import nifti
 from cohort.io.catalog import CatalogError, read_catalog
 from cohort.io.discover import SourceError, discover
-from cohort.io.places import UrlError, from_url, is_object, local, opened
+from cohort.io.sources import places
+from cohort.io.sources.buckets import Bucket
+from cohort.io.sources.places import UrlError, from_url, is_object, local, opened
 
 pytest_plugins = ["s3"]
 

@@ -8,9 +8,9 @@ import pydicom.data
 import pytest
 
 from cohort.io.dicom import read_series, read_slices
-from cohort.io.pixels import read_pixels
 from cohort.io.policy import ACCEPTABLE, Policy
 from cohort.io.refusal import Refused
+from cohort.io.slices.pixels import read_pixels
 
 FOLDER = Path(pydicom.data.__file__).parent
 FILES = sorted(path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".pyc")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cohort import grid, schema
-from cohort.io import dicom_header
 from cohort.io.dicom import read_series, read_slices
 from cohort.io.policy import Policy
 from cohort.io.refusal import Refused
+from cohort.io.slices import dicom_header
 
 SAME_MM = 1e-3
 

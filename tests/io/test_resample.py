@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cohort.io import resample
+from cohort.io.slices import resample
 
 gaps = st.lists(st.floats(0.5, 9.0), min_size=1, max_size=12)
 

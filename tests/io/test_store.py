@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cohort import grid, schema
-from cohort.io import group, jsonfile, objects
-from cohort.io import s3 as client
-from cohort.io.backend import Unreachable
+from cohort.io.storage import group, jsonfile, objects
+from cohort.io.storage import s3 as client
+from cohort.io.storage.backend import Unreachable
 from cohort.io.store import Locked, Store, StoreError
 
 pytest_plugins = ["s3"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cohort import api
-from cohort.io import jsonfile
+from cohort.io.storage import jsonfile
 from cohort.io.store import Store
 from cohort.io.verify import Problem, discard, verify
 

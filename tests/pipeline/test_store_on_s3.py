@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from cohort import api
-from cohort.io import group, objects
-from cohort.io import s3 as client
-from cohort.io.backend import Locked, Unreachable
+from cohort.io.storage import group, objects
+from cohort.io.storage import s3 as client
+from cohort.io.storage.backend import Locked, Unreachable
 from cohort.io.store import Store
 
 pytest_plugins = ["s3"]

@@ -17,8 +17,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from cohort.io import archives, buckets
-from cohort.io.buckets import UrlError, from_url, is_object
+from cohort.io.sources import archives, buckets
+from cohort.io.sources.buckets import UrlError, from_url, is_object
 
 __all__ = ["UrlError", "check", "from_url", "is_object", "local", "opened"]
 

@@ -11,10 +11,17 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, AllTransferSyntaxes
 
-from cohort.io import child
-from cohort.io.dicom_file import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, UNDEFINED, open_data
-from cohort.io.dicom_header import Header
 from cohort.io.refusal import Refused
+from cohort.io.slices import child
+from cohort.io.slices.dicom_file import (
+    BIG_ENDIAN,
+    DEFLATED,
+    EXPLICIT,
+    IMPLICIT,
+    UNDEFINED,
+    open_data,
+)
+from cohort.io.slices.dicom_header import Header
 
 _NATIVE: dict[str, Literal["<", ">"]] = {
     IMPLICIT: "<",

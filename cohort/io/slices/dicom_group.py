@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cohort.io.refusal import Refused
 
 if TYPE_CHECKING:
-    from cohort.io.dicom_header import Header
+    from cohort.io.slices.dicom_header import Header
 
 SAME_DIRECTION = 1e-3
 """Direction cosines that differ by no more are one orientation."""

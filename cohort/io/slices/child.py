@@ -26,8 +26,8 @@ from weakref import finalize
 
 import numpy as np
 
-from cohort.io.dicom_header import Header
 from cohort.io.refusal import Refused
+from cohort.io.slices.dicom_header import Header
 
 SECONDS = 60.0
 """A frame takes no longer."""
@@ -104,7 +104,7 @@ class Child:
     """
 
     def __init__(self, command: Sequence[str] = ()) -> None:
-        self._command = tuple(command) or (sys.executable, "-P", "-m", "cohort.io.child")
+        self._command = tuple(command) or (sys.executable, "-P", "-m", "cohort.io.slices.child")
         self._lock = Lock()
         self._process: _Process | None = None
         self._end: finalize[..., Any] | None = None
@@ -389,7 +389,7 @@ def _write(pipe: int, answer: dict[str, Any], frame: bytes | memoryview = b"") -
 def main() -> None:
     """Serve with this package's decoders."""
     # `pixels` itself asks for children.
-    from cohort.io.pixels import decode_frame
+    from cohort.io.slices.pixels import decode_frame
 
     serve(decode_frame)
 

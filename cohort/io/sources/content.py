@@ -13,9 +13,11 @@ from typing import BinaryIO, Literal, cast
 from pydicom.config import IGNORE
 from pydicom.uid import UID
 
-from cohort.io import archives, dicom_header, nifti_header
-from cohort.io.filecache import ARCHIVE, Entry, Key
+from cohort.io import nifti_header
 from cohort.io.refusal import Refused
+from cohort.io.slices import dicom_header
+from cohort.io.sources import archives
+from cohort.io.sources.filecache import ARCHIVE, Entry, Key
 
 NOT_IMAGE, EMPTY = "not an image", "empty file"
 

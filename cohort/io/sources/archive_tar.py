@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from cohort.io.archive_limits import (
+from cohort.io.gunzip import Gunzip
+from cohort.io.sources.archive_limits import (
     LINK,
     MAX_MEMBERS,
     NOT_REGULAR,
@@ -22,7 +23,6 @@ from cohort.io.archive_limits import (
     damaged,
     most,
 )
-from cohort.io.gunzip import Gunzip
 
 MAX_HEADER = 1 << 20
 """Bytes that the header of one member may take, extensions included."""

@@ -1,6 +1,6 @@
 """What a cohort keeps beside its scans: tables, quarantine, recipes, models, the record of each run.
 
-Every JSON file carries its own digest (`cohort.io.jsonfile`). Of files that cannot, the digest stands beside them:
+Every JSON file carries its own digest (`cohort.io.storage.jsonfile`). Of files that cannot, the digest stands beside them:
 
 - ``tables/checksums.json``: name of a file -> SHA-256 of its content, in a list of one. While a table is replaced the
   list has two, the new content's first; so at every moment, and after a crash at any moment, the file is one of those.
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohort import schema
-from cohort.io import jsonfile
-from cohort.io.backend import Files, Log, StoreError
+from cohort.io.storage import jsonfile
+from cohort.io.storage.backend import Files, Log, StoreError
 
 if TYPE_CHECKING:
     import pandas as pd

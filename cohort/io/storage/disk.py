@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
-from cohort.io.backend import Log
-from cohort.io.lock import folder_lock
+from cohort.io.storage.backend import Log
+from cohort.io.storage.lock import folder_lock
 
 if TYPE_CHECKING:
     from zarr.storage import StorePath
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class LocalFiles:
-    """The files of a store that is a folder; see `cohort.io.backend.Files`.
+    """The files of a store that is a folder; see `cohort.io.storage.backend.Files`.
 
     Parameters
     ----------

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from cohort.io.dicom_file import IMPLICIT
-from cohort.io.dicom_header import MULTI_FRAME, SINGLE_FRAME, Header
 from cohort.io.policy import Notes
 from cohort.io.refusal import Refused
+from cohort.io.slices.dicom_file import IMPLICIT
+from cohort.io.slices.dicom_header import MULTI_FRAME, SINGLE_FRAME, Header
 
 MADE_OF_OTHERS = ("MPR", "MIP", "MINIP", "PROJECTION IMAGE", "REFORMATTED", "SCREEN SAVE")
 """Image types of what, if derived, was computed from images that are measured themselves."""

@@ -11,11 +11,11 @@ from typing import BinaryIO, TypedDict
 import numpy as np
 from pydicom.datadict import tag_for_keyword
 
-from cohort.io import elements, frames, mosaic
-from cohort.io.dicom_file import Parsed, is_dicom, parse
-from cohort.io.dicom_group import KEY_PARTS, group, group_key, key_digest, mix
-from cohort.io.elements import Elements
 from cohort.io.refusal import Refused
+from cohort.io.slices import elements, frames, mosaic
+from cohort.io.slices.dicom_file import Parsed, is_dicom, parse
+from cohort.io.slices.dicom_group import KEY_PARTS, group, group_key, key_digest, mix
+from cohort.io.slices.elements import Elements
 
 __all__ = [
     "DIRECTORY",

@@ -39,8 +39,11 @@ def element(elements: Elements, key: Key) -> RawDataElement | DataElement | None
         return None
     if not isinstance(elements, Dataset):
         return elements.get(tag)
-    # pydicom's own annotation leaves the raw form out.
-    return cast(RawDataElement, elements.get_item(tag)) if tag in elements else None
+    if tag not in elements:
+        return None
+    # An element that was cut off has no value, and pydicom would convert it to look for one.
+    # Its own annotation leaves the raw form out.
+    return cast(RawDataElement, elements.get_item(tag, keep_deferred=True))
 
 
 def has(elements: Elements, key: Key) -> bool:

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cohort.io.backend import StoreError, Unreachable
+from cohort.io.storage.backend import StoreError, Unreachable
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore

@@ -18,7 +18,7 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore, StorePath
 
 from cohort import grid, schema
-from cohort.io.backend import Files, StoreError, Unreachable
+from cohort.io.storage.backend import Files, StoreError, Unreachable
 from cohort.provenance import canonical_json
 
 WHOLE_BYTES = 8 << 20

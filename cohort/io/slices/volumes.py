@@ -8,8 +8,8 @@ from statistics import median_low
 import numpy as np
 import xarray as xr
 
-from cohort.io.dicom_header import Header, named
 from cohort.io.refusal import Refused
+from cohort.io.slices.dicom_header import Header, named
 
 
 def check_repeats(

@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from cohort.io import archives, content
-from cohort.io.archive_limits import LINK, NOT_REGULAR
-from cohort.io.buckets import Bucket, Object, is_object, key_of
-from cohort.io.filecache import ARCHIVE, UNREADABLE, Entry, FileCache, State
+from cohort.io.sources import archives, content
+from cohort.io.sources.archive_limits import LINK, NOT_REGULAR
+from cohort.io.sources.buckets import Bucket, Object, is_object, key_of
+from cohort.io.sources.filecache import ARCHIVE, UNREADABLE, Entry, FileCache, State
 
 _LOCAL, _REMOTE = (4, 16), (16, 1)
 """Threads, and files that one takes at a time. An object store answers late, and many at a time."""

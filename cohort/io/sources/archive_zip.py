@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from cohort.io.archive_limits import (
+from cohort.io.refusal import Refused
+from cohort.io.sources.archive_limits import (
     LINK,
     MAX_MEMBERS,
     NOT_REGULAR,
@@ -16,7 +17,6 @@ from cohort.io.archive_limits import (
     damaged,
     most,
 )
-from cohort.io.refusal import Refused
 
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 """How a zip begins; the second has no member."""

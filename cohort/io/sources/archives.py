@@ -19,10 +19,10 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Literal
 
-from cohort.io.archive_limits import DAMAGE, named
-from cohort.io.archive_tar import BZIP2, GZIP, TAR_BLOCK, XZ, inflated, taped
-from cohort.io.archive_zip import ZIP, zipped
 from cohort.io.refusal import Refused
+from cohort.io.sources.archive_limits import DAMAGE, named
+from cohort.io.sources.archive_tar import BZIP2, GZIP, TAR_BLOCK, XZ, inflated, taped
+from cohort.io.sources.archive_zip import ZIP, zipped
 
 Kind = Literal["zip", "tar"]
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from pydicom.dataelem import RawDataElement
 
-from cohort.io import elements
-from cohort.io.elements import Elements
 from cohort.io.refusal import Refused
+from cohort.io.slices import elements
+from cohort.io.slices.elements import Elements
 
 N_IN_GRID = 0x00651050
 """United Imaging's number of slices in a grid ..."""

@@ -12,8 +12,8 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from cohort.io import elements
-from cohort.io.elements import Elements
+from cohort.io.slices import elements
+from cohort.io.slices.elements import Elements
 
 Flat = dict[int, RawDataElement | DataElement]
 

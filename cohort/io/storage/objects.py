@@ -17,10 +17,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cohort.io import lock
-from cohort.io.backend import Log
-from cohort.io.buckets import from_url
-from cohort.io.s3 import Bucket, connect
+from cohort.io.sources.buckets import from_url
+from cohort.io.storage import lock
+from cohort.io.storage.backend import Log
+from cohort.io.storage.s3 import Bucket, connect
 
 if TYPE_CHECKING:
     from zarr.storage import StorePath
@@ -58,7 +58,7 @@ def parse_url(url: str) -> tuple[str, str]:
 
 
 class ObjectFiles:
-    """The files of a store that is a bucket or a prefix of one; see `cohort.io.backend.Files`.
+    """The files of a store that is a bucket or a prefix of one; see `cohort.io.storage.backend.Files`.
 
     Parameters
     ----------

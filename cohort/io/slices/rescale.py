@@ -11,10 +11,10 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID
 
 from cohort import schema
-from cohort.io.dicom_file import parse
-from cohort.io.dicom_header import Header
-from cohort.io.pixels import stored_dtype
 from cohort.io.refusal import Refused
+from cohort.io.slices.dicom_file import parse
+from cohort.io.slices.dicom_header import Header
+from cohort.io.slices.pixels import stored_dtype
 
 _TABLE_TAGS = (0x00280103, 0x00283000)
 """PixelRepresentation and ModalityLUTSequence."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cohort.io.filecache import Entry, Key
-from cohort.io.series import Frames, PathList
+from cohort.io.sources.filecache import Entry, Key
+from cohort.io.sources.series import Frames, PathList
 
 _TABLES = """
 CREATE TABLE files (

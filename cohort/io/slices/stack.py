@@ -14,10 +14,10 @@ import numpy as np
 import xarray as xr
 
 from cohort import grid
-from cohort.io import resample, volumes
-from cohort.io.dicom_header import Header, named
 from cohort.io.policy import DEFAULT, Policy
 from cohort.io.refusal import Refused
+from cohort.io.slices import resample, volumes
+from cohort.io.slices.dicom_header import Header, named
 
 GAP_MM = 0.01
 """Distances between slices may differ by this much, or by `GAP_RELATIVE` of their size if that is more."""

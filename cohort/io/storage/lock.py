@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from cohort.io.backend import Locked, StoreError, Unreachable
+from cohort.io.storage.backend import Locked, StoreError, Unreachable
 
 FOLDER = ".lock"
 """Of the store: a file in a folder, a prefix in a bucket."""
