@@ -53,6 +53,9 @@ _MANUFACTURERS = {
 }
 """Beginning of the manufacturer's name, in small letters -> class."""
 
+MANUFACTURERS = frozenset(_MANUFACTURERS.values())
+"""Classes of manufacturers, as `manufacturer_class` gives them."""
+
 _MODEL_NAMES = (
     "achieva aera allegra altea ambition amira aquilion architect artis artist avanto avanto_fit biograph biograph_mmr "
     "brightspeed brilliance cima confirma connectom definition discovery echelon elition emotion espree essenza excite "
@@ -83,9 +86,9 @@ ATTRIBUTES = frozenset(
             "n_trailing_bytes",
             "n_nan",
             "photometric",
-            "possible_truncation",
         ),
         *("orientation_from", "space_units", "flags", "accepted", "resampled"),
+        *("philips_scale_slope", "philips_scale_intercept", "philips_precise"),
     )
 )
 """Names of the attributes that a stored scan may have. `io.audit` finds any other."""

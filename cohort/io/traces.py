@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from cohort.io.deidentify import MANUFACTURERS
 from cohort.io.private import Row
 
 Kind = Literal["person name", "uid", "date", "e-mail", "url", "path", "file name", "original"]
@@ -51,6 +52,9 @@ SHAPES: Mapping[Kind, re.Pattern[str]] = {
 }
 """What nobody's identity should look like in a store."""
 
+
+_OWN_WORDS = re.compile("|".join([r"u?int\d+|float\d+", *sorted(MANUFACTURERS)]), re.IGNORECASE)
+"""Words that every store has of its own, and that folders are often called by."""
 
 _QUOTED = re.compile(r"""(?P<q>['"])(?P<path>~?/[^'"\n]+|[A-Za-z]:\\[^'"\n]+)(?P=q)""")
 
@@ -113,7 +117,7 @@ class Originals:
     """The ids, UIDs and paths behind the tokens of a store, ready to be looked for in its files.
 
     Of a path, the whole counts and those parts that belong to one subject alone: a folder that several share ("scans",
-    "T1w") names nobody. Where there is one subject only, plain words in small letters are left out. Capital letters make
+    "T1w") names nobody, nor does one called by a word of every store ("siemens", "uint8"). Where there is one subject only, plain words in small letters are left out. Capital letters make
     no difference.
 
     Parameters
@@ -155,7 +159,7 @@ class Originals:
             for part, who in owners.items()
             if len(who - {""}) == 1 and (several or not re.fullmatch("[a-z]+", part))
         }
-        names = {_name(part) for part in parts} | parts
+        names = {n for part in parts for n in (part, _name(part)) if not _OWN_WORDS.fullmatch(n)}
         plain = {text.lower() for text in texts | names} - {text.lower() for text in public}
         self._words = _Needles(
             text.encode("utf-8", "surrogatepass") for text in plain if _distinctive(text)

@@ -15,6 +15,7 @@ import xarray as xr
 
 from cohort import schema
 from cohort.io import dicom, nifti
+from cohort.io.deidentify import ATTRIBUTES
 from cohort.io.policy import ACCEPTABLE, Policy
 from cohort.io.refusal import Refused
 from cohort.io.slices import child
@@ -89,6 +90,7 @@ def _unpack(path: Path) -> str:
 
 def _check_scan(scan: xr.Dataset) -> None:
     schema.check(scan)
+    assert set(scan.attrs) <= ATTRIBUTES, sorted(set(scan.attrs) - ATTRIBUTES)
     assert np.isfinite(scan["affine"].values).all(), "an affine that is no number"
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from cohort import api, grid
+from cohort.io.deidentify import ATTRIBUTES
 from hardcases.truth import Case, Refusal, Scan, Truth
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -64,6 +65,8 @@ def compare(truth: Truth, result: api.Result, folder: Path) -> list[str]:
     scans = cohort_of(result)
     wrong = [*_scans(truth.scans, scans), *_refusals(truth.refused, result.problems)]
     wrong += _accounts(truth, result, folder)
+    unlisted = {name for scan in scans for name in scan.attrs} - ATTRIBUTES
+    wrong += [f"attribute {name} is not of the allow-list" for name in sorted(unlisted)]
     wrong += [f"{path} came into being" for path in truth.outside if path.exists()]
     if truth.subjects is not None and truth.subjects != len({s.subject for s in scans}):
         wrong.append(f"subjects {sorted({s.subject for s in scans})}, expected {truth.subjects}")

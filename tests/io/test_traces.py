@@ -153,6 +153,19 @@ def test_of_a_path_what_one_subject_alone_has_counts():
     assert found("at /data/study/DOE_JANE/mprage/im_jd.dcm")[0].startswith("/data/study/DOE_JANE")
 
 
+def test_words_that_every_store_has_name_nobody():
+    originals = Originals(
+        [scan("a", "/data/A1/Siemens/uint8.nii"), scan("b", "/data/B2/philips/DOE_JANE.nii")]
+    )
+    assert list(originals.in_text("manufacturer siemens, philips; dtype uint8")) == []
+    assert [t.text for t in originals.in_text("uint8.nii and doe_jane")] == [
+        "uint8.nii",
+        "doe_jane",
+    ]
+    # Somebody who is called so is looked for all the same.
+    assert len(Originals([Row("t", "subject", "siemens")])) == 1
+
+
 def test_of_a_single_subject_plain_words_do_not_count():
     originals = Originals([scan("a", "/data/scans/Doe/image_1.dcm")])
     assert [t.text for t in originals.in_text("data scans image_1")] == ["image_1"]
