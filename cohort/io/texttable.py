@@ -1,6 +1,7 @@
 """A table as text: every cell as it is written, blanks around it gone, each id once however it is spelled."""
 
 import csv
+import io
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cohort.io.fields import did_you_mean
+from cohort.io.patience import patiently
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -139,9 +141,9 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         )
     try:
         # "utf-8-sig" also takes the mark with which spreadsheets begin a UTF-8 file.
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, delimiter=delimiter, strict=True)
-            lines = [(reader.line_num, cells) for cells in reader if any(cells)]
+        text = patiently(path.read_bytes).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        lines = [(reader.line_num, cells) for cells in reader if any(cells)]
     except OSError as error:
         raise ParticipantsError(
             f"{path}: cannot be read ({error.strerror}); expected a table"

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from cohort.io.patience import patiently
+
 MAX_BYTES = 1_000_000
 """A larger file is no catalog and no recipe."""
 
@@ -94,7 +96,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise YamlError(f"{path}: {size} bytes; at most {MAX_BYTES} are allowed")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = patiently(path.read_bytes).decode("utf-8-sig")
     except OSError as error:
         raise YamlError(
             f"{path}: cannot be read ({error.strerror}); expected a YAML file"

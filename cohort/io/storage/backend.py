@@ -28,6 +28,14 @@ class Unreachable(ConnectionError):
     """An object store that does not answer or does not let us in; it says nothing against what lies there."""
 
 
+class Unwritable(OSError):
+    """A disk that is full or read-only; it says nothing against a scan, and the next one would meet it too."""
+
+
+AWAY = (Unreachable, Unwritable)
+"""Errors of the place where a store lies: they end a run, and no scan is to blame."""
+
+
 class Log(Protocol):
     """Lines that grow while work goes on."""
 
@@ -107,6 +115,9 @@ class Files(Protocol):
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the store for writing. Raises `Locked` with who holds it, where and since when."""
+
+    def holder(self) -> str | None:
+        """Who holds the store for writing, where and since when; None if nobody does."""
 
     def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Map, several at a time where each waits for a network; results in order."""

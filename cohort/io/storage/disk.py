@@ -4,18 +4,28 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
+from cohort.io.patience import patiently
 from cohort.io.storage.backend import Log
-from cohort.io.storage.lock import folder_lock
+from cohort.io.storage.lock import folder_holder, folder_lock
+from cohort.io.storage.room import writing
 
 if TYPE_CHECKING:
     from zarr.storage import StorePath
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+SYNCS = 4
+"""Files of one group that are brought to the disk at a time: each waits for the device, not for us."""
+
+ABSENT = (FileNotFoundError, NotADirectoryError)
+"""What says that a file is not there; any other error says that nobody knows."""
 
 
 class LocalFiles:
@@ -41,20 +51,21 @@ class LocalFiles:
 
     def read(self, name: str) -> bytes:
         """Content of a file. Raises FileNotFoundError."""
-        return (self.root / name).read_bytes()
+        return patiently(partial(_read, f"{self.root}/{name}"))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write beside, sync, rename, sync the folder."""
+        """Write beside, sync, rename, sync the folder. Raises `Unwritable`."""
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            temporary.write_bytes(content)
-            sync(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync(path.parent)
+        with writing(path, len(content)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_bytes(content)
+                sync(temporary)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync(path.parent)
 
     def create(self, name: str, content: bytes) -> None:
         """`write`: the kernel's lock on the folder keeps a second writer out, so nobody else can be first."""
@@ -63,19 +74,13 @@ class LocalFiles:
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None."""
         try:
-            return (self.root / name).stat().st_size
-        except OSError:
+            return patiently((self.root / name).stat).st_size
+        except ABSENT:
             return None
 
     def sizes(self, prefix: str, names: Iterable[str]) -> dict[str, int]:
         """Bytes of those files that are there: one ``stat`` each."""
-        found, folder = {}, self.root / prefix
-        for name in names:
-            try:
-                found[name] = (folder / name).stat().st_size
-            except OSError:
-                continue
-        return found
+        return patiently(partial(_sizes, f"{self.root}/{prefix}", tuple(names)))
 
     def names(self, folder: str) -> list[str]:
         """Names of what lies directly in a folder, sorted."""
@@ -103,22 +108,21 @@ class LocalFiles:
             shutil.rmtree(folder)
 
     def publish(self, prefix: str, files: Mapping[str, bytes], *, durable: bool) -> None:
-        """Write a group beside its place, then rename it there."""
-        staged = self._stage()
+        """Write a group beside its place, then rename it there. Raises `Unwritable`."""
+        size = sum(len(content) for content in files.values())
         folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
-        for folder in sorted(folders - {"."}):
-            (staged / folder).mkdir()
-        for name, content in files.items():
-            (staged / name).write_bytes(content)
-        self.publish_folder(prefix, staged, durable=durable)
+        with writing(self.root / prefix, size), self._staged() as staged:
+            for folder in sorted(folders - {"."}):
+                (staged / folder).mkdir()
+            for name, content in files.items():
+                (staged / name).write_bytes(content)
+            self.publish_folder(prefix, staged, durable=durable)
 
     def publish_folder(self, prefix: str, folder: Path, *, durable: bool) -> None:
         """Sync every file and folder of a group that has to last, then rename it: what has its place is whole."""
         final = self.root / prefix
-        for below, _, files in os.walk(folder) if durable else ():
-            for file in files:
-                sync(Path(below) / file)
-            sync(Path(below))
+        if durable:
+            sync_tree(folder)
         final.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(final)
         if durable:
@@ -126,17 +130,19 @@ class LocalFiles:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """A new empty folder on the store's own file system, so that it can be renamed into place."""
-        folder = self._stage()
+        """A new empty folder on the store's own file system, so that it can be renamed into place. Raises `Unwritable`."""
+        with writing(self.root / "_staging"), self._staged() as folder:
+            yield folder
+
+    @contextmanager
+    def _staged(self) -> Iterator[Path]:
+        folder = self.root / "_staging" / uuid.uuid4().hex
+        folder.mkdir(parents=True)
         try:
             yield folder
         finally:
+            # Also after a write for which there was no room: what it left would take more of it.
             shutil.rmtree(folder, ignore_errors=True)
-
-    def _stage(self) -> Path:
-        folder = self.root / "_staging" / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        return folder
 
     def sweep(self) -> int:
         """Remove staging folders."""
@@ -152,10 +158,8 @@ class LocalFiles:
         return StorePath(LocalStore(self.root / name, read_only=True))
 
     def log(self, name: str) -> Log:
-        """Open a text file to which lines are appended."""
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a", encoding="utf-8")
+        """Open a text file to which lines are appended. It raises `Unwritable`."""
+        return _Lines(self.root / name)
 
     def log_parts(self, name: str) -> list[str]:
         """The one file that holds a log."""
@@ -165,9 +169,59 @@ class LocalFiles:
         """Hold the folder for writing; the operating system frees it if the process dies. Raises `Locked`."""
         return folder_lock(self.root)
 
+    def holder(self) -> str | None:
+        """Who holds the folder; see `lock.folder_holder`."""
+        return folder_holder(self.root)
+
     def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """One after the other: a disk answers at once."""
         return map(function, items)
+
+
+class _Lines:
+    """A text file that grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = path.open("a", encoding="utf-8")
+
+    def write(self, text: str) -> None:
+        with writing(self._path, len(text)):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with writing(self._path):
+            self._stream.flush()
+
+    def close(self) -> None:
+        with writing(self._path):
+            self._stream.close()
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring a folder and all below it to the disk; a file system writes several at once in the time of one or two."""
+    paths = [Path(below) / name for below, _, files in os.walk(folder) for name in (*files, "")]
+    with ThreadPoolExecutor(SYNCS) as pool:
+        for _ in pool.map(sync, paths):
+            pass
+
+
+def _read(path: str) -> bytes:
+    # A text, not a Path: to join and open one takes longer than the system takes to read a record.
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        return file.read()
+
+
+def _sizes(folder: str, names: Iterable[str]) -> dict[str, int]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = os.stat(f"{folder}/{name}").st_size  # noqa: PTH116 - as in `_read`
+        except ABSENT:
+            continue
+    return found
 
 
 def sync(path: Path) -> None:

@@ -18,12 +18,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from cohort.io.storage.backend import Locked, StoreError, Unreachable
+from cohort.io.storage.room import writing
 
 FOLDER = ".lock"
 """Of the store: a file in a folder, a prefix in a bucket."""
+
+LOOK_S = 0.05
+"""Seconds in which somebody who only looks who holds a folder is done."""
 
 TERM_S = 60.0
 """Seconds without a sign of life after which a lease is over; it is renewed four times as often."""
@@ -38,19 +42,45 @@ def folder_lock(root: Path) -> Iterator[None]:
     Locked
         With who holds it, where and since when.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / FOLDER).open("a+") as stream:
+    with writing(root / FOLDER):
+        root.mkdir(parents=True, exist_ok=True)
+        stream = (root / FOLDER).open("a+")
+    with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            _claim_file(stream)
+        except BlockingIOError as error:
             stream.seek(0)
             raise Locked(
                 f"the store {root} is locked by {stream.read().strip() or 'another process'}"
             ) from error
-        stream.truncate(0)
-        stream.write(f"{_who()}\n")
-        stream.flush()
+        with writing(root / FOLDER):
+            stream.truncate(0)
+            stream.write(f"{_who()}\n")
+            stream.flush()
         yield
+
+
+def _claim_file(stream: TextIO) -> None:
+    """Lock a file, or raise BlockingIOError; once more after a moment, for it may have been held by a look (`folder_holder`)."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(LOOK_S)
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def folder_holder(root: Path) -> str | None:
+    """Who holds a folder for writing, or None if nobody does. Nothing is written; nobody waits for this look."""
+    try:
+        stream = (root / FOLDER).open(encoding="utf-8")
+    except OSError:
+        return None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return stream.read().strip() or "another process"
+    return None
 
 
 def _who() -> str:
@@ -169,6 +199,18 @@ class Lease:
             f"the store {self.files.url} is locked by {says['by']}; its last sign of life is {silent:.0f} s old,"
             f" after {says['term_s']:.0f} s of silence the store is free"
         )
+
+    def holder(self) -> str | None:
+        """Who holds the store, or None; by our own clock, because nothing is written for a look."""
+        numbers = self._numbers()
+        try:
+            name = _name(numbers[-1])
+            says, written = json.loads(self.files.read(name)), self.files.modified(name)
+        except (IndexError, FileNotFoundError):
+            return None
+        silent = datetime.now(written.tzinfo) - written
+        over = says.get("released") or _is_dead(says) or silent.total_seconds() > says["term_s"]
+        return None if over else str(says["by"])
 
     def _now(self) -> datetime:
         """Time by the clock of the server, which also dates the signs of life: ours may be a day off."""

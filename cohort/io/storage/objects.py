@@ -215,6 +215,10 @@ class ObjectFiles:
             finally:
                 self._fence = None
 
+    def holder(self) -> str | None:
+        """Who holds the store, or None; see `lock.Lease.holder`."""
+        return lock.Lease(self, term_s=self.term_s).holder()
+
     def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Map, `PARALLEL` at a time, in order."""
         with ThreadPoolExecutor(PARALLEL) as pool:

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cohort import schema
 from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import Files, Log, StoreError
 
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 
 CHECKSUMS = "checksums.json"
 _PAGE = "report/index.html"
+
+FORMULA = ("=", "+", "-", "@")
+"""How text begins that a spreadsheet would compute."""
 
 
 class Papers:
@@ -195,7 +197,7 @@ class Papers:
         """Replace a model: its tables, then ``model.json``, without which it does not count as fitted."""
         self.files.remove(f"models/{name}/model.json")
         contents = {f"{key}.parquet": _parquet(table) for key, table in tables.items()}
-        contents["tidy.csv"] = tables["tidy"].to_csv(index=False).encode("utf-8")
+        contents["tidy.csv"] = _csv(tables["tidy"])
         for file, content in contents.items():
             self.files.write(f"models/{name}/{file}", content)
         listed = {file: _digest(content) for file, content in contents.items()}
@@ -232,6 +234,8 @@ class Papers:
         StoreError
             If the store belongs to another cohort, or was written in a later format.
         """
+        from cohort import schema
+
         found = self.info()
         if found and found["cohort"] != cohort:
             raise StoreError(
@@ -336,3 +340,18 @@ def _read_parquet(content: bytes) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.read_parquet(io.BytesIO(content))
+
+
+def _csv(table: "pd.DataFrame") -> bytes:
+    """A table for spreadsheets, which compute text that begins as a formula does: an apostrophe in front keeps it text."""
+
+    def guarded(cell: object) -> object:
+        if not isinstance(cell, str):
+            return cell
+        line = " ".join(cell.splitlines()).replace("\t", " ")
+        return f"'{line}" if line.lstrip().startswith(FORMULA) else line
+
+    text = {
+        str(name): column.map(guarded) for name, column in table.items() if column.dtype.kind == "O"
+    }
+    return table.assign(**text).to_csv(index=False).encode("utf-8")

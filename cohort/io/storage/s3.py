@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 RETRY_S = 180.0
 """Seconds for which a request is tried again, with growing pauses, before it fails."""
 
+MAX_RETRIES = 10_000
+"""More than fit into `RETRY_S`."""
+
 SILENCE = "60 s"
 """How long a server may say nothing. A transfer as a whole may take long: a shard has 256 MB."""
 
@@ -145,9 +148,9 @@ class _Obstore:
         if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
             config["allow_http"] = "true"  # whoever sets such an endpoint means it
         self.name = name
-        self._store = S3Store(
-            name, config=config, retry_config={"retry_timeout": timedelta(seconds=retry_s)}
-        )
+        # The time alone bounds it: ten retries, the default, are over in two seconds.
+        retries: Any = {"retry_timeout": timedelta(seconds=retry_s), "max_retries": MAX_RETRIES}
+        self._store = S3Store(name, config=config, retry_config=retries)
 
     def get(self, key: str) -> bytes:
         import obstore

@@ -1,0 +1,91 @@
+"""A power cut at any moment leaves no record of what is not on the disk: the order of syncs, renames and records."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cohort import schema
+from cohort.io.storage import disk, group
+from cohort.io.store import Store
+
+AFFINE = np.diag([2.0, 2.5, 3.0, 1.0])
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What was synced, by its inode, and what was renamed, in order; both are still done."""
+    done: list[tuple[str, int, str]] = []
+    fsync, rename, replace = os.fsync, os.rename, os.replace
+
+    def synced(handle: int) -> None:
+        fsync(handle)
+        done.append(("sync", os.fstat(handle).st_ino, ""))
+
+    def moved(way):
+        def move(source, target, **options) -> None:
+            inode = Path(source).stat().st_ino
+            way(source, target, **options)
+            done.append(("rename", inode, str(target)))
+
+        return move
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", moved(rename))
+    monkeypatch.setattr(os, "replace", moved(replace))
+    return done
+
+
+def first(calls, kind: str, path: Path) -> int:
+    """When a file or folder was first synced, or renamed to where it is."""
+    inode = path.stat().st_ino
+    for number, (what, which, _) in enumerate(calls):
+        if what == kind and which == inode:
+            return number
+    raise AssertionError(f"never {kind}: {path.name}")
+
+
+@pytest.mark.parametrize("in_shards", [False, True])
+def test_all_of_a_scan_is_synced_before_its_rename_and_that_before_its_record(
+    tmp_path, calls, monkeypatch, in_shards
+):
+    if in_shards:
+        monkeypatch.setattr(group, "WHOLE_BYTES", 0)
+        monkeypatch.setattr(group, "CHUNK", 4)
+        monkeypatch.setattr(group, "SHARD_BYTES", 600)
+        group._made_metadata.cache_clear()
+    store = Store(tmp_path)
+    data = np.arange(9 * 8 * 11, dtype=np.int16).reshape(9, 8, 11)
+    store.write_scan("a", schema.make_scan(data, AFFINE, image_attrs={"units": "1"}), {"stamp": ""})
+    group._made_metadata.cache_clear()
+    final, record, folder = (tmp_path / "scans" / name for name in ("a.zarr", "a.json", ""))
+    renamed = first(calls, "rename", final)
+    below = [final, *final.rglob("*")]
+    assert len(below) > 12
+    for path in below:
+        assert first(calls, "sync", path) < renamed, path
+    written, named = first(calls, "sync", record), first(calls, "rename", record)
+    folder_syncs = [n for n, call in enumerate(calls) if call[:2] == ("sync", folder.stat().st_ino)]
+    # The folder's own entry for the group, then the record's bytes, its name, and the entry for that.
+    assert any(renamed < n < named for n in folder_syncs)
+    assert renamed < written < named < folder_syncs[-1]
+    assert calls[-1][:2] == ("sync", folder.stat().st_ino)
+
+
+def test_a_sync_that_fails_leaves_no_scan(tmp_path, monkeypatch):
+    store, real, left = Store(tmp_path), disk.sync, [7]
+
+    def failing(path: Path) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(5, "Input/output error")
+        real(path)
+
+    monkeypatch.setattr(disk, "sync", failing)
+    scan = schema.make_scan(np.ones((3, 4, 5), np.int16), AFFINE, image_attrs={"units": "1"})
+    with pytest.raises(OSError, match="Input/output error"):
+        store.write_scan("a", scan, {"stamp": ""})
+    monkeypatch.setattr(disk, "sync", real)
+    assert store.scan_ids() == []
+    assert not (tmp_path / "scans/a.zarr").exists()
