@@ -108,7 +108,7 @@ class Catalog(Part):
 
     cohort: Name = Field(description="the cohort's name")
     sources: Sources = Field(
-        description="a list of folders, files, archives and s3:// URLs; [] for a cohort that is only a table"
+        description="a list of folders, files, archives, s3:// and dicomweb:// URLs; [] for a cohort that is only a table"
     )
     store: str = Field(description="the folder, or s3://bucket/prefix, in which results are kept")
     ids: Literal["token", "keep"] = "token"
@@ -270,7 +270,7 @@ class Catalog(Part):
     def only_scans(self, paths: Iterable[Path]) -> list[Path]:
         """Those of the files found in the sources that are scans, not attached to one."""
         paths = list(paths)
-        attached = self._look_attached({path.parent for path in paths})
+        attached = self.attached_in({path.parent for path in paths})
         return [path for path in paths if Path(os.path.normpath(path)) not in attached]
 
     def orphan_attachments(self, scans: Iterable[Path]) -> list[Path]:
@@ -279,13 +279,15 @@ class Catalog(Part):
         Parameters
         ----------
         scans : iterable of Path
-            Absolute paths of all discovered scans, refused ones too.
+            Absolute paths of all discovered scans, of each its first file; refused ones too.
         """
-        scans = list(scans)
-        expected = {attached for scan in scans for attached in self.attachments(scan).values()}
-        return sorted(self._look_attached({scan.parent for scan in scans}) - expected)
+        folders, expected = set[Path](), set[Path]()
+        for scan in scans:
+            folders.add(scan.parent)
+            expected.update(self.attachments(scan).values())
+        return sorted(self.attached_in(folders) - expected)
 
-    def _look_attached(self, folders: Iterable[Path]) -> set[Path]:
+    def attached_in(self, folders: Iterable[Path]) -> set[Path]:
         """Files that a template names for scans of any name in `folders`."""
         filled = {
             str(self._fill(text, folder, "\0"))

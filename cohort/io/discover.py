@@ -1,7 +1,8 @@
 """What there is to ingest: files under the sources, grouped into series with an identity and a subject.
 
 Only headers are parsed; the bytes are read once, for the digest. An unchanged tree costs one ``stat`` a file:
-size, mtime, ctime and inode are the key of a private cache, for an object in a bucket size, ETag and time.
+size, mtime, ctime and inode are the key of a private cache, for an object in a bucket size, ETag and time, for a series on a DICOM
+node what the node lists of it.
 """
 
 import hashlib
@@ -71,7 +72,7 @@ def discover(
     Parameters
     ----------
     sources : sequence of Path
-        Folders, walked without following links inside them, single files, archives, or places in buckets as
+        Folders, walked without following links inside them, single files, archives, places in buckets or DICOM nodes as
         `places.from_url` names them.
     subject : str, optional
         Pattern with the named groups ``subject`` and, if there are sessions, ``session``; searched in the path
@@ -96,6 +97,8 @@ def discover(
     ------
     SourceError
         If a source does not exist or cannot be read.
+    NodeAway
+        If a DICOM node stops answering; what was read of it is remembered.
     """
     finder = _Finder(subject)
     result = Discovery()
@@ -205,11 +208,11 @@ def _digest(path: Path, known: FileCache) -> str:
     return entry.digest
 
 
-def _nifti_series(index: Index, finder: _Finder) -> Iterator[Series]:
-    stems: Counter[str] = Counter()
+def _pass_over_copies(index: Index, finder: _Finder) -> None:
+    """Take out images that lie under the same name with the same bytes, and of the same subject, in another source."""
     seen: set[tuple[object, ...]] = set()
     copies = []
-    for row in index.niftis():
+    for row in index.niftis() if index.has_alike() else ():
         mark = (
             row.relative,
             row.digest,
@@ -218,11 +221,14 @@ def _nifti_series(index: Index, finder: _Finder) -> Iterator[Series]:
         )
         if mark in seen:
             copies.append(row)
-        else:
-            seen.add(mark)
-            stems[_stem(row.relative)] += 1
+        seen.add(mark)
     for row in copies:
         index.pass_over(row, COPY)
+
+
+def _nifti_series(index: Index, finder: _Finder) -> Iterator[Series]:
+    _pass_over_copies(index, finder)
+    stems = Counter(_stem(relative) for relative in index.nifti_names())
     for row in index.niftis():
         stem = _stem(row.relative)
         name = stem if stems[stem] == 1 else row.relative

@@ -59,8 +59,8 @@ def is_fit(checks: Sequence[Check]) -> bool:
     return all(check.passed for check in checks if check.needed)
 
 
-def render(checks: Sequence[Check]) -> str:
-    """The checks as lines of text, the verdict last."""
+def render(checks: Sequence[Check], *, use: str = "store") -> str:
+    """The checks as lines of text, the verdict last: whether the place is fit for this use."""
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
@@ -69,12 +69,12 @@ def render(checks: Sequence[Check]) -> str:
         if not check.passed:
             lines.append(f"{'':6}{'':<{width}}  -> {check.otherwise}")
     failed = [check.name for check in checks if check.needed and not check.passed]
-    verdict = f"not fit for a store: {', '.join(failed)}" if failed else "fit for a store"
+    verdict = f"not fit for a {use}: {', '.join(failed)}" if failed else f"fit for a {use}"
     return "\n".join([*lines, verdict])
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """How to make a `Check`: `run` gives whether it passed and what was found."""
 
     name: str
@@ -102,15 +102,15 @@ class _Bucket:
 
     def checks(self) -> list[Check]:
         trials = [
-            _Trial("write and read", self._write, "nothing works: look at endpoint, key and rights"),
-            _Trial("list after write", self._list, "a scan just written is not found; locks fail"),
-            _Trial("range", self._range, "a part of a large scan cannot be read"),
-            _Trial("suffix range", self._suffix, "a part of a large scan cannot be read: its index is at the end"),
-            _Trial("create only if absent", self._create, "two runs at once mix: there is no lock"),
-            _Trial("several parts", self._parts, "large scans cannot be written"),
-            _Trial("times", self._times, "the lock of a process that died stays for ever"),
-            _Trial("delete", self._delete, "what is replaced or withdrawn stays"),
-            _Trial(
+            Trial("write and read", self._write, "nothing works: look at endpoint, key and rights"),
+            Trial("list after write", self._list, "a scan just written is not found; locks fail"),
+            Trial("range", self._range, "a part of a large scan cannot be read"),
+            Trial("suffix range", self._suffix, "a part of a large scan cannot be read: its index is at the end"),
+            Trial("create only if absent", self._create, "two runs at once mix: there is no lock"),
+            Trial("several parts", self._parts, "large scans cannot be written"),
+            Trial("times", self._times, "the lock of a process that died stays for ever"),
+            Trial("delete", self._delete, "what is replaced or withdrawn stays"),
+            Trial(
                 "replace only if unchanged",
                 self._replace,
                 "cohort does without; programs that count on it do not",
@@ -213,15 +213,13 @@ class _Folder:
 
     def checks(self) -> list[Check]:
         trials = [
-            _Trial(
-                "write and read", self._write, "nothing works: look at the rights of the folder"
-            ),
-            _Trial("create only if absent", self._create, "two runs at once may mix"),
-            _Trial("lock", self._lock, "two runs at once mix: there is no lock"),
-            _Trial("sync", self._sync, "a power cut loses what was reported as written"),
-            _Trial("rename", self._rename, "a reader may see half a file"),
-            _Trial("free space", self._space, "writing stops when the disk is full", needed=False),
-            _Trial("free files", self._files, "writing stops when no file is left", needed=False),
+            Trial("write and read", self._write, "nothing works: look at the rights of the folder"),
+            Trial("create only if absent", self._create, "two runs at once may mix"),
+            Trial("lock", self._lock, "two runs at once mix: there is no lock"),
+            Trial("sync", self._sync, "a power cut loses what was reported as written"),
+            Trial("rename", self._rename, "a reader may see half a file"),
+            Trial("free space", self._space, "writing stops when the disk is full", needed=False),
+            Trial("free files", self._files, "writing stops when no file is left", needed=False),
         ]
         checks: list[Check] = []
         try:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic_core import ErrorDetails
 
 from cohort import expression
-from cohort.io.sources.buckets import from_url
+from cohort.io.sources.places import from_url
 
 
 def _check_name(text: str) -> str:

@@ -122,7 +122,7 @@ def _dicom(stream: BinaryIO, path: Path, known: str = "") -> Entry:
     if not headers:
         return Entry(reason=NOT_IMAGE)
     first = headers[0]
-    if reason := _no_image(first):
+    if reason := no_image(first["sop_class"], rows=first["rows"]):
         return Entry(reason=reason)
     # What lacks only its pixels still names its series, whose reader refuses it.
     if not first["rows"]:
@@ -152,13 +152,13 @@ def _parts(
     return tuple((key, tuple(frames)) for key, frames in numbers.items())
 
 
-def _no_image(header: dicom_header.Header) -> str | None:
-    """Why a DICOM file holds no image; None if it should."""
-    if header["sop_class"] == dicom_header.DIRECTORY:
+def no_image(sop_class: str, *, rows: int) -> str | None:
+    """Why what has this SOP class and so many rows holds no image; None if it should hold one."""
+    if sop_class == dicom_header.DIRECTORY:
         return "DICOMDIR"
     images = dicom_header.SINGLE_FRAME + dicom_header.MULTI_FRAME
-    if header["sop_class"] in images or header["rows"]:
+    if sop_class in images or rows:
         return None
     # The dictionary's name, never what the file wrote: not in a warning either.
-    uid = UID(header["sop_class"], validation_mode=IGNORE)
+    uid = UID(sop_class, validation_mode=IGNORE)
     return f"no pixels ({uid.name})" if uid.name != uid else "no pixels"

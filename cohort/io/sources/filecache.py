@@ -129,6 +129,27 @@ class FileCache:
             (os.fsencode(path), state_key(state), _text(entry)),
         )
 
+    def gone(self) -> Iterator[tuple[Path, int]]:
+        """Files of this machine that are remembered and no more there, with the bytes of what is remembered."""
+        rows = "SELECT path, length(path) + length(state) + length(entry) FROM files ORDER BY path"
+        for name, size in self._database.execute(rows).fetchall():
+            path = Path(os.fsdecode(name))
+            # A member lies in an archive, which is a file; an object in a bucket is not asked for.
+            if path.is_absolute() and not any(p.is_file() for p in (path, *path.parents)):
+                yield path, size
+
+    def forget(self, paths: Iterable[Path]) -> int:
+        """Take files out for good, so that not even the bytes of the cache hold them; how many there were."""
+        gone = 0
+        self._database.execute("PRAGMA secure_delete = ON")
+        for path in paths:
+            query = "DELETE FROM files WHERE path = ?"
+            gone += self._database.execute(query, (os.fsencode(path),)).rowcount
+        self.commit()
+        if gone:
+            self._database.execute("VACUUM")
+        return gone
+
     def put_archive(self, path: Path, state: State, members: Iterable[tuple[str, Entry]]) -> Entry:
         """Take the members of an archive, all of them or none.
 

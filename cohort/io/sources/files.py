@@ -1,4 +1,4 @@
-"""Every file under the sources with what is in it: folders, archives and buckets. An unchanged file costs one ``stat``."""
+"""Every file under the sources with what is in it: folders, archives, buckets, DICOM nodes. An unchanged file costs one ``stat``."""
 
 import os
 import stat
@@ -11,9 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from cohort.io.patience import patiently
 from cohort.io.sources import archives, content
 from cohort.io.sources.archive_limits import LINK, NOT_REGULAR
 from cohort.io.sources.buckets import Bucket, Object, is_object, key_of
+from cohort.io.sources.dicomweb import address, listing, retrieve
+from cohort.io.sources.dicomweb.node import BadAnswer, Node, NodeAway
 from cohort.io.sources.filecache import ARCHIVE, UNREADABLE, Entry, FileCache, State
 
 _LOCAL, _REMOTE = (4, 16), (16, 1)
@@ -29,7 +32,7 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A file or an object that was met on the way, and why it is not to be looked into."""
+    """A file, an object or a series on a node that was met on the way, and why it is not to be looked into."""
 
     path: Path
     relative: str
@@ -37,6 +40,7 @@ class _Item:
     reason: str | None = None
     bucket: Bucket | None = None
     found: Object | None = None
+    node: Node | None = None
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
@@ -49,12 +53,14 @@ class _Item:
                 yield stream
 
     def look(self) -> Entry:
-        """What is in it."""
+        """What is in it; of an archive and of a series on a node, only that it is one."""
         if self.reason:
             return Entry(reason=self.reason)
+        if self.node is not None:
+            return Entry(kind=ARCHIVE)
         try:
             if self.bucket is None:
-                return content.look(self.path)
+                return patiently(lambda: content.look(self.path))
             with self.opened() as stream:
                 return content.look_at(stream, self.path)
         except OSError:
@@ -69,7 +75,7 @@ def examined(
     Parameters
     ----------
     sources : sequence of Path
-        Folders, single files, archives, and buckets or prefixes in them.
+        Folders, single files, archives, buckets or prefixes in them, DICOM nodes.
     known : FileCache
         What earlier walks have seen; updated.
     rehash : bool
@@ -81,17 +87,19 @@ def examined(
     relative : str
         POSIX path under its source.
     entry : Entry
-        An archive is not given, but each of its members. A file under two sources is given twice.
+        An archive is not given, but each of its members; nor is a series on a node, unless it cannot be had. A file
+        under two sources is given twice.
 
     Raises
     ------
     SourceError
         If a source does not exist or cannot be read.
+    NodeAway
+        If a DICOM node stops answering. What was read of it is remembered.
     """
     for source in dict.fromkeys(sources):
-        remote = is_object(source)
-        items = _bucket_items(source) if remote else _local_items(source)
-        workers, share = _REMOTE if remote else _LOCAL
+        items = _items(source)
+        workers, share = _REMOTE if is_object(source) else _LOCAL
         with ThreadPoolExecutor(workers) as pool:
             while batch := list(islice(items, _BATCH)):
                 entries = [None if rehash else known.get(i.path, i.state) for i in batch]
@@ -131,6 +139,10 @@ def _members(item: _Item, known: FileCache, *, read: bool) -> Iterator[tuple[Pat
     if read:
         try:
             entry = _read_archive(item, known)
+        except NodeAway:
+            raise  # it is nothing of this series, and the next would meet it too
+        except BadAnswer as error:
+            entry = Entry(reason=UNREADABLE, refusal=_no_use(error))
         except OSError:
             entry = Entry(reason=UNREADABLE)
         if entry.kind != ARCHIVE:
@@ -145,6 +157,8 @@ def _members(item: _Item, known: FileCache, *, read: bool) -> Iterator[tuple[Pat
 
 
 def _read_archive(item: _Item, known: FileCache) -> Entry:
+    if item.node is not None:
+        return known.put_archive(item.path, item.state, retrieve.members(item.node, item.path))
     with item.opened() as stream, tempfile.TemporaryFile() as copy:
         if item.bucket is not None:  # an archive is read back and forth
             for block in iter(lambda: stream.read(1 << 20), b""):
@@ -161,6 +175,12 @@ def _member(member: archives.Member, archive: Path) -> Entry:
         return Entry(reason=member.reason)
     entry = content.look_at(member.stream, archive / member.label)
     return Entry(reason=content.NESTED) if entry.kind == ARCHIVE else entry
+
+
+def _items(source: Path) -> Iterator[_Item]:
+    if address.is_node(source):
+        return _node_items(source)
+    return _bucket_items(source) if is_object(source) else _local_items(source)
 
 
 def _local_items(source: Path) -> Iterator[_Item]:
@@ -193,7 +213,7 @@ def _local_items(source: Path) -> Iterator[_Item]:
 def _local_item(entry: "os.DirEntry[str]", start: int) -> _Item:
     path, relative = Path(entry.path), entry.path[start:]
     try:
-        state = entry.stat(follow_symlinks=False)
+        state = patiently(lambda: entry.stat(follow_symlinks=False))
     except OSError:
         return _Item(path, relative, reason=UNREADABLE)
     if stat.S_ISREG(state.st_mode):
@@ -219,6 +239,23 @@ def _bucket_items(source: Path) -> Iterator[_Item]:
             yield _Item(source, source.name, one.state, bucket=bucket, found=one)
     except OSError as error:
         raise _cannot_be_read(source, error) from error
+
+
+def _node_items(source: Path) -> Iterator[_Item]:
+    """Series that a node lists."""
+    node = Node(address.of(source))
+    try:
+        listed = listing.all_series(node)
+    except BadAnswer as error:
+        raise _cannot_be_read(source, error) from error
+    for one in listed:
+        path = node.address.series_path(one.study, one.series)
+        yield _Item(path, "/".join(address.below_root(path)), one.state, node=node)
+
+
+def _no_use(error: BadAnswer) -> tuple[str, str, str]:
+    fix = "the next call asks again; `cohort doctor` tells what works on a node"
+    return "WEB-SERIES", f"a DICOM node does not give {{0}}: {error}", fix
 
 
 def _cannot_be_read(source: Path, error: OSError) -> SourceError:

@@ -168,6 +168,19 @@ class Index:
         row = self._rows("SELECT count(*), total(matched) FROM files WHERE kind != ''").fetchone()
         return row[0], int(row[1])
 
+    def has_alike(self) -> bool:
+        """Whether two NIfTI images have one name below their sources and one content."""
+        row = self._rows(
+            "SELECT 1 FROM files WHERE kind = 'nifti' GROUP BY relative, digest, voxels_digest "
+            "HAVING count(*) > 1 LIMIT 1"
+        ).fetchone()
+        return row is not None
+
+    def nifti_names(self) -> Iterator[str]:
+        """Names of NIfTI images below their sources."""
+        rows = self._rows("SELECT relative FROM files WHERE kind = 'nifti'")
+        return (os.fsdecode(relative) for (relative,) in rows)
+
     def niftis(self) -> Iterator[Row]:
         """NIfTI images in the order of their paths."""
         for path, relative, digest, voxels, voxels_digest in self._rows(

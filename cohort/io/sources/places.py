@@ -1,8 +1,8 @@
 """Places where sources lie beyond plain folders, and local copies of what lies there.
 
 A file is named by a path: ``/data/a/b.dcm`` in a folder, ``/data/study.zip/series/1.dcm`` in an archive that is a file,
-``s3:/bucket/key`` in a bucket, for the URL ``s3://bucket/key``; an archive may lie in a bucket. Readers see plain local files only:
-`local` copies the others under names of its own.
+``s3:/bucket/key`` in a bucket, for the URL ``s3://bucket/key``, ``dicomweb:/host/root/studies/...`` on a DICOM node; an archive may lie
+in a bucket. Readers see plain local files only: `local` copies the others under names of its own.
 """
 
 import os
@@ -12,15 +12,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from errno import ENOENT
+from errno import ENOENT, ESTALE
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 from cohort.io.sources import archives, buckets
-from cohort.io.sources.buckets import UrlError, from_url, is_object
+from cohort.io.sources.buckets import UrlError, is_object
+from cohort.io.sources.dicomweb import address
+from cohort.io.sources.dicomweb.address import is_node
+from cohort.provenance import file_digest
 
-__all__ = ["UrlError", "check", "from_url", "is_object", "local", "opened"]
+__all__ = ["UrlError", "check", "from_url", "is_node", "is_object", "local", "opened"]
 
 _SUFFIXES = (".hdr", ".hdr.gz", ".img", ".img.gz")
 """Files of one image that find each other by their names."""
@@ -31,6 +34,25 @@ _LOOK, _RANGE = 1 << 16, 4 << 20
 _WORKERS = 8
 
 
+def from_url(url: str) -> Path:
+    """Path that names what a URL leads to: a bucket or what lies in it, or a DICOM node.
+
+    Raises
+    ------
+    UrlError
+        For anything else; see `buckets.from_url` and `dicomweb.address.from_url`.
+    """
+    if address.is_url(url):
+        return address.from_url(url)
+    try:
+        return buckets.from_url(url)
+    except UrlError as error:
+        if url.startswith(("http://", "https://")):
+            hint = "; a DICOM node is dicomweb://host:port/root, with TLS dicomweb+https://"
+            raise UrlError(f"{error}{hint}") from None
+        raise
+
+
 def check(path: Path) -> None:
     """See that a source is there and can be read, at the cost of one request.
 
@@ -39,6 +61,11 @@ def check(path: Path) -> None:
     OSError
         FileNotFoundError if there is nothing.
     """
+    if is_node(path):
+        from cohort.io.sources.dicomweb.node import Node
+
+        Node(address.of(path)).listed("studies", [("limit", "1")])
+        return
     if not is_object(path):
         (os.scandir(path) if path.is_dir() else path.open("rb")).close()
         return
@@ -50,8 +77,8 @@ def check(path: Path) -> None:
 def opened(path: Path) -> BinaryIO:
     """Open a file of any place for reading.
 
-    An object is read in ranges, so that a look at its beginning costs one small request. A member of an archive is
-    copied first: of a zip itself only, of a tar everything before it is walked through.
+    An object is read in ranges, so that a look at its beginning costs one small request. A member of an archive and an instance
+    on a node are copied first: of a zip itself only, of a tar everything before it is walked through.
 
     Raises
     ------
@@ -60,7 +87,7 @@ def opened(path: Path) -> BinaryIO:
     Refused
         If the archive is damaged; see `archives.members`.
     """
-    if _archive(path) is None:
+    if not is_node(path) and _archive(path) is None:
         return _ranged(path, _LOOK) if is_object(path) else path.open("rb")
     with local([path]) as (copy,):
         # On POSIX an open file outlives its name.
@@ -68,13 +95,15 @@ def opened(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def local(files: Sequence[Path]) -> Iterator[list[Path]]:
+def local(files: Sequence[Path], *, digests: Sequence[str] = ()) -> Iterator[list[Path]]:
     """Give local files for the time of a ``with``.
 
     Parameters
     ----------
     files : sequence of Path
         Of one series: each archive is opened once, read forwards, and left after the last member that is wanted.
+    digests : sequence of str, optional
+        SHA-256 of each: a copy has to have it, because what is far away may be another by now.
 
     Yields
     ------
@@ -85,15 +114,17 @@ def local(files: Sequence[Path]) -> Iterator[list[Path]]:
     Raises
     ------
     OSError
-        FileNotFoundError if an object or a member is not there.
+        FileNotFoundError if an object or a member is not there; ESTALE if a copy has another digest.
     Refused
         If an archive is damaged; see `archives.members`.
     """
     # Files of one folder lie in the same archive or in none.
     one_each = {path.parent: path for path in files}
-    archive_of = {folder: _archive(path) for folder, path in one_each.items()}
+    archive_of = {f: None if is_node(path) else _archive(path) for f, path in one_each.items()}
     elsewhere = [
-        path for path in dict.fromkeys(files) if is_object(path) or archive_of[path.parent]
+        path
+        for path in dict.fromkeys(files)
+        if is_object(path) or is_node(path) or archive_of[path.parent]
     ]
     if not elsewhere:
         yield list(files)
@@ -102,14 +133,26 @@ def local(files: Sequence[Path]) -> Iterator[list[Path]]:
         copies = {path: Path(folder, name) for path, name in _names(elsewhere).items()}
         objects: dict[Path, Path] = {}
         members: defaultdict[Path, dict[str, Path]] = defaultdict(dict)
+        instances: defaultdict[Path, dict[str, Path]] = defaultdict(dict)
         for path, copy in copies.items():
-            if archive := archive_of[path.parent]:
+            if is_node(path):
+                series, name = _instance(path)
+                instances[series][name] = copy
+            elif archive := archive_of[path.parent]:
                 members[archive][path.relative_to(archive).as_posix()] = copy
             else:
                 objects[path] = copy
         _fetch(objects)
         for archive, wanted in members.items():
             _unpack(archive, wanted)
+        for series, wanted in instances.items():
+            _retrieve(series, wanted)
+        for path, expected in zip(files, digests, strict=bool(digests)):
+            if path in copies and file_digest(copies[path]) != expected:
+                raise OSError(
+                    ESTALE,
+                    "it changed after it was indexed; call again, with --rehash if it stays so",
+                )
         yield [copies.get(path, path) for path in files]
 
 
@@ -135,6 +178,23 @@ def _archive(path: Path) -> Path | None:
         if not found.is_file():
             return None
     return None if found == path else found
+
+
+def _retrieve(series: Path, wanted: dict[str, Path]) -> None:
+    """Copy instances of a series on a node to the files that `wanted` names."""
+    # Only whoever reads from a node needs what knows DICOM.
+    from cohort.io.sources.dicomweb.node import Node
+    from cohort.io.sources.dicomweb.retrieve import fetch
+
+    fetch(Node(address.of(series)), series, wanted)
+
+
+def _instance(path: Path) -> tuple[Path, str]:
+    """Series and name of an instance on a node."""
+    found = address.series_of(path)
+    if found is None:
+        raise FileNotFoundError(ENOENT, "this names no instance on a DICOM node")
+    return found
 
 
 def _ranged(path: Path, size: int) -> BinaryIO:
