@@ -123,6 +123,9 @@ def read_series(
 def _slices(path: Path, wanted: Frames) -> list[Header]:
     with path.open("rb") as stream:
         headers = read_slices(stream, path) or []
+    if headers and headers[0]["problem"] and not headers[0]["pixel_offset"]:
+        code, what, fix = headers[0]["problem"]
+        raise Refused(code, what, fix=fix, files=[path])
     if not headers or not all(headers[0][k] for k in ("rows", "columns", "pixel_offset")):
         raise Refused(
             "DCM-HEADER",

@@ -20,15 +20,14 @@ from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
 
 from cohort.io.refusal import Refused
+from cohort.io.slices.elements import Counted
+from cohort.io.slices.skim import NotPlainError, skim
 
 # What pydicom says of a damaged header quotes it, names and all: it must reach no log.
 logging.getLogger("pydicom").propagate = False
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
-
-UNDEFINED = 0xFFFFFFFF
-"""Length of an element whose end is marked, not told: compressed pixels."""
 
 INFLATED_BYTES = 1 << 30
 """A deflated file may always grow to this size ..."""
@@ -40,7 +39,7 @@ _ELEMENT_BYTES = 64 << 20
 """A longer element is no header; its value is left out."""
 
 _MOST_ELEMENTS = 100_000
-"""Zeros, of which damaged disks and bombs are full, are elements without a value."""
+"""Before the pixels, without those in sequences (`elements.MOST_ELEMENTS`)."""
 
 _FIRST_VRS = frozenset(b"UL UI CS OB DA TM SH LO ST".split())
 """What a file without preamble begins with."""
@@ -50,7 +49,10 @@ _TRANSFER_SYNTAX, _MEDIA_CLASS = 0x00020010, 0x00020002
 _CHARACTER_SET = 0x00080005
 _CHARACTER_SETS_BYTES = 1024
 
-_FLOAT_PIXELS, _PIXELS = 0x7FE00008, 0x7FE00010
+_FLOATS, _PIXELS = (0x7FE00008, 0x7FE00009), 0x7FE00010
+_TO_PIXELS = range(_FLOATS[0], _PIXELS + 1)
+_GROUP_2 = 0x00020000
+_AFTER_META = range(_GROUP_2 + 0x10000, 1 << 32)
 
 _HEAD = 1 << 16
 """Bytes read at once."""
@@ -75,6 +77,8 @@ class Parsed:
         Whether somebody says how the data set is encoded; otherwise that is guessed from its first element.
     pixel_offset, pixel_bytes : int
         Of the value of PixelData; 0 if there is none. In a deflated file the offset counts inflated bytes.
+    are_floats : bool
+        Whether the pixels are FloatPixelData or DoubleFloatPixelData.
     """
 
     elements: dict[int, RawDataElement | DataElement]
@@ -83,6 +87,7 @@ class Parsed:
     has_meta: bool
     pixel_offset: int
     pixel_bytes: int
+    are_floats: bool = False
 
 
 def is_dicom(head: bytes) -> bool:
@@ -133,7 +138,9 @@ def parse(stream: BinaryIO, path: Path, *, tags: Sequence[int] | None = None) ->
     head = stream.read(_HEAD)
     if not is_dicom(head):
         return None
-    # Most headers fit in here, and memory is read faster than a file; a cut header makes pydicom raise anything.
+    # Most headers are plain, most fit in here; a cut one makes pydicom raise anything.
+    with suppress(NotPlainError):
+        return _plain(head, tags)
     with suppress(Exception):
         parsed = _parse(BytesIO(head), path, tags)
         if parsed.pixel_offset:
@@ -142,21 +149,64 @@ def parse(stream: BinaryIO, path: Path, *, tags: Sequence[int] | None = None) ->
     return _parse(stream, path, tags)
 
 
+def _plain(head: bytes, tags: Sequence[int] | None) -> Parsed:
+    """`_parse` for a file whose plain header lies in `head`. Raises `NotPlainError`."""
+    meta = skim(head, _start(head), implicit=False, stop=_AFTER_META)
+    syntax, sop_class = (_uid(meta.elements.get(tag)) for tag in (_TRANSFER_SYNTAX, _MEDIA_CLASS))
+    encoding = _encoding(head[meta.place : meta.place + 6], syntax)
+    if (
+        syntax == DEFLATED
+        or encoding == BIG_ENDIAN
+        or min(meta.elements, default=_GROUP_2) < _GROUP_2
+    ):
+        raise NotPlainError
+    wanted = None if tags is None else {_CHARACTER_SET, *tags}
+    found = skim(head, meta.place, implicit=encoding == IMPLICIT, stop=_TO_PIXELS, tags=wanted)
+    character_set = found.elements.get(_CHARACTER_SET)
+    if (
+        found.tag != _PIXELS
+        or (found.vr is None and encoding == EXPLICIT)
+        or (character_set and not 0 < character_set.length <= _CHARACTER_SETS_BYTES)
+    ):
+        raise NotPlainError
+    elements = cast(dict[int, RawDataElement | DataElement], found.elements)
+    return Parsed(
+        elements, syntax or encoding, sop_class, bool(syntax), found.value_at, found.length
+    )
+
+
+def _start(head: bytes) -> int:
+    """Where the file meta information begins, or without it the data set."""
+    return 132 if head[128:132] == b"DICM" else 0
+
+
+def _encoding(first: bytes, syntax: str) -> str:
+    """How a data set is encoded that begins with `first`, one of the syntaxes that are not compressed."""
+    if syntax == BIG_ENDIAN or (not syntax and first[:1] == b"\0"):
+        return BIG_ENDIAN
+    return EXPLICIT if first[4:6].isalpha() and first[4:6].isupper() else IMPLICIT
+
+
 def _parse(stream: BinaryIO, path: Path, tags: Sequence[int] | None) -> Parsed:
-    stream.seek(132 if stream.read(132)[128:] == b"DICM" else 0)
+    stream.seek(_start(stream.read(132)))
     meta = {int(e.tag): e for e in _elements(stream, EXPLICIT, _after_meta)}
     syntax, sop_class = (_uid(meta.get(tag)) for tag in (_TRANSFER_SYNTAX, _MEDIA_CLASS))
-    data = cast(BinaryIO, _Inflated(stream, path)) if syntax == DEFLATED else stream
+    whole = cast(BinaryIO, _Inflated(stream, path)) if syntax == DEFLATED else stream
+    data = cast(BinaryIO, Counted(whole))
     start = data.tell()
     first = data.read(6)
     data.seek(start)
-    encoding = EXPLICIT if first[4:6].isalpha() and first[4:6].isupper() else IMPLICIT
-    if syntax == BIG_ENDIAN or (not syntax and first[:1] == b"\0"):
-        encoding = BIG_ENDIAN
+    encoding = _encoding(first, syntax)
     at_pixels = _AtPixels(data)
     elements = {int(e.tag): e for e in _data_elements(data, encoding, at_pixels, tags)}
     return Parsed(
-        elements, syntax or encoding, sop_class, bool(syntax), at_pixels.offset, at_pixels.length
+        elements,
+        syntax or encoding,
+        sop_class,
+        bool(syntax),
+        at_pixels.offset,
+        at_pixels.length,
+        at_pixels.are_floats,
     )
 
 
@@ -165,7 +215,7 @@ def open_data(path: Path, syntax: str) -> BinaryIO:
     if syntax != DEFLATED:
         return path.open("rb")
     stream = BytesIO(path.read_bytes())
-    stream.seek(132 if stream.read(132)[128:] == b"DICM" else 0)
+    stream.seek(_start(stream.read(132)))
     deque(_elements(stream, EXPLICIT, _after_meta), maxlen=0)
     return cast(BinaryIO, _Inflated(stream, path))
 
@@ -223,6 +273,7 @@ class _AtPixels:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.offset = self.length = self._seen = 0
+        self.are_floats = False
         self._character_set: tuple[int, str | None, int] | None = None
 
     def taken(self) -> tuple[int, str | None, int] | None:
@@ -241,7 +292,8 @@ class _AtPixels:
             return True
         if number == _PIXELS:
             self.offset, self.length = self._stream.tell(), length
-        return _FLOAT_PIXELS <= number <= _PIXELS
+        self.are_floats = number in _FLOATS
+        return number in _TO_PIXELS
 
 
 class _Inflated(RawIOBase):

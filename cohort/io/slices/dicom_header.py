@@ -156,6 +156,7 @@ def read_slices(stream: BinaryIO, path: Path) -> list[Header] | None:
             return None
         whole = _header(parsed.elements, parsed)
         try:
+            _check_integers(parsed)
             if is_enhanced(whole, parsed.elements):
                 return _frames(whole, parsed, stream, path)
             return _tiles(whole, parsed.elements, stream, path) or [_checked(whole)]
@@ -174,6 +175,16 @@ def read_slices(stream: BinaryIO, path: Path) -> list[Header] | None:
             fix="copy the file again from its source.",
             files=[path],
         ) from None
+
+
+def _check_integers(parsed: Parsed) -> None:
+    """Refuse pixels that are no integers: nothing here reads them, and no rescale applies to them."""
+    if parsed.are_floats:
+        raise Refused(
+            "DCM-FLOAT",
+            "the pixels are FloatPixelData or DoubleFloatPixelData, expected integers, in {0}",
+            fix="export the series with integer pixels and a rescale.",
+        )
 
 
 def is_enhanced(header: Header, root: Elements) -> bool:

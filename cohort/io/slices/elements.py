@@ -6,8 +6,9 @@ A tag that is absent, empty or malformed gives an empty answer; what to do about
 import math
 import struct
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from io import BytesIO
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
@@ -29,7 +30,34 @@ _PRIVATE = {0x0019100A: "US", 0x2005100D: "FL", 0x2005100E: "FL"}
 
 _CHARACTER_SET = 0x00080005
 
+MOST_ELEMENTS = 2_000_000
+"""Of a header, those in sequences among them; ten thousand frames with all that is said of each have half as many."""
+
+MOST_ZEROS = 1000
+"""Elements in a row of which all is zero. One has no meaning; damaged disks and bombs are full of them."""
+
+_ZEROS = bytes(8)
+"""As many bytes as pydicom reads of an element, or an item, before anything else of it."""
+
 _PADDING = " \t\r\n\0"
+
+
+class Counted:
+    """A stream for pydicom that ends a header which does not end: it counts elements, however deep, by how they are read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._read, self.seek, self.tell = stream.read, stream.seek, stream.tell
+        self._seen = self._zeros = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read from the stream. Raises ValueError at one element too many."""
+        found = self._read(size)
+        if size == len(_ZEROS):
+            self._seen += 1
+            self._zeros = self._zeros + 1 if found == _ZEROS else 0
+            if self._seen > MOST_ELEMENTS or self._zeros > MOST_ZEROS:
+                raise ValueError("a header without end")
+        return found
 
 
 def element(elements: Elements, key: Key) -> RawDataElement | DataElement | None:
@@ -126,7 +154,8 @@ def _is_sequence(item: RawDataElement | DataElement) -> bool:
 
 
 def _items(value: bytes, is_implicit: bool, is_little_endian: bool) -> list[Dataset]:  # noqa: FBT001
-    found = read_sequence(BytesIO(value), is_implicit, is_little_endian, len(value), "iso8859")
+    stream = cast(BinaryIO, Counted(BytesIO(value)))
+    found = read_sequence(stream, is_implicit, is_little_endian, len(value), "iso8859")
     return list(found)
 
 
@@ -142,13 +171,20 @@ def _converted_values(item: DataElement) -> list[str] | list[float]:
 def _raw_values(elements: Elements, item: RawDataElement) -> list[str] | list[float]:
     raw, vr = item.value or b"", item.VR
     if vr is None or vr == "UN":
-        vr = dictionary_VR(item.tag) if dictionary_has_tag(item.tag) else _PRIVATE.get(item.tag, "")
+        vr = _usual_vr(int(item.tag))
     code = _BINARY.get(vr[:2])
     if code:
         n = len(raw) // struct.calcsize(code)
         form = f"{'<' if item.is_little_endian else '>'}{n}{code}"
         return [float(value) for value in struct.unpack_from(form, raw)]
     return [part.strip(_PADDING) for part in _decoded(elements, raw).split("\\")]
+
+
+# A file in implicit VR tells none; the dictionary's keys are slow to compare, and the tags that are asked for are few.
+@lru_cache(maxsize=1024)
+def _usual_vr(tag: int) -> str:
+    """VR of an element by the dictionary, "" if it does not know it."""
+    return dictionary_VR(tag) if dictionary_has_tag(tag) else _PRIVATE.get(tag, "")
 
 
 def _decoded(elements: Elements, raw: bytes) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from pydicom.encaps import get_frame
@@ -18,10 +18,10 @@ from cohort.io.slices.dicom_file import (
     DEFLATED,
     EXPLICIT,
     IMPLICIT,
-    UNDEFINED,
     open_data,
 )
 from cohort.io.slices.dicom_header import Header
+from cohort.io.slices.skim import UNDEFINED
 
 _NATIVE: dict[str, Literal["<", ">"]] = {
     IMPLICIT: "<",
@@ -152,8 +152,7 @@ def decode_frame(path: Path, header: Header) -> np.ndarray:
                 fix="store the series uncompressed, for example with dcmconv or gdcmconv.",
                 files=[path],
             )
-        # raw: stored values, no conversion of colours.
-        return np.asarray(pixel_array(path, index=number, raw=True))
+        return _by_pydicom(path, header, number)
     # Heavy, and most series need none of it.
     import imagecodecs
 
@@ -161,6 +160,29 @@ def decode_frame(path: Path, header: Header) -> np.ndarray:
         stream.seek(header["pixel_offset"])
         frame = get_frame(stream, number, number_of_frames=header["frames"])
     return np.asarray(getattr(imagecodecs, f"{codec}_decode")(frame))
+
+
+def _by_pydicom(path: Path, header: Header, number: int) -> np.ndarray:
+    """One image as pydicom decodes it: stored values, no conversion of colours."""
+    if header["syntax"] == BIG_ENDIAN:  # not compressed
+        return np.asarray(pixel_array(path, index=number, raw=True))
+    # What stands before the pixels is known: it is not parsed for each of a thousand frames again.
+    options: dict[str, Any] = {
+        "rows": header["rows"],
+        "columns": header["columns"],
+        "number_of_frames": header["frames"],
+        "samples_per_pixel": header["samples"],
+        "photometric_interpretation": header["photometric"],
+        "bits_allocated": header["bits_allocated"],
+        "bits_stored": header["bits_stored"],
+        "pixel_representation": int(header["signed"]),
+        "pixel_keyword": "PixelData",
+    }
+    with path.open("rb") as stream:
+        stream.seek(header["pixel_offset"])
+        decoder = get_decoder(UID(header["syntax"]))
+        image, _ = decoder.as_array(stream, index=number, raw=True, **options)
+    return image
 
 
 def _is_decodable(syntax: str) -> bool:
