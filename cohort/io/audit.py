@@ -10,23 +10,21 @@ import io
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from cohort.io import deidentify, private, traces
+from cohort.io.storage.chunks import CODECS, FORMAT_2, all_codecs, array_of, decoded, is_chunk
 from cohort.io.traces import Originals, Trace, masked
 
 if TYPE_CHECKING:
     from cohort.io.store import Store
-
-CODECS = frozenset(("bytes", "zstd", "sharding_indexed", "crc32c"))
-"""Codecs with which this package writes; none of them runs what it reads."""
 
 DATA_TYPES = re.compile(r"bool|u?int(8|16|32|64)|float(32|64)")
 
@@ -50,7 +48,6 @@ _MAGIC = (
     b"\x80\x04",
     b"\x80\x05",
 )
-_FORMAT_2 = (".zarray", ".zgroup", ".zattrs", ".zmetadata")
 _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}")
 _TOKEN = r"[a-z2-7]{16}"
 _SCAN_ID = rf"sub-{_TOKEN}_ses-(?:\d{{1,3}}|{_TOKEN})_{_TOKEN}"
@@ -136,6 +133,26 @@ def audit(
     yield from _Audit(store, Originals(rows, keep=keep), keep=keep).findings(progress)
 
 
+class Sought(Protocol):
+    """Texts to be looked for in all of a store, such as `traces.Originals`."""
+
+    def __len__(self) -> int: ...
+    def in_text(self, text: str) -> Iterator[Trace]: ...  # noqa: D102
+    def in_voxels(self, data: bytes) -> Iterator[Trace]: ...  # noqa: D102
+
+
+def search(
+    store: "Store",
+    sought: Sought,
+    *,
+    voxels: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Finding]:
+    """`audit` for given texts alone, in names and in content, with or without the voxels; and what cannot be read."""
+    found = _Audit(store, sought, keep=True, voxels=voxels).findings(progress)
+    return (finding for finding in found if finding.kind in ("original", "unreadable"))
+
+
 def _rows(table: Path) -> list[private.Row]:
     return list(private.everything(table))
 
@@ -145,8 +162,11 @@ Lines = list[tuple[str, str]]
 
 
 class _Audit:
-    def __init__(self, store: "Store", originals: Originals, *, keep: bool) -> None:
+    def __init__(
+        self, store: "Store", originals: Sought, *, keep: bool, voxels: bool = True
+    ) -> None:
         self.store, self.originals, self.keep = store, originals, keep
+        self.voxels = voxels and len(originals) > 0
         self.allowed: tuple[traces.Kind, ...] = ("file name",) if keep else ()
         self.arrays: dict[str, Mapping[str, Any]] = {}
         self.seen: set[str] = set()
@@ -175,7 +195,7 @@ class _Audit:
     def name(self, name: str) -> Iterator[Finding]:
         """What the name of a file gives away."""
         path = PurePosixPath(name)
-        if path.name in _FORMAT_2:
+        if path.name in FORMAT_2:
             yield Finding("codec", name, "name", "zarr format 2, whose filters may unpickle")
         if _OBJECTS.search(name):
             yield Finding("object", name, "name", path.suffix)
@@ -195,8 +215,8 @@ class _Audit:
 
     def file(self, name: str) -> Iterator[Finding]:
         suffix = PurePosixPath(name).suffix
-        if _is_chunk(name):
-            if len(self.originals):
+        if is_chunk(name):
+            if self.voxels:
                 yield from self.chunk(name)
             return
         content = self.store.files.read(name)
@@ -285,12 +305,12 @@ class _Audit:
 
     def chunk(self, name: str) -> Iterator[Finding]:
         """Originals among the voxels of one chunk."""
-        array, key = _array_of(name)
+        array, key = array_of(name)
         metadata = self.arrays.get(array)
         if metadata is None:
             metadata = json.loads(self.store.files.read(f"{array}/zarr.json"))
             self.arrays = {array: metadata}
-        data = _decoded(metadata, key, self.store.files.read(name))
+        data = decoded(metadata, key, self.store.files.read(name))
         for trace in self.originals.in_voxels(data):
             yield Finding(trace.kind, name, f"byte {trace.start} of the voxels", masked(trace.text))
 
@@ -306,33 +326,6 @@ def _named(path: PurePosixPath) -> tuple[str, str] | None:
         case ("derivatives", _, unit, *_):
             return "scan_id", re.sub(r"\.(json|zarr)$", "", unit)
     return None
-
-
-def _is_chunk(name: str) -> bool:
-    return ".zarr/" in name and PurePosixPath(name).name not in ("zarr.json", *_FORMAT_2)
-
-
-def _array_of(name: str) -> tuple[str, str]:
-    """Array and key of a chunk: ``scans/a.zarr/image/c/0/0/0`` -> ``scans/a.zarr/image``, ``c/0/0/0``."""
-    group, _, rest = name.partition(".zarr/")
-    variable, _, key = rest.partition("/")
-    return f"{group}.zarr/{variable}", key
-
-
-def _decoded(metadata: Mapping[str, Any], key: str, chunk: bytes) -> bytes:
-    """The numbers of one chunk or shard as they lie in memory."""
-    import zarr
-    from zarr.core.buffer import default_buffer_prototype
-    from zarr.storage import MemoryStore, StorePath
-
-    if any(codec["name"] not in CODECS for codec in _all_codecs(metadata["codecs"])):
-        return chunk  # found already; nothing here runs what it does not know
-    buffer = default_buffer_prototype().buffer.from_bytes(chunk)
-    array = zarr.Array.from_dict(StorePath(MemoryStore({key: buffer})), dict(metadata))
-    steps = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    corner = [int(i) for i in key.split("/")[1:]]
-    place = tuple(slice(i * s, (i + 1) * s) for i, s in zip(corner, steps, strict=True))
-    return np.ascontiguousarray(array[place]).tobytes()
 
 
 def _json_lines(value: Any, where: str) -> Iterator[tuple[str, str]]:
@@ -368,21 +361,13 @@ def _attributes(name: str, value: Any) -> Iterator[Finding]:
             yield Finding("attribute", name, f"key {key}", masked(item))
 
 
-def _all_codecs(codecs: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    for codec in codecs:
-        yield codec
-        inner = codec.get("configuration") or {}
-        for part in ("codecs", "index_codecs"):
-            yield from _all_codecs(inner.get(part, ()))
-
-
 def _codecs(name: str, metadata: Mapping[str, Any]) -> Iterator[Finding]:
     """Codecs and types that a reader would have to run or unpickle."""
     if metadata.get("zarr_format") != 3:
         yield Finding("codec", name, "zarr_format", str(metadata.get("zarr_format"))[:20])
     if metadata.get("node_type") != "array":
         return
-    for codec in _all_codecs(metadata["codecs"]):
+    for codec in all_codecs(metadata["codecs"]):
         if codec["name"] not in CODECS:
             yield Finding("codec", name, "codecs", masked(str(codec["name"])))
     if not DATA_TYPES.fullmatch(str(metadata["data_type"])):

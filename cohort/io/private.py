@@ -123,6 +123,29 @@ def everything(path: Path) -> Iterator[Row]:
             yield Row(_text(token), kind, _text(original), tuple(json.loads(files)))
 
 
+def forget(path: Path, rows: Iterable[Row]) -> int:
+    """Take rows out for good, so that not even the bytes of the file hold them; how many there were.
+
+    Raises
+    ------
+    PrivateError
+        If it cannot be written. No table: nothing is forgotten.
+    """
+    if not path.is_file():
+        return 0
+    gone = 0
+    with _opened(path) as database:
+        database.execute("PRAGMA secure_delete = ON")
+        for row in rows:
+            gone += database.execute(
+                "DELETE FROM tokens WHERE token = ? AND kind = ? AND original = ?",
+                (_plain(row.token), row.kind, _plain(row.original)),
+            ).rowcount
+        database.commit()
+        database.execute("VACUUM")
+    return gone
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """The database in one transaction; its errors name the file."""

@@ -7,7 +7,6 @@ record lists and the disk lacks is an error, never background.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,11 +16,11 @@ import xarray as xr
 
 from cohort import grid, provenance, schema
 from cohort.io.storage import jsonfile
-from cohort.io.storage.backend import Files, Locked, StoreError
+from cohort.io.storage.backend import Locked, StoreError
 from cohort.io.storage.disk import LocalFiles
 from cohort.io.storage.group import encode_group, json_attrs, open_group, write_blocks
-from cohort.io.storage.objects import ObjectFiles
 from cohort.io.storage.papers import Papers
+from cohort.io.storage.place import files_of
 
 __all__ = ["Locked", "Store", "StoreError"]
 
@@ -44,7 +43,7 @@ class Store(Papers):
     """
 
     def __init__(self, root: Path | str) -> None:
-        super().__init__(_files(root))
+        super().__init__(files_of(root))
 
     @property
     def root(self) -> Path:
@@ -168,11 +167,13 @@ class Store(Papers):
         """Scans for which a recipe has a record."""
         return self._stems(f"derivatives/{recipe}", ".json")
 
-    def derivatives(self, recipe: str) -> dict[str, dict[str, Any]]:
-        """`derivative` of every scan for which a recipe has a readable one."""
-        ids = self.derivative_ids(recipe)
-        found = self.files.each(lambda scan_id: self.derivative(recipe, scan_id), ids)
-        return {scan_id: d for scan_id, d in zip(ids, found, strict=True) if d is not None}
+    def derivatives(self, recipe: str, scan_ids: Iterable[str]) -> Iterator[dict[str, Any] | None]:
+        """`derivative` of each scan, in order."""
+        # Asked for once: most scans of a new recipe have none, and in a bucket every question costs a request.
+        there = set(self.derivative_ids(recipe))
+        return self.files.each(
+            lambda scan_id: self.derivative(recipe, scan_id) if scan_id in there else None, scan_ids
+        )
 
     def write_derivative(
         self, recipe: str, scan_id: str, kept: xr.Dataset | Path | None, record: Mapping[str, Any]
@@ -229,6 +230,13 @@ class Store(Papers):
                 else:
                     continue
                 swept += 1
+        if self.is_local:  # in a bucket nothing is written beside its place
+            models = [f"models/{name}" for name in self.files.names("models")]
+            for folder in ("", "tables", "quarantine", "recipes", "report", *models):
+                for name in self.files.names(folder):
+                    if name.endswith(".tmp"):
+                        self.files.remove(f"{folder}/{name}".lstrip("/"))
+                        swept += 1
         return swept
 
     # -- groups ----------------------------------------------------------------------------------------
@@ -290,14 +298,6 @@ class Store(Papers):
         if not record["chunks"]:
             return xr.Dataset()
         return open_group(self.files, place, record["chunks"])
-
-
-def _files(root: Path | str) -> Files:
-    text = str(root)
-    # A path cannot hold the two slashes of a URL: what went through one comes back with one.
-    if isinstance(root, Path) and (found := re.fullmatch(r"s3:/([^/].*)", text)):
-        text = f"s3://{found[1]}"
-    return ObjectFiles(text) if "://" in text else LocalFiles(Path(root))
 
 
 def _is_lazy(dataset: xr.Dataset) -> bool:

@@ -24,7 +24,7 @@ __all__ = ["Problem", "discard", "verify"]
 
 _KNOWN = (
     *("cohort.json", ".lock", "_staging", "scans", "derivatives", "tables", "quarantine"),
-    *("recipes", "models", "runs", "report"),
+    *("recipes", "models", "runs", "report", "baseline", "withdrawn.json"),
 )
 
 
@@ -80,7 +80,7 @@ def discard(store: "Store", problems: Iterable[Problem]) -> list[str]:
                 removed[f"models/{rest.partition('/')[0]}/model.json"] = None
             case "report":
                 removed["report/stamp.json"] = None
-            case "tables" | "quarantine" | "recipes":
+            case "tables" | "quarantine" | "recipes" | "baseline":
                 removed[problem.file] = None
     there = [name for name in removed if store.files.size(name) is not None]
     for name in there:
@@ -110,6 +110,7 @@ class _Check(Accounts):
         yield from self.tables()
         yield from self.plain("recipes", "recipe", self.recipes)
         yield from self.plain("quarantine", "refusal", self.refusals())
+        yield from self.plain("baseline", "baseline", {})
         for name, listed in groupby(self.files.listing("models"), _folder):
             yield from self.model(name, dict(listed))
         for name, listed in groupby(self.files.listing("runs"), _folder):
@@ -332,6 +333,9 @@ class _Check(Accounts):
         elif set(names) & set(_KNOWN) - {".lock", "_staging"}:
             text = "without it nobody knows whose store this is; call `cohort ingest`"
             yield Problem("missing", "cohort", "cohort.json", text)
+        if "withdrawn.json" in names:
+            size = self.files.size("withdrawn.json") or 0
+            yield from self.json("withdrawals", "withdrawn.json", size)
         for name in self.files.names("_staging"):
             size = sum(n for _, n in self.files.listing(f"_staging/{name}"))
             yield leftover("staging", f"_staging/{name}", size)
@@ -361,4 +365,6 @@ def _stem(name: str, folder: str) -> str:
     first = name[len(folder) + 1 :].partition("/")[0]
     if folder == "tables":
         return first.removesuffix(".parquet").removesuffix(".units.json")
+    if folder == "baseline":
+        return first.removesuffix(".json")
     return first.partition(".")[0]

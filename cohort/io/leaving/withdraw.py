@@ -1,0 +1,269 @@
+"""Take a subject out of a cohort for good, and prove it.
+
+First a journal is written, private and outside the store, with everything that has to go; then the subject is kept out
+(`register`); then file after file goes, and whatever names the subject is written again without it; last the store is
+searched for all the subject's names, and the proof is written. Every step may be repeated, so a withdrawal that was
+killed is carried on by the next call, whichever that is.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cohort.io import private
+from cohort.io.audit import search
+from cohort.io.leaving.inventory import Inventory, places
+from cohort.io.leaving.redact import Subject
+from cohort.io.leaving.register import Register
+from cohort.io.sources.filecache import FileCache
+from cohort.io.storage import jsonfile
+from cohort.io.storage.backend import StoreError
+from cohort.io.storage.disk import sync
+from cohort.io.store import Store
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """One withdrawal that was begun."""
+
+    inventory: Inventory
+    began: str
+    proof: Path
+    voxels: bool
+    """Whether the search afterwards looks among the voxels of the other scans, too."""
+
+
+def journal_file(tokens: Path) -> Path:
+    """Where the journal of a store lies, beside its token table."""
+    return tokens.with_suffix(".withdrawal")
+
+
+def begin(journal: Path, inventory: Inventory, *, proof: Path, voxels: bool) -> Withdrawal:
+    """Write the journal: from now on the withdrawal is carried out, whatever happens."""
+    begun = Withdrawal(inventory, _now(), proof.absolute(), voxels)
+    said = {
+        "began": begun.began,
+        "proof": str(begun.proof),
+        "voxels": voxels,
+        "inventory": inventory.to_json(),
+    }
+    journal.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _write(journal, jsonfile.encode(said))
+    return begun
+
+
+def pending(journal: Path) -> Withdrawal | None:
+    """The withdrawal that did not come to its end, if there is one. Raises `StoreError` if its journal is damaged."""
+    if not journal.is_file():
+        return None
+    try:
+        said = jsonfile.decode(journal.read_bytes())
+    except ValueError as error:
+        raise StoreError(
+            f"the journal of a withdrawal, {journal}, is damaged ({error}); remove it and withdraw again"
+        ) from error
+    inventory = Inventory.from_json(said["inventory"])
+    return Withdrawal(inventory, said["began"], Path(said["proof"]), said["voxels"])
+
+
+def carry_out(
+    store: Store,
+    begun: Withdrawal,
+    *,
+    tokens: Path,
+    cache: Path,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Do all that a withdrawal needs, from wherever it was left; call under the store's lock.
+
+    Returns
+    -------
+    dict
+        The proof, as written: every file that went with its SHA-256, what was written again without the subject, and
+        what a search for all its names found afterwards (``check.found``, empty if nothing is left).
+    """
+    inventory = begun.inventory
+    who = inventory.names()
+    Register(store).add(inventory.subject, inventory.contents)
+    stale = _models(store, who)
+    store.files.remove("report/stamp.json")
+    store.files.remove("report/index.html")
+    rewritten = {**_tables(store, who), **_runs(store, who)}
+    for place in places(store, inventory):
+        store.files.remove(f"{place}.json")
+        store.files.remove_tree(f"{place}.zarr")
+    rewritten |= _refusals(store, who)
+    forgotten = private.forget(tokens, inventory.rows)
+    with FileCache(cache if cache.is_file() else None) as known:
+        cached = known.forget(map(Path, inventory.paths))
+    left = [f"{f.kind} in {f.file}, {f.where}" for f in _left(store, who, begun, progress)]
+    proof = {
+        "format": FORMAT,
+        "of": "the withdrawal of a subject from a cohort",
+        "cohort": store.info().get("cohort"),
+        "subject": inventory.subject,
+        "scans": list(inventory.scans),
+        "began": begun.began,
+        "ended": _now(),
+        "versions": _versions(),
+        "removed": [
+            {"file": name, "sha256": digest, "bytes": size}
+            for name, (digest, size) in sorted(inventory.removed.items())
+        ],
+        "written_again": rewritten,
+        "models_to_refit": stale,
+        "private": {"rows_of_the_token_table": forgotten, "entries_of_the_cache": cached},
+        "check": {"names": len(who), "voxels": begun.voxels, "found": left},
+    }
+    begun.proof.parent.mkdir(parents=True, exist_ok=True)
+    _write(begun.proof, jsonfile.encode(proof))
+    journal_file(tokens).unlink()
+    return proof
+
+
+def _left(
+    store: Store, who: Subject, begun: Withdrawal, progress: Callable[[int], None] | None
+) -> list[Any]:
+    """What a search for everything that names the subject still finds, in names, texts, tables and voxels."""
+    return list(search(store, who, voxels=begun.voxels, progress=progress))
+
+
+def _models(store: Store, who: Subject) -> list[str]:
+    """Remove the models whose rows name the subject; the next call fits them again."""
+    stale = []
+    for name in store.files.names("models"):
+        for file, _ in store.files.listing(f"models/{name}"):
+            content = store.files.read(file)
+            if _mentions(who, file, content):
+                store.remove_model(name)
+                stale.append(name)
+                break
+    return stale
+
+
+def _mentions(who: Subject, file: str, content: bytes) -> bool:
+    if file.endswith(".parquet"):
+        import io
+
+        import pandas as pd
+
+        table = pd.read_parquet(io.BytesIO(content))
+        return who.rows(table) is not table
+    text = content.decode("utf-8", "replace")
+    if file.endswith(".json"):
+        return who.without(json.loads(text))[1] > 0
+    if file.endswith(".jsonl"):
+        return who.lines(text)[1] > 0
+    return who.names(text)
+
+
+def _tables(store: Store, who: Subject) -> dict[str, int]:
+    """Rows that went from each table."""
+    gone = {}
+    for name in store.tables():
+        table = store.table(name)
+        assert table is not None
+        rest = who.rows(table)
+        if rest is not table:
+            store.write_table(name, rest)
+            gone[f"tables/{name}.parquet"] = len(table) - len(rest)
+    for name in store.files.names("baseline"):
+        columns = store.read_json(f"baseline/{name}") or {}
+        kept, n = _columns(who, columns)
+        if n:
+            store.write_json(f"baseline/{name}", kept)
+            gone[f"baseline/{name}"] = n
+    return gone
+
+
+def _columns(who: Subject, columns: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """A table that is kept as lists, without the subject's rows, and how many went."""
+    mine = [who.names(scan_id) for scan_id in columns.get("scan_id", ())]
+    if not any(mine):
+        return columns, 0
+    kept = {k: [x for x, m in zip(v, mine, strict=True) if not m] for k, v in columns.items()}
+    return kept, sum(mine)
+
+
+def _runs(store: Store, who: Subject) -> dict[str, int]:
+    """Entries that went from the logs and manifests of each run."""
+    gone: dict[str, int] = {}
+    for run in store.files.names("runs"):
+        place = f"runs/{run}"
+        manifest, n = who.without(store.manifest(run))
+        files = [f for f, _ in store.files.listing(place) if f != f"{place}/manifest.json"]
+        naming = [f for f in files if who.names(f) or _mentions(who, f, store.files.read(f))]
+        listed = manifest.pop("files", None)
+        if not (naming or n or (manifest and listed is None)):
+            continue
+        if manifest:
+            # Without the digests of its files while they change: a kill leaves a manifest that still holds.
+            store.write_json(f"{place}/manifest.json", manifest)
+        n += sum(_clean(store, who, file) for file in naming)
+        if manifest:
+            left = {f for f in files if store.files.size(f) is not None}
+            digests = {f[len(place) + 1 :]: _digest(store.files.read(f)) for f in sorted(left)}
+            store.write_json(f"{place}/manifest.json", {**manifest, "files": digests})
+        gone[place] = n
+    return gone
+
+
+def _refusals(store: Store, who: Subject) -> dict[str, int]:
+    """Refusals of others that name a file of the subject: said again without it."""
+    gone = {}
+    for entry in store.quarantine():
+        cleaned, n = who.without(entry)
+        if n:
+            store.write_json(f"quarantine/{entry['series']}.json", cleaned)
+            gone[f"quarantine/{entry['series']}.json"] = n
+    return gone
+
+
+def _clean(store: Store, who: Subject, file: str) -> int:
+    """Write a file of a run again without what names the subject, or remove it; how many entries went."""
+    if not who.names(file):
+        content = store.files.read(file)
+        if file.endswith(".jsonl"):
+            cleaned, gone = who.lines(content.decode("utf-8", "surrogatepass"))
+            store.files.write(file, cleaned.encode("utf-8", "surrogatepass"))
+            return gone
+        if file.endswith(".json"):
+            value, gone = who.without(jsonfile.decode(content, required=False))
+            store.write_json(file, value)
+            return gone
+    store.files.remove(file)
+    return 1
+
+
+def _digest(content: bytes) -> tuple[str, int]:
+    return hashlib.sha256(content).hexdigest(), len(content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A private file, whole or not there."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    handle = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def _versions() -> dict[str, str]:
+    from cohort import __version__
+
+    return {"cohort": __version__, "python": platform.python_version()}
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,296 @@
+"""Somebody withdraws: gone from everything, proven, never back by itself; and a kill at any point loses nothing of that."""
+
+import hashlib
+import json
+import os
+import warnings
+import zipfile
+from pathlib import Path
+
+import cohorts
+import pytest
+
+from cohort import api
+from cohort.call import Call, cache_file, tokens_file
+from cohort.io import private
+from cohort.io.leaving.redact import Subject
+from cohort.io.leaving.register import Register
+from cohort.io.storage import jsonfile
+from cohort.io.storage.backend import StoreError
+from cohort.io.storage.disk import LocalFiles
+from cohort.io.store import Store
+
+HERE = api.Options(workers=0)
+
+
+def write(folder: Path, ids: str) -> Path:
+    """Seven people, of whom 003 has two scans and a damaged third."""
+    catalog = cohorts.write_cohort(folder, scans=7)
+    catalog.write_text(cohorts.CATALOG.replace("ids: keep", f"ids: {ids}"), encoding="utf-8")
+    scans = folder / "scans"
+    cohorts.write_scan(scans / "003_v2.nii.gz", cohorts.ball(40))
+    (scans / "003_v3.nii.gz").write_bytes((scans / "003_v1.nii.gz").read_bytes()[:300])
+    people = folder / "people.csv"
+    text = people.read_text(encoding="utf-8")
+    people.write_text(text + "003_v2,44,71.0\n003_v3,45,71.5\n", encoding="utf-8")
+    return catalog
+
+
+def update(catalog: Path):
+    """All but the report, which takes most of the time."""
+    return Call(catalog, None, HERE).work("update", ["ingest", "run", "fit"])
+
+
+def names_of(catalog: Path) -> list[str]:
+    """Everything by which 003 is known: to the sources, to the store, to the operator."""
+    cohort = api.open(catalog)
+    scans = cohort.scans
+    rows = list(private.everything(tokens_file(cohort.store)))
+    mine = {r.token for r in rows if r.kind == "scan" and "003_v" in r.files[0]}
+    subject = scans.loc[scans["scan_id"].isin(mine), "subject"].iloc[0]
+    people = cohort.participants
+    assert people is not None
+    participants = people.loc[people["subject"] == subject, "participant"]
+    assert len(mine) == 3
+    assert len(participants) == 3
+    return [f"sub-{subject}_", *mine, *participants, "003_v1", "003_v2", "003_v3"]
+
+
+def holders(catalog: Path, names: list[str]) -> list[str]:
+    """Files of the store, and of what is private beside it, that hold one of the names anywhere in their bytes or name."""
+    store = Store(catalog.parent / "store")
+    beside = [
+        tokens_file(store),
+        cache_file(store),
+        *tokens_file(store).parent.glob("*.withdrawal"),
+    ]
+    files = [p for p in store.root.rglob("*") if p.is_file()] + [p for p in beside if p.exists()]
+    return [
+        str(p)
+        for p in files
+        for name in names
+        if name.encode() in p.read_bytes()
+        or name in str(p.relative_to(p.anchor)).split("store/")[-1]
+    ]
+
+
+@pytest.mark.parametrize("ids", ["keep", pytest.param("token", marks=pytest.mark.slow)])
+def test_nothing_of_a_subject_is_left_and_the_proof_lists_what_went(tmp_path, ids):
+    catalog = write(tmp_path, ids)
+    api.update(catalog, options=HERE)
+    names = names_of(catalog)
+    assert len(holders(catalog, names)) > 30
+    store = Store(tmp_path / "store")
+    before = {
+        p.relative_to(store.root).as_posix(): p.read_bytes()
+        for p in store.root.rglob("*")
+        if p.is_file()
+    }
+    said, place = api.withdraw(api.open(catalog), "003", proof=tmp_path / "proof.json", voxels=True)
+
+    assert holders(catalog, names) == []
+    assert said["check"] == {**said["check"], "found": [], "voxels": True}
+    assert jsonfile.decode(place.read_bytes()) == said
+    assert place.stat().st_mode & 0o077 == 0
+    removed = {e["file"]: (e["sha256"], e["bytes"]) for e in said["removed"]}
+    own = {
+        n
+        for n in before
+        if n.split("/")[0] in ("scans", "derivatives", "quarantine") and any(x in n for x in names)
+    }
+    assert set(removed) == own
+    assert len([n for n in own if n.endswith(".json") and n.startswith("quarantine")]) == 1
+    for name, (digest, size) in removed.items():
+        assert (hashlib.sha256(before[name]).hexdigest(), len(before[name])) == (digest, size)
+    assert said["models_to_refit"] == ["size"]
+    assert [str(p) for p in api.verify(api.open(catalog)) if p.is_error] == []
+
+
+@pytest.mark.parametrize("ids", ["token", pytest.param("keep", marks=pytest.mark.slow)])
+def test_a_subject_stays_out_until_it_is_readmitted_and_models_are_fitted_without_it(tmp_path, ids):
+    catalog = write(tmp_path, ids)
+    first = update(catalog)
+    names = names_of(catalog)
+    api.withdraw(api.open(catalog), "003", proof=tmp_path / "proof.json")
+    cohorts.write_scan(tmp_path / "scans/003_v4.nii.gz", cohorts.ball(41))
+    again = update(catalog)
+    assert again.manifest["processed"] == 0
+    assert again.manifest["found"]["withdrawn"] >= 3
+    assert again.manifest["counts"] == {"fresh": 6, "done": 0, "failed": 0, "quarantined": 0}
+    assert again.problems == []
+    assert holders(catalog, [*names, "003_v4"]) == []
+    refitted = Store(tmp_path / "store").model_table("size", "augment")
+    assert len(refitted) == 6
+    # The same numbers as of a cohort of which the subject never was a part.
+    other = write(tmp_path / "other", ids)
+    for path in (tmp_path / "other/scans").glob("003*"):
+        path.unlink()
+    people = (tmp_path / "other/people.csv").read_text().splitlines()
+    (tmp_path / "other/people.csv").write_text(
+        "\n".join(r for r in people if "003_" not in r) + "\n"
+    )
+    update(other)
+    store, expected = Store(tmp_path / "store"), Store(tmp_path / "other/store")
+    for table in (*expected.tables(),):
+        left, right = store.table(table), expected.table(table)
+        assert left is not None
+        assert right is not None
+        assert left.equals(right), table
+
+    api.readmit(api.open(catalog), "003")
+    back = update(catalog)
+    assert back.manifest["processed"] == 4  # three scans and the damaged one
+    assert first.manifest["counts"]["done"] + 1 == len(api.open(catalog).scans)
+
+
+@pytest.mark.slow
+def test_the_same_files_stay_out_under_another_name(tmp_path):
+    catalog = write(tmp_path, "keep")
+    update(catalog)
+    api.withdraw(api.open(catalog), "sub-003", proof=tmp_path / "proof.json")
+    (tmp_path / "scans/003_v1.nii.gz").rename(tmp_path / "scans/019_v1.nii.gz")
+    result = update(catalog)
+    assert result.manifest["processed"] == 0
+    assert "019" not in set(api.open(catalog).scans["subject"])
+
+
+WRONG = {
+    ("042", "proof.json"): "no subject '042'",
+    ("003", "store/proof.json"): "would lie in the store",
+    ("003", "nowhere/proof.json"): "no such folder",
+    ("003", "people.csv"): "is there already",
+}
+
+
+def test_a_withdrawal_that_cannot_be_removes_nothing(tmp_path):
+    catalog = write(tmp_path, "keep")
+    update(catalog)
+    before = sorted(p for p in (tmp_path / "store").rglob("*"))
+    for (subject, proof), message in WRONG.items():
+        with pytest.raises(StoreError, match=message):
+            api.withdraw(api.open(catalog), subject, proof=tmp_path / proof)
+        assert sorted(p for p in (tmp_path / "store").rglob("*")) == before
+    api.withdraw(api.open(catalog), "003", proof=tmp_path / "proof.json")
+    with pytest.raises(StoreError, match="has withdrawn already"):
+        api.withdraw(api.open(catalog), "003", proof=tmp_path / "proof2.json")
+    register = tmp_path / "store/withdrawn.json"
+    register.write_bytes(register.read_bytes().replace(b"salt", b"sale"))
+    assert [p.file for p in api.verify(api.open(catalog))] == ["withdrawn.json"]
+    with pytest.raises(StoreError, match="nobody knows who has to stay out"):
+        api.ingest(catalog, options=HERE)
+
+
+def test_a_register_names_nobody(tmp_path):
+    store = Store(tmp_path)
+    register = Register(store)
+    register.add("jane", ["0" * 64])
+    register.add("john", [])
+    again = Register(store)
+    assert (again.has_subject("jane"), again.has_subject("joan")) == (True, False)
+    assert (again.has_content("0" * 64), again.has_content("1" * 64)) == (True, False)
+    content = (tmp_path / "withdrawn.json").read_bytes()
+    assert b"jane" not in content
+    assert hashlib.sha256(b"jane").hexdigest().encode() not in content
+    assert again.readmit("jane")
+    assert not again.readmit("jane")
+    assert [Register(store).has_subject(name) for name in ("jane", "john")] == [False, True]
+
+
+def test_only_whole_names_are_taken_out():
+    who = Subject(["sub-12_ses-1_T1"], exact=["12"])
+    value = {
+        "failed": [{"scan_id": "sub-12_ses-1_T1"}, {"scan_id": "sub-12_ses-1_T12"}],
+        "subjects": {"sub-12_ses-1_T1": 1, "sub-120_ses-1_T1": 2},
+        "counts": [12, 12.0, "120"],
+        "unit": "12",
+        "rows": ["12", "13"],
+        "text": "sub-12_ses-1_T1 has no row",
+    }
+    assert who.without(value) == (
+        {
+            "failed": [{"scan_id": "sub-12_ses-1_T12"}],
+            "subjects": {"sub-120_ses-1_T1": 2},
+            "counts": [12, 12.0, "120"],
+            "unit": "12",
+            "rows": ["13"],
+            "text": "(withdrawn)",
+        },
+        4,
+    )
+
+
+def _killed_at(catalog: Path, proof: Path, operation: int) -> bool:
+    """Withdraw in a process of its own that dies, as by kill -9, at the n-th change of the store; whether it died."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # a fork beside threads: the child uses none
+        child = os.fork()
+    if child == 0:
+        count = 0
+
+        def counted(method):
+            def call(*given, **named):
+                nonlocal count
+                count += 1
+                if count > operation:
+                    os._exit(9)
+                return method(*given, **named)
+
+            return call
+
+        try:
+            for name in ("write", "remove", "remove_tree"):
+                setattr(LocalFiles, name, counted(getattr(LocalFiles, name)))
+            private.forget = counted(private.forget)
+            api.withdraw(api.open(catalog), "003", proof=proof)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("goes_on", ["withdraw", "update"])
+def test_a_withdrawal_that_was_killed_is_carried_out_by_the_next_call(tmp_path, goes_on):
+    catalog = write(tmp_path, "token")
+    update(catalog)
+    names, proof = names_of(catalog), tmp_path / "proof.json"
+    inventory = None
+    for operation in (0, 1, 2, 3, 5, 8, 11, 14):
+        assert _killed_at(catalog, proof, operation)
+        assert not proof.exists()
+        journal = tokens_file(Store(tmp_path / "store")).with_suffix(".withdrawal")
+        if journal.is_file():
+            found = json.loads(journal.read_bytes())["inventory"]["removed"]
+            assert inventory in (None, found)  # what the proof will list is not forgotten
+            inventory = found
+    assert inventory
+    if goes_on == "withdraw":
+        api.withdraw(api.open(catalog), "003", proof=proof)
+    update(catalog)
+    assert holders(catalog, names) == []
+    said = jsonfile.decode(proof.read_bytes())
+    assert {e["file"] for e in said["removed"]} == set(inventory)
+    assert said["check"]["found"] == []
+    assert [str(p) for p in api.verify(api.open(catalog)) if p.is_error] == []
+    assert len(api.open(catalog).scans) == 6
+
+
+@pytest.mark.slow
+def test_a_member_of_an_archive_leaves_the_cache_and_comes_back_when_readmitted(tmp_path):
+    catalog = write(tmp_path, "token")
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for path in sorted((tmp_path / "scans").iterdir()):
+            archive.write(path, f"all/{path.name}")
+    catalog.write_text(catalog.read_text().replace("[scans]", "[study.zip]"), encoding="utf-8")
+    update(catalog)
+    names = names_of(catalog)
+    assert len(api.open(catalog).scans) == 8
+    api.withdraw(api.open(catalog), "003", proof=tmp_path / "proof.json")
+    for _ in range(2):
+        assert update(catalog).manifest["processed"] == 0
+        assert holders(catalog, names) == []
+        assert len(api.open(catalog).scans) == 6
+    api.readmit(api.open(catalog), "003")
+    update(catalog)
+    assert len(api.open(catalog).scans) == 8
