@@ -1,0 +1,5 @@
+"""Why a catalog cannot be deployed as asked."""
+
+
+class DeployError(ValueError):
+    """A deployment that cannot be had; one line a problem."""
