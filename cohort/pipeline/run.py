@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -9,21 +10,31 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask
 import xarray as xr
 
 from cohort.io.storage.group import write_blocks
 from cohort.io.store import Store, StoreError
 from cohort.io.traces import without_paths
 from cohort.ops import graph
+from cohort.pipeline import versions
+from cohort.pipeline.blocks import BlockMeter, on_workers
+from cohort.pipeline.cost import Cost, Spent
 from cohort.pipeline.execute import Outcome, execute
 from cohort.pipeline.ledger import Ledger
-from cohort.pipeline.plan import Plan, Task
+from cohort.pipeline.plan import WORKER_BASE_BYTES, Plan, Task
 from cohort.pipeline.recipe import Recipe
-from cohort.pipeline.window import Connect, Failure, Sealed, each, guarded
+from cohort.pipeline.stopping import Dropped, Stop
+from cohort.pipeline.window import (
+    TIME_LIMIT_SECONDS,
+    Connect,
+    Failure,
+    Sealed,
+    each,
+    guarded,
+    raise_away,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
     from distributed import Client
 
 
@@ -41,13 +52,21 @@ class _Job:
 class Done:
     """A scan's work, as the driver hears of it: small, the numbers are on the disk."""
 
-    seconds: float
     ran: tuple[str, ...]
     scratch_bytes: int = 0
 
 
-def run_recipe(plan: Plan, recipe: Recipe, store: Store, ledger: Ledger, connect: Connect) -> None:
-    """Do what a plan says and gather the tables.
+def run_recipe(
+    plan: Plan,
+    recipe: Recipe,
+    store: Store,
+    ledger: Ledger,
+    connect: Connect,
+    *,
+    stop: Stop | None = None,
+    seconds: float = TIME_LIMIT_SECONDS,
+) -> None:
+    """Do what a plan says, as far as nobody stops it.
 
     Parameters
     ----------
@@ -59,85 +78,121 @@ def run_recipe(plan: Plan, recipe: Recipe, store: Store, ledger: Ledger, connect
         Hears of every scan.
     connect : callable
         Gives the client, or None for a plain loop; called only if there is work to do.
+    stop : Stop, optional
+        Asked at every scan; hears of those that were left.
+    seconds : float
+        Limit of time for a scan; in block grain, within which some block has to come to an end.
     """
+    stop = Stop() if stop is None else stop
     stage = f"run:{recipe.name}"
     started = time.perf_counter()
-    store.write_recipe(recipe.digest, dict(recipe.content))
+    store.write_recipe(recipe.digest, {**recipe.content, "revisions": recipe.revisions()})
     counts = {"fresh": len(plan.fresh), "done": 0, "failed": len(plan.failed)}
-    steps: dict[str, int] = {}
     for scan_id in plan.fresh:
         ledger.state(scan_id, "fresh", worked=False)
     for scan_id in plan.failed:
         ledger.state(scan_id, "failed", worked=False)
     total = len(plan.tasks)
     ledger.event("stage", stage=stage, total=total, fresh=len(plan.fresh), stale=plan.stale_steps())
-    for number, (task, result) in enumerate(_results(plan, recipe, store, connect), 1):
+    admitted = stop.admit(task.scan_id for task in plan.tasks)
+    tasks = [task for task in plan.tasks if task.scan_id in admitted]
+    left = {task.scan_id for task in plan.tasks}
+    steps: Counter[str] = Counter()
+    spent = Spent()
+    stop.leave(left)
+    for number, (task, result, cost) in enumerate(
+        _results(tasks, recipe, store, connect, stop, seconds), 1
+    ):
+        left.discard(task.scan_id)
+        stop.come_to(task.scan_id)
+        spent.add(cost)
+        said: dict[str, Any]
         if isinstance(result, Failure):
-            counts["failed"] += 1
-            ledger.state(task.scan_id, "failed", worked=True)
+            state = "failed"
             _record_failure(store, recipe, task, result)
             store.write_failure(
                 ledger.run_id,
                 f"{recipe.name}.{task.scan_id}",
                 without_paths(result.trace or result.message),
             )
-            ledger.event(
-                "failed",
-                stage=stage,
-                scan_id=task.scan_id,
-                type=result.kind,
-                message=without_paths(result.message),
-                done=number,
-                total=total,
-            )
+            said = {"type": result.kind, "message": without_paths(result.message)}
         else:
-            counts["done"] += 1
-            ledger.state(task.scan_id, "done", worked=True)
-            for name in result.ran:
-                steps[name] = steps.get(name, 0) + 1
-            ledger.event(
-                "done",
-                stage=stage,
-                scan_id=task.scan_id,
-                grain=task.grain,
-                scratch_bytes=result.scratch_bytes,
-                seconds=round(result.seconds, 4),
-                ran=list(result.ran),
-                reason=task.reason,
-                done=number,
-                total=total,
-            )
+            state = "done"
+            steps.update(result.ran)
+            said = {"ran": list(result.ran), "scratch_bytes": result.scratch_bytes}
+        counts[state] += 1
+        ledger.state(task.scan_id, state, worked=True)
+        ledger.event(
+            state,
+            stage=stage,
+            scan_id=task.scan_id,
+            grain=task.grain,
+            reason=task.reason,
+            **said,
+            **cost.fields(),
+            done=number,
+            total=total,
+        )
     ledger.stages[stage] = {
         **counts,
+        "left": len(left),
         "reasons": plan.reasons(),
-        "steps": steps,
+        "steps": dict(steps),
         "grain": {g: sum(t.grain == g for t in plan.tasks) for g in ("scan", "block")},
+        "cost": spent.fields(),
         "seconds": round(time.perf_counter() - started, 3),
     }
 
 
 def _results(
-    plan: Plan, recipe: Recipe, store: Store, connect: Connect
-) -> Iterator[tuple[Task, Done | Failure]]:
-    if not plan.tasks:
+    tasks: Sequence[Task],
+    recipe: Recipe,
+    store: Store,
+    connect: Connect,
+    stop: Stop,
+    seconds: float,
+) -> Iterator[tuple[Task, Done | Failure, Cost]]:
+    if not tasks:
         return
     client = connect()
-    by_scan = [_Job(store, recipe, task) for task in plan.tasks if task.grain == "scan"]
-    for job, result in each(run_scan, by_scan, client=client, name=recipe.name):
-        yield job.task, result
+    by_scan = [_Job(store, recipe, task) for task in tasks if task.grain == "scan"]
+    for job, result, cost in each(
+        run_scan,
+        by_scan,
+        client=client,
+        name=recipe.name,
+        stop=stop,
+        seconds=seconds,
+        bytes_of=_forecast,
+    ):
+        yield job.task, result, cost
     # Block grain: the driver walks the steps, the workers compute the blocks of one scan at a time.
-    for task in plan.tasks:
-        if task.grain == "block":
-            with nullcontext() if client is None else dask.config.set(scheduler=client):
-                result = guarded(
-                    partial(run_blocks, client=client), Sealed(_Job(store, recipe, task))
-                )
-            yield task, result
+    for task in tasks:
+        if task.grain != "block":
+            continue
+        if stop.reason() is not None:
+            return
+        meter = BlockMeter(client)
+        work = partial(run_blocks, client=client)
+        try:
+            with nullcontext() if client is None else on_workers(client, stop, seconds=seconds):
+                done = guarded(work, Sealed(_Job(store, recipe, task)))
+        except (Dropped, KeyboardInterrupt):
+            if stop.reason() is None:
+                raise
+            return
+        raise_away(done)
+        yield task, done, meter.cost()
+
+
+def _forecast(job: _Job) -> int:
+    """Bytes that a worker needs for a scan."""
+    return job.task.peak_bytes + WORKER_BASE_BYTES
 
 
 def run_scan(job: _Job) -> Done:
     """Run one scan in memory and write what it leaves. Called on a worker."""
-    started, store = time.perf_counter(), job.store
+    store = job.store
     record, known, scan, kept = _open(store, job)
     outcome = execute(
         job.recipe,
@@ -150,12 +205,12 @@ def run_scan(job: _Job) -> Done:
     store.write_derivative(
         job.recipe.name, job.task.scan_id, dataset, _record(job.recipe, record, outcome)
     )
-    return Done(time.perf_counter() - started, tuple(outcome.ran))
+    return Done(tuple(outcome.ran))
 
 
 def run_blocks(job: _Job, *, client: "Client | None" = None) -> Done:
     """Run one scan block by block on whatever computes Dask graphs here, and write what it leaves."""
-    started, store = time.perf_counter(), job.store
+    store = job.store
     record, known, scan, kept = _open(store, job)
     with store.stage() as scratch, graph.scratch(scratch):
         _expect_shared(scratch, client)
@@ -176,7 +231,7 @@ def run_blocks(job: _Job, *, client: "Client | None" = None) -> Done:
         store.write_derivative(
             job.recipe.name, job.task.scan_id, staged, _record(job.recipe, record, outcome)
         )
-    return Done(time.perf_counter() - started, tuple(outcome.ran), outcome.scratch_bytes)
+    return Done(tuple(outcome.ran), outcome.scratch_bytes)
 
 
 def _open(
@@ -216,6 +271,7 @@ def _record(recipe: Recipe, scan: Mapping[str, Any], outcome: Outcome) -> dict[s
         "state": "done",
         "contents": {name: scan["contents"][name] for name in sorted(recipe.variables)},
         "keys": dict(recipe.keys),
+        "versions": dict(versions.numeric()),
         "measurements": {column: outcome.numbers[column] for column in columns},
         "units": dict(sorted(outcome.units.items())),
         "numbers": dict(sorted(outcome.numbers.items())),
@@ -238,6 +294,7 @@ def _record_failure(store: Store, recipe: Recipe, task: Task, failure: Failure) 
             "state": "failed",
             "contents": {name: scan["contents"].get(name) for name in sorted(recipe.variables)},
             "keys": dict(recipe.keys),
+            "versions": dict(versions.numeric()),
             "type": failure.kind,
             "reason": failure.message,
             "lasting": failure.lasting,
@@ -254,63 +311,3 @@ def _expect_shared(scratch: Path, client: "Client | None") -> None:
             f"{len(blind)} workers do not see the folder for intermediate arrays, which a scan larger than memory needs;"
             " set TMPDIR to a folder that all machines share, use workers of this machine, or give them more --memory"
         )
-
-
-def gather(
-    store: Store,
-    recipe: Recipe,
-    scans: Sequence[Mapping[Any, Any]],
-    derivatives: Mapping[str, Mapping[str, Any]],
-) -> "pd.DataFrame":
-    """Gather the measurements of a cohort into ``tables/<recipe>.parquet`` and its per-label tables.
-
-    Parameters
-    ----------
-    scans : sequence of mapping
-        ``scan_id, participant, subject, session`` of every scan of the cohort.
-    derivatives : mapping of scan_id -> record
-
-    Returns
-    -------
-    DataFrame
-        One row a scan: its four keys, ``state``, ``reason`` (failed scans), one float64 column a measurement.
-    """
-    import pandas as pd
-
-    columns = list(recipe.columns())
-    rows: list[dict[str, Any]] = []
-    units: dict[str, str] = {}
-    labelled: dict[str, list[pd.DataFrame]] = {name: [] for name in recipe.tables()}
-    for scan in scans:
-        found = derivatives.get(scan["scan_id"])
-        if found is None:
-            continue
-        measured = found.get("measurements", {})
-        units |= found.get("units", {})
-        rows.append(
-            {
-                **scan,
-                "state": found["state"],
-                "reason": found.get("reason"),
-                **{c: measured.get(c) for c in columns},
-            }
-        )
-        for name in labelled.keys() & found.get("tables", {}).keys():
-            table = found["tables"][name]
-            frame = pd.DataFrame(table)
-            frame.insert(0, "scan_id", scan["scan_id"])
-            labelled[name].append(frame)
-    keys = ["scan_id", "participant", "subject", "session", "state", "reason"]
-    table = pd.DataFrame(rows, columns=[*keys, *columns])
-    table = table.astype({**dict.fromkeys(keys, "string"), **dict.fromkeys(columns, "float64")})
-    store.write_table(recipe.name, table, {c: units.get(c, "1") for c in columns})
-    for name, frames in labelled.items():
-        whole = (
-            pd.concat(frames, ignore_index=True)
-            if frames
-            else pd.DataFrame({"scan_id": [], "label": []})
-        )
-        own = {c.partition(".")[2]: u for c, u in units.items() if c.startswith(f"{name}.")}
-        store.write_table(f"{recipe.name}.{name}", whole, own)
-    store.remove_tables(recipe.name, recipe.tables())
-    return table

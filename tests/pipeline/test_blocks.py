@@ -1,0 +1,89 @@
+"""Block grain on workers that die: they come back, nothing is waited for without end, and the numbers are the same."""
+
+import os
+import pickle
+import signal
+
+import cohorts
+import dask
+import dask.array as da
+import numpy as np
+import poison
+import pytest
+
+from cohort import api
+from cohort.io.store import Store
+from cohort.pipeline import blocks
+from cohort.pipeline.cluster import connect
+from cohort.pipeline.stopping import Dropped, Stop
+
+MEMORY = 700 << 20
+BLOCKS = api.Options(workers=0, grain="block", memory=MEMORY)
+
+
+@pytest.fixture(scope="module")
+def client():
+    with connect(workers=2, memory=MEMORY) as client:
+        yield client
+
+
+def test_what_dask_keeps_of_the_scheduler_can_be_pickled():
+    # Its configuration goes to every worker that is started anew.
+    class Nobody:
+        status = "running"
+
+    scheduler = blocks._Scheduler(Nobody(), Stop(), 1.0)
+    assert pickle.loads(pickle.dumps({"scheduler": scheduler})) == {"scheduler": "dask.distributed"}
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_all_workers_may_die_under_a_scan(client, tmp_path, monkeypatch):
+    catalog = cohorts.write_cohort(tmp_path, 1)
+    api.ingest(catalog, options=api.Options(workers=0))
+    store = Store(tmp_path / "store")
+    api.run(catalog, options=BLOCKS)
+    expected = list(store.derivatives("ball", store.scan_ids()))
+    for scan_id in store.scan_ids():
+        store.files.remove(f"derivatives/ball/{scan_id}.json")
+    compute, killed = blocks._Computation.get, []
+
+    def get(computation, graph, keys):
+        if len(killed) < 2:
+            # Dask's configuration holds our scheduler now: what starts them again has to cope with it.
+            killed.append(list(client.run(os.getpid).values()))
+            for pid in killed[-1]:
+                os.kill(pid, signal.SIGKILL)
+        return compute(computation, graph, keys)
+
+    monkeypatch.setattr(blocks._Computation, "get", get)
+    with dask.config.set({"distributed.scheduler.no-workers-timeout": "60s"}):
+        manifest = api.run(catalog, client=client, options=BLOCKS).manifest
+    assert manifest["counts"]["done"] == 1, manifest
+    assert len(killed) == 2
+    assert list(store.derivatives("ball", store.scan_ids())) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_block_that_hangs_is_ended_and_the_workers_are_free_again(client):
+    stuck = da.ones(4, chunks=2).map_blocks(poison.slowly, dtype=float, meta=np.ones(0))
+    with (
+        pytest.raises(blocks.BlocksStuck, match="time limit of 2 s"),
+        blocks.on_workers(client, Stop(), seconds=2.0),
+    ):
+        stuck.compute()
+    with blocks.on_workers(client, Stop(), seconds=60.0):
+        assert da.ones(4, chunks=2).sum().compute() == 4
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_call_that_has_to_stop_drops_its_blocks(client, monkeypatch):
+    from cohort.pipeline import stopping
+
+    monkeypatch.setattr(stopping, "GRACE_SECONDS", 0.5)
+    stop = Stop()
+    stop.give_up("cancelled")
+    with pytest.raises(Dropped), blocks.on_workers(client, stop, seconds=600.0):
+        da.ones(4, chunks=2).map_blocks(poison.slowly, dtype=float, meta=np.ones(0)).compute()
