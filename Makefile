@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help venv demo test test-slow lint format types layers bench clean
+.PHONY: help venv demo test test-slow lint format types layers bench faults clean
 
 help:
 	@echo "make demo       a synthetic cohort, from scans to an open report, in demo-output/"
@@ -15,13 +15,14 @@ help:
 	@echo "make lint       ruff: rules and formatting      make format   apply them"
 	@echo "make types      mypy, strict                    make layers   import-linter"
 	@echo "make bench      ratios against named rivals; ONLY=<pattern> runs a part"
+	@echo "make faults     twenty faults, injected; a line each; ONLY='F1 F7' runs some, FULL=1 all rounds"
 	@echo "make clean      remove what the other recipes made"
 
 venv: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,test,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cluster,demo,test,dev]"
 	@touch $@
 
 demo: $(INSTALLED)
@@ -49,6 +50,9 @@ layers: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python tests/bench/run.py $(if $(ONLY),--only "$(ONLY)")
+
+faults: $(INSTALLED)
+	cd tests && $(abspath $(BIN))/python -m faults $(if $(FULL),--full) $(ONLY)
 
 clean:
 	rm -rf $(VENV) demo-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

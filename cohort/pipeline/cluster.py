@@ -1,18 +1,18 @@
 """Where work runs: local worker processes, a scheduler that is there already, or one with jobs of a cluster as its workers."""
 
-import contextlib
 import importlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
-import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from cohort.pipeline import batch
 from cohort.pipeline.clusterfile import (
     ADDRESS,
     ClusterError,
@@ -26,9 +26,12 @@ from cohort.pipeline.clusterfile import (
     parse_bytes,
     read_where,
 )
+from cohort.pipeline.existing import open_existing
+from cohort.pipeline.workers import check_versions, worker_environment
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed.security import Security
 
 __all__ = [
     "ClusterError",
@@ -36,56 +39,18 @@ __all__ = [
     "check_versions",
     "connect",
     "parse_bytes",
+    "smallest_limit",
     "where",
+    "worker_bytes",
     "worker_count",
+    "worker_environment",
 ]
 
 MEMORY_SHARE = 0.6
 """Of a machine's free memory, what local workers share by default."""
 
-
-KEPT_BYTES = 256 << 20
-"""Freed memory that a worker keeps for its next arrays, at most; no more than a tenth of its limit."""
-
-
-def _environment(limit: int) -> dict[str, str]:
-    """Environment of local workers of `limit` bytes.
-
-    No profiler: nobody reads it, and it interrupts every worker a hundred times a second. glibc's allocator: Dask's own
-    setting gives every array back to the system as soon as it is freed and faults its pages in again for the next one,
-    a third of the time of a small scan.
-    """
-    kept = min(KEPT_BYTES, limit // 10)
-    return {
-        "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-        "MALLOC_ARENA_MAX": "1",
-        "MALLOC_MMAP_THRESHOLD_": str(kept // 4),
-        "MALLOC_TRIM_THRESHOLD_": str(kept),
-    }
-
-
 NO_WORKERS_SECONDS = 60
 """How long a scheduler may be without workers before a call gives up."""
-
-CONNECT_SECONDS = 10
-"""How long a scheduler may take to answer."""
-
-GRACE_SECONDS = 300
-"""Before its job's time is over, a worker hands back what it holds."""
-
-SAME = (
-    "cohort",
-    "dask",
-    "distributed",
-    "numpy",
-    "scipy",
-    "xarray",
-    "zarr",
-    "numba",
-    "pydicom",
-    "nibabel",
-)
-"""Packages whose versions have to be those of the driver on every worker: their numbers and formats meet in one store."""
 
 
 def available_bytes() -> int:
@@ -127,6 +92,70 @@ def where(on: str) -> Where:
     return Scheduler(cluster="scheduler", address=on)
 
 
+def check(on: str) -> None:
+    """Raise what `connect` would, as far as that can be known at no cost: before anything is written.
+
+    A scheduler that is there already is asked for its workers and their versions; no job, pod or process is started.
+
+    Raises
+    ------
+    ClusterError
+        If there is no such place, its commands or packages are not installed, or a scheduler does not answer, has no
+        worker, or has one with other versions.
+    """
+    spec = where(on)
+    match spec:
+        case Scheduler():
+            with open_existing(spec) as client:
+                _wait(client, on, spec)
+                check_versions(client)
+        case Slurm():
+            _extra("dask_jobqueue")
+            batch.check_installed()
+        case Kubernetes():
+            _extra("dask_kubernetes.operator")
+        case Gateway():
+            _extra("dask_gateway")
+
+
+def worker_bytes(on: str = "local", *, workers: int | None = None) -> int:
+    """Memory that a worker will have, before there is one; parameters as `connect` takes them.
+
+    A scheduler that is there already is asked; of a gateway's workers nothing is known, and this machine's stand for them.
+
+    Raises
+    ------
+    ClusterError
+        As `where`, or if a scheduler does not answer.
+    """
+    spec = where(on)
+    match spec:
+        case Slurm() | Kubernetes():
+            return parse_bytes(spec.memory)
+        case Scheduler():
+            with open_existing(spec) as client:
+                if known := smallest_limit(client):
+                    return known
+            return _share(Local(cluster="local"), None)
+        case Local():
+            return _share(spec, workers)
+        case Gateway():
+            return _share(Local(cluster="local"), None)
+
+
+def smallest_limit(client: "Client") -> int | None:
+    """Memory of the worker that has least, in bytes; None if there is none, or none knows."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return min((int(w["memory_limit"]) for w in workers if w["memory_limit"]), default=None)
+
+
+def _share(spec: Local, workers: int | None) -> int:
+    """Memory of a local worker."""
+    if spec.memory:
+        return parse_bytes(spec.memory)
+    return int(MEMORY_SHARE * available_bytes() / (workers or spec.workers or worker_count()))
+
+
 @contextmanager
 def connect(
     on: str = "local", *, workers: int | None = None, memory: int | None = None
@@ -148,17 +177,23 @@ def connect(
         If there is no such place, no scheduler answers there, no worker comes, or one has other versions.
     """
     from distributed import Client
+    from distributed.utils import silence_logging_cmgr
+
+    from cohort.pipeline.freed import GiveBack
 
     spec = where(on)
     with ExitStack() as stack:
+        # What becomes of a scheduler or a worker is said in one line by whoever waits for it.
+        for logger in ("distributed", "distributed.client"):
+            stack.enter_context(silence_logging_cmgr("critical", logger))
         match spec:
             case Local():
                 cluster: Any = stack.enter_context(_local(spec, workers, memory))
                 client = stack.enter_context(Client(cluster))
             case Scheduler():
-                client = stack.enter_context(_existing(spec))
+                client = stack.enter_context(open_existing(spec))
             case Slurm():
-                cluster = stack.enter_context(_slurm(spec, workers, memory))
+                cluster = stack.enter_context(_slurm(spec, workers, memory, stack))
                 client = stack.enter_context(Client(cluster))
             case Kubernetes():
                 cluster = stack.enter_context(_kubernetes(spec, workers, memory))
@@ -166,8 +201,9 @@ def connect(
             case Gateway():
                 client = stack.enter_context(_gateway(spec, workers, stack))
         if not isinstance(spec, Local):
-            _wait(client, on)
+            _wait(client, on, spec)
             check_versions(client)
+        client.register_plugin(GiveBack())
         yield client
 
 
@@ -176,11 +212,13 @@ def _local(spec: Local, workers: int | None, memory: int | None) -> Any:
     from distributed import LocalCluster
 
     count = workers or spec.workers or worker_count()
-    stated = parse_bytes(spec.memory) if spec.memory else None
-    limit = memory or stated or int(MEMORY_SHARE * available_bytes() / count)
+    limit = memory or _share(spec, workers)
     # Loopback only: whoever reaches the port of a scheduler runs code. One thread a worker: the kernels
     # release the lock, but decoding, Zarr and Python do not.
-    spawned = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **_environment(limit)}
+    spawned = {
+        **dask.config.get("distributed.nanny.pre-spawn-environ"),
+        **worker_environment(limit),
+    }
     try:
         with dask.config.set({"distributed.nanny.pre-spawn-environ": spawned}):
             return LocalCluster(
@@ -199,40 +237,15 @@ def _local(spec: Local, workers: int | None, memory: int | None) -> Any:
         ) from error
 
 
-def _existing(spec: Scheduler) -> "Client":
-    from distributed import Client
-    from distributed.security import Security
-
-    security = None
-    if spec.tls is not None:
-        security = Security(
-            require_encryption=True,
-            tls_ca_file=spec.tls.ca,
-            tls_client_cert=spec.tls.cert,
-            tls_client_key=spec.tls.key,
-        )
-    try:
-        return Client(spec.address, timeout=CONNECT_SECONDS, security=security)
-    except (OSError, ValueError) as error:
-        raise ClusterError(
-            f"no scheduler answers at {spec.address} within {CONNECT_SECONDS} s; start one with `dask scheduler`"
-        ) from error
-
-
-def _slurm(spec: Slurm, workers: int | None, memory: int | None) -> Any:
-    from distributed.security import Security
-
+def _slurm(spec: Slurm, workers: int | None, memory: int | None, stack: ExitStack) -> Any:
     jobqueue = _extra("dask_jobqueue")
-    if shutil.which("sbatch") is None:
-        raise ClusterError(
-            "cluster: slurm needs the command `sbatch`; run this on a login node of the cluster"
-        )
+    batch.check_installed()
     count = workers or spec.workers
     limit = memory or parse_bytes(spec.memory)
-    spawned = json.dumps(_environment(limit))
-    hours, minutes, seconds = _seconds(spec.walltime)
-    lifetime = max(60, hours * 3600 + minutes * 60 + seconds - GRACE_SECONDS)
+    spawned = json.dumps(worker_environment(limit))
+    logs = spec.folder or str(batch.state_folder() / "workers")
     leaves = spec.interface != "lo"
+    security = stack.enter_context(_certificates(logs)) if leaves else None
     try:
         cluster = jobqueue.SLURMCluster(
             queue=spec.queue,
@@ -244,13 +257,20 @@ def _slurm(spec: Slurm, workers: int | None, memory: int | None) -> Any:
             interface=spec.interface,
             python=sys.executable,
             local_directory=spec.scratch,
-            log_directory=spec.folder,
-            security=Security.temporary() if leaves else None,
-            shared_temp_directory=spec.folder,
+            log_directory=logs,
+            job_name=_job_name(),
+            security=security,
             # The dashboard has no login and shows logs: on loopback, whatever the workers use.
             scheduler_options={"dashboard_address": "127.0.0.1:0"},
-            # A worker that knows when its job ends hands its work back before.
-            worker_extra_args=["--lifetime", f"{lifetime}s", "--lifetime-stagger", "30s"],
+            worker_extra_args=[
+                "--dashboard-address",
+                "127.0.0.1:0",
+                # A worker that knows when its job ends hands its work back before.
+                "--lifetime",
+                f"{spec.seconds - spec.grace_seconds}s",
+                "--lifetime-stagger",
+                f"{spec.grace_seconds // 10}s",
+            ],
             job_extra_directives=["--requeue", *spec.directives],
             job_script_prologue=[
                 f"export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON='{spawned}'",
@@ -265,6 +285,30 @@ def _slurm(spec: Slurm, workers: int | None, memory: int | None) -> Any:
     return cluster
 
 
+@contextmanager
+def _certificates(folder: str) -> "Iterator[Security]":
+    """Certificates for one scheduler and its workers, in a folder that they share and only this user may read."""
+    from distributed.security import Security
+
+    made = Security.temporary()
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix="tls-") as private:
+        ca, cert, key = (str(Path(private) / name) for name in ("ca.pem", "cert.pem", "key.pem"))
+        parts = ((ca, made.tls_ca_file), (cert, made.tls_worker_cert), (key, made.tls_worker_key))
+        for path, text in parts:
+            Path(path).write_text(text, encoding="ascii")
+        yield Security(
+            require_encryption=True,
+            tls_ca_file=ca,
+            tls_scheduler_cert=cert,
+            tls_scheduler_key=key,
+            tls_worker_cert=cert,
+            tls_worker_key=key,
+            tls_client_cert=cert,
+            tls_client_key=key,
+        )
+
+
 def _kubernetes(spec: Kubernetes, workers: int | None, memory: int | None) -> Any:
     operator = _extra("dask_kubernetes.operator")
     limit = memory or parse_bytes(spec.memory)
@@ -274,7 +318,11 @@ def _kubernetes(spec: Kubernetes, workers: int | None, memory: int | None) -> An
         image=spec.image,
         n_workers=workers or spec.workers,
         resources={"requests": resources, "limits": {"memory": str(limit)}},
-        env={**spec.env, **_environment(limit)},
+        # Through the nanny: it replaces what the pod says about memory by settings of its own.
+        env={
+            **spec.env,
+            "DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON": json.dumps(worker_environment(limit)),
+        },
     )
     try:
         return operator.KubeCluster(custom_cluster_spec=made, namespace=spec.namespace)
@@ -288,7 +336,8 @@ def _kubernetes(spec: Kubernetes, workers: int | None, memory: int | None) -> An
 def _gateway(spec: Gateway, workers: int | None, stack: ExitStack) -> "Client":
     gateway = _extra("dask_gateway")
     try:
-        server = stack.enter_context(gateway.Gateway(spec.address, auth=spec.auth))
+        server = gateway.Gateway(spec.address, proxy_address=spec.proxy, auth=spec.auth)
+        stack.callback(_close_gateway, server)
         cluster = stack.enter_context(server.new_cluster(shutdown_on_close=True, **spec.options))
         cluster.scale(workers or spec.workers)
         return cluster.get_client()
@@ -298,7 +347,14 @@ def _gateway(spec: Gateway, workers: int | None, stack: ExitStack) -> "Client":
         ) from error
 
 
+def _close_gateway(server: Any) -> None:
+    server.close()
+    # Its destructor closes it once more, which fails aloud in distributed 2026: the loop has ended.
+    del server._loop_runner
+
+
 def _extra(module: str) -> Any:
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -306,47 +362,27 @@ def _extra(module: str) -> Any:
             f"this kind of cluster needs the package {module.split('.')[0].replace('_', '-')}; "
             "install it with pip install 'cohort[cluster]'"
         ) from error
+    finally:
+        # dask-jobqueue makes Ctrl-C an exit with code 0 when it is imported.
+        if signal.getsignal(signal.SIGINT) is not interrupt:
+            signal.signal(signal.SIGINT, interrupt)
 
 
-def _seconds(walltime: str) -> tuple[int, int, int]:
-    """Hours, minutes and seconds of ``[days-]hours:minutes:seconds``."""
-    days, _, rest = walltime.rpartition("-")
-    hours, minutes, seconds = (int(part) for part in rest.split(":"))
-    return int(days or 0) * 24 + hours, minutes, seconds
+def _wait(client: "Client", on: str, spec: Where) -> None:
+    while True:
+        try:
+            client.wait_for_workers(1, timeout=NO_WORKERS_SECONDS)
+        except TimeoutError as error:
+            # A job may wait in its queue for as long as the queue is.
+            if isinstance(spec, Slurm) and batch.jobs(_job_name()):
+                continue
+            raise ClusterError(
+                f"the cluster at {on} has had no worker for {NO_WORKERS_SECONDS} s; "
+                "look at the queue of its jobs, or start one with `dask worker`"
+            ) from error
+        return
 
 
-def _wait(client: "Client", on: str) -> None:
-    try:
-        client.wait_for_workers(1, timeout=NO_WORKERS_SECONDS)
-    except TimeoutError as error:
-        raise ClusterError(
-            f"the cluster at {on} has had no worker for {NO_WORKERS_SECONDS} s; "
-            "look at the queue of its jobs, or start one with `dask worker`"
-        ) from error
-
-
-def check_versions(client: "Client") -> None:
-    """Raise `ClusterError` if a worker has another Python or other versions of the packages that make numbers."""
-    here = versions()
-    try:
-        workers = client.run(versions)
-    except ImportError as error:
-        raise ClusterError(
-            f"a worker lacks a package ({error}); give workers the same environment as the driver"
-        ) from error
-    for address, found in workers.items():
-        for name, version in here.items():
-            if found.get(name) != version:
-                raise ClusterError(
-                    f"the worker at {address} has {name} {found.get(name) or 'not'}, expected {version} as here; "
-                    "give workers the same environment as the driver"
-                )
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages in `SAME`, as installed in this process's environment."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for name in SAME:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+def _job_name() -> str:
+    """Of the workers of a driver; one that is a job itself gives them its name, so that they can be ended together."""
+    return f"{os.environ.get('SLURM_JOB_NAME', 'cohort')}-worker"

@@ -1,5 +1,6 @@
 """The YAML that says where to run: which kind of cluster, how many workers, how large; checked whole before a job is sent."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +8,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from cohort.io.fields import Part, Texts, describe, did_you_mean
+from cohort.io.fields import Part, describe, did_you_mean
 from cohort.io.yamlfile import YamlError, read_yaml
 
 ADDRESS = re.compile(r"^(tcp|tls|ws|wss)://(\[[^\]\s]+\]|[^:\s/]+):\d+$")
 """Of a Dask scheduler."""
 
 _LOOPBACK = re.compile(r"^(localhost|127(\.\d{1,3}){3}|\[::1\])$")
+
+
+GRACE_SECONDS = 300
+"""Before its time is over, a job hands back what it holds."""
 
 
 class ClusterError(ValueError):
@@ -61,10 +66,29 @@ def _address(text: str) -> str:
 
 
 def _gateway(text: str) -> str:
-    if not re.match(r"^https?://[^@\s]+$", text):
+    found = re.match(r"^(https?)://(\[[^\]\s]+\]|[^@:/\s]+)(:\d+)?(/[^@\s]*)?$", text)
+    if not found:
         raise ValueError(
             f"expected a URL such as https://hub.example.org/services/dask-gateway, found {text!r}"
         )
+    if found[1] == "http" and not _LOOPBACK.match(found[2]):
+        raise ValueError(
+            f"{text} leaves this machine unencrypted, and it hands out the keys of clusters; expected https://"
+        )
+    return text
+
+
+def _proxy(text: str) -> str:
+    if not re.match(r"^gateway://[^@/\s]+:\d+$", text):
+        raise ValueError(
+            f"expected an address such as gateway://hub.example.org:8786, found {text!r}"
+        )
+    return text
+
+
+def _line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"expected one line of text, found {text!r}")
     return text
 
 
@@ -84,6 +108,7 @@ def _count(value: Any) -> Any:
 
 Memory = Annotated[str, AfterValidator(_memory)]
 Count = Annotated[int, BeforeValidator(_count)]
+Line = Annotated[str, AfterValidator(_line)]
 
 
 class Tls(Part):
@@ -116,7 +141,10 @@ class Scheduler(Part):
 
 
 class Slurm(Part):
-    """Workers as jobs of SLURM, one process of one thread each; lost ones are asked for again."""
+    """Workers as jobs of SLURM, one process of one thread each; lost ones are asked for again.
+
+    `cohort submit` makes the driver a job too, of one core and `driver_memory`, in the same queue.
+    """
 
     cluster: Literal["slurm"]
     workers: Count = 2
@@ -124,19 +152,43 @@ class Slurm(Part):
     minimum: Count | None = None
     """Jobs at least; without it, `workers` all the time."""
     memory: Memory = "4GiB"
-    queue: str | None = None
-    account: str | None = None
+    driver_memory: Memory = "2GiB"
+    queue: Line | None = None
+    account: Line | None = None
     walltime: Annotated[str, AfterValidator(_walltime)] = "04:00:00"
-    interface: str = "lo"
+    """Of each job. What is not done by then is done by the next."""
+    interface: Line = "lo"
     """Network interface of scheduler and workers; any but `lo` is encrypted."""
-    folder: str | None = None
+    folder: Line | None = None
     """On storage that all nodes share: logs of the jobs and, with encryption, its certificates."""
-    scratch: str | None = None
+    scratch: Line | None = None
     """Where a worker may put files, on its node."""
-    directives: Texts = Field(default_factory=list)
+    directives: list[Line] = Field(default_factory=list)
     """More ``#SBATCH`` lines."""
-    prologue: Texts = Field(default_factory=list)
+    prologue: list[Line] = Field(default_factory=list)
     """Shell lines before the worker starts, such as ``module load``."""
+
+    @property
+    def seconds(self) -> int:
+        """The walltime."""
+        days, _, rest = self.walltime.rpartition("-")
+        hours, minutes, seconds = (int(part) for part in rest.split(":"))
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+    @property
+    def grace_seconds(self) -> int:
+        """How long before its time is over a job is told, or a worker begins, to hand back what it holds."""
+        return min(GRACE_SECONDS, self.seconds // 2)
+
+    @property
+    def driver_mebibytes(self) -> int:
+        """Memory of the driver's job."""
+        return parse_bytes(self.driver_memory) >> 20
+
+    @property
+    def driver_directives(self) -> list[str]:
+        """`directives` of the driver's job: it idles, and shares its node with others."""
+        return [line for line in self.directives if not line.startswith("--exclusive")]
 
     @model_validator(mode="after")
     def _has_a_shared_folder(self) -> "Slurm":
@@ -165,6 +217,8 @@ class Gateway(Part):
 
     cluster: Literal["gateway"]
     address: Annotated[str, AfterValidator(_gateway)] = Field(description="the gateway's URL")
+    proxy: Annotated[str, AfterValidator(_proxy)] | None = None
+    """Where its schedulers are reached, if not at the same host and port; always encrypted."""
     workers: Count = 2
     auth: str | None = None
     """As dask-gateway names it: basic, jupyterhub or kerberos."""
@@ -198,7 +252,7 @@ def check_encrypted(address: str, *, has_tls: bool) -> None:
 
 
 def read_where(path: str | Path) -> Where:
-    """Read and check a cluster's YAML.
+    """Read and check a cluster's YAML. Files and folders of this machine that it names are relative to it.
 
     Raises
     ------
@@ -221,6 +275,18 @@ def read_where(path: str | Path) -> Where:
         return Tls if len(place) > 1 and place[0] == "tls" else part
 
     try:
-        return part.model_validate(content)  # type: ignore[return-value]
+        found = part.model_validate(content)
     except ValidationError as error:
         raise ClusterError("\n".join(f"{path}: {line}" for line in describe(error, at))) from None
+    if isinstance(found, Scheduler) and found.tls is not None:
+        files = found.tls.model_dump().items()
+        found = found.model_copy(
+            update={"tls": Tls(**{name: _beside(path, file) for name, file in files})}
+        )
+    elif isinstance(found, Slurm) and found.folder is not None:
+        found = found.model_copy(update={"folder": _beside(path, found.folder)})
+    return found  # type: ignore[return-value]
+
+
+def _beside(path: Path, name: str) -> str:
+    return os.path.normpath(path.absolute().parent / Path(name).expanduser())

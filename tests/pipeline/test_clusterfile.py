@@ -3,7 +3,7 @@
 import pytest
 
 from cohort.pipeline import cluster
-from cohort.pipeline.clusterfile import ClusterError, Local, Scheduler, Slurm, read_where
+from cohort.pipeline.clusterfile import ClusterError, Gateway, Local, Scheduler, Slurm, read_where
 
 TLS = "tls: {ca: ca.pem, cert: cert.pem, key: key.pem}\n"
 
@@ -32,6 +32,10 @@ def written(tmp_path, text):
         ("cluster: scheduler\naddress: tls://head:8786\n", "tls://head:8786 needs certificates"),
         ("cluster: scheduler\naddress: tls://head:8786\ntls: {ca: a, cert: b}\n", "tls.key: expected"),
         ("cluster: gateway\naddress: https://me:secret@hub\n", "address: expected a URL"),
+        ("cluster: gateway\naddress: http://hub/gateway\n", "leaves this machine unencrypted"),
+        ("cluster: gateway\naddress: https://hub\nproxy: tcp://hub:1\n", "proxy: expected an address such as gateway://"),
+        ("cluster: slurm\nqueue: \"a\\nb\"\n", "queue: expected one line of text"),
+        ("cluster: slurm\ndirectives: [\"--x\\n#y\"]\n", "expected one line of text"),
         ("cluster: kubernetes\n", "image: expected a container image"),
         ("cluster: [slurm]\n", "cluster: expected local"),
     ],
@@ -54,11 +58,31 @@ def test_what_a_file_states_is_read(tmp_path):
     assert read_where(written(tmp_path, text.replace("--exclusive", "[--exclusive]"))) == Slurm(
         cluster="slurm", workers=7, minimum=2, queue="long", walltime="2-04:00:00", directives=["--exclusive"]
     )  # fmt: skip
-    scheduler = read_where(
-        written(tmp_path, "cluster: scheduler\naddress: tls://head:8786\n" + TLS)
+    gateway = "cluster: gateway\naddress: https://hub/gateway\nproxy: gateway://hub:8786\n"
+    assert read_where(written(tmp_path, gateway)) == Gateway(
+        cluster="gateway", address="https://hub/gateway", proxy="gateway://hub:8786"
     )
-    assert isinstance(scheduler, Scheduler)
-    assert scheduler.tls is not None
+
+
+def test_files_that_it_names_lie_beside_it(tmp_path):
+    scheduler = "cluster: scheduler\naddress: tls://head:8786\ntls: {ca: ca.pem, cert: /a/cert.pem, key: ../key.pem}\n"
+    found = read_where(written(tmp_path, scheduler))
+    assert isinstance(found, Scheduler)
+    assert found.tls is not None
+    assert (found.tls.ca, found.tls.cert) == (str(tmp_path / "ca.pem"), "/a/cert.pem")
+    assert found.tls.key == str(tmp_path.parent / "key.pem")
+    slurm = read_where(written(tmp_path, "cluster: slurm\nfolder: jobs\n"))
+    assert isinstance(slurm, Slurm)
+    assert slurm.folder == str(tmp_path / "jobs")
+
+
+@pytest.mark.parametrize(
+    ("walltime", "seconds", "grace"),
+    [("00:01:00", 60, 30), ("04:00:00", 14_400, 300), ("2-04:30:05", 189_005, 300), ("00:10:00", 600, 300)],
+)  # fmt: skip
+def test_a_job_is_told_before_its_time_is_over(walltime, seconds, grace):
+    found = Slurm(cluster="slurm", walltime=walltime)
+    assert (found.seconds, found.grace_seconds) == (seconds, grace)
 
 
 @pytest.mark.parametrize("on", ["tcp://127.0.0.1:8786", "tcp://localhost:1", "tcp://[::1]:8786"])
