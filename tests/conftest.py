@@ -7,6 +7,9 @@ import dask
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Modules of fixtures, which test modules name as plugins: pytest may import them for their doctests before that.
+pytest.register_assert_rewrite("ceph", "orthanc", "s3")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 settings.register_profile(

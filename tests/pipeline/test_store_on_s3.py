@@ -51,8 +51,8 @@ def of(catalog: Path) -> Store:
 @pytest.mark.parametrize(
     ("grain", "in_shards"),
     [
-        ("scan", False),
         ("block", True),
+        pytest.param("scan", False, marks=pytest.mark.slow),
         pytest.param("scan", True, marks=pytest.mark.slow),
         pytest.param("block", False, marks=pytest.mark.slow),
     ],
@@ -91,6 +91,7 @@ def test_what_is_fresh_is_not_put_again(catalog, there, s3):
     assert contents(Store(there.store)) == before
 
 
+@pytest.mark.slow
 def test_one_changed_voxel_puts_one_scan(catalog, there, s3):
     api.update(catalog, options=there)
     data = cohorts.ball(3)
@@ -103,6 +104,7 @@ def test_one_changed_voxel_puts_one_scan(catalog, there, s3):
     assert all("003v1" in line for line in scans)
 
 
+@pytest.mark.slow
 def test_a_notebook_opens_a_bucket_lazily(catalog, there):
     api.update(catalog, options=HERE)
     api.update(catalog, options=there)
@@ -117,6 +119,7 @@ def test_a_notebook_opens_a_bucket_lazily(catalog, there):
     assert api.status(cohort)["recipes"] == {"ball": {"done": 6}}
 
 
+@pytest.mark.slow
 def test_damage_in_a_bucket_is_mended_by_the_next_calls(catalog, there):
     api.update(catalog, options=there)
     store = Store(there.store)
@@ -132,6 +135,7 @@ def test_damage_in_a_bucket_is_mended_by_the_next_calls(catalog, there):
     assert contents(store) == before
 
 
+@pytest.mark.slow
 def test_events_and_failures_are_kept_with_the_run(catalog, there):
     cohorts.write_scan(catalog.parent / "scans/001_v1.nii.gz", 0 * cohorts.ball(1))
     result = api.update(catalog, options=there)
@@ -167,6 +171,7 @@ def test_a_second_writer_is_told_who_holds_the_bucket(catalog, there):
     assert api.update(catalog, options=there).manifest["counts"]["done"] == 6
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_costs_nothing_that_is_there(catalog, there, monkeypatch):
     api.update(catalog, options=there)
     before = contents(Store(there.store))
