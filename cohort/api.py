@@ -7,12 +7,15 @@ import builtins
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cohort import schema
-from cohort.call import STAGES, Call, Options, Result, tokens_file
+from cohort import overview, schema
+from cohort.call import STAGES, Call, tokens_file
 from cohort.grid import GridError
 from cohort.io.catalog import Catalog, CatalogError, read_catalog
 from cohort.io.store import Store, StoreError
+from cohort.options import Options, Result
+from cohort.outlook import explain, forecast
 from cohort.pipeline.ledger import Listener, silent
+from cohort.upkeep import cancel, collect, readmit, withdraw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +35,16 @@ __all__ = [
     "Options",
     "Result",
     "audit",
+    "cancel",
+    "collect",
+    "diff",
+    "explain",
     "fit",
+    "forecast",
     "ingest",
     "open",
     "plan",
+    "readmit",
     "report",
     "run",
     "status",
@@ -43,6 +52,7 @@ __all__ = [
     "verify",
     "which",
     "why",
+    "withdraw",
 ]
 
 
@@ -224,7 +234,7 @@ class Cohort:
 
     def fit(self, model: str) -> "Fit":
         """Fit a model of the catalog to the tables as they are; nothing is written. Raises `CatalogError`, `ModelError`."""
-        from cohort.call import read_recipes
+        from cohort.checking import read_recipes
         from cohort.stats.models import fit_table, model_table
 
         if self.catalog is None or model not in self.catalog.models:
@@ -270,27 +280,13 @@ class Cohort:
 
 
 def status(cohort: Cohort) -> dict[str, Any]:
-    """Scans by state, the last run, what waits in quarantine, for ``cohort status``."""
-    manifest = cohort.store.manifest()
-    recipes = {}
-    for recipe in cohort.recipes:
-        table = cohort.store.table(recipe)
-        assert table is not None
-        recipes[recipe] = {str(k): int(v) for k, v in table["state"].value_counts().items()}
-    return {
-        "cohort": cohort.store.info().get("cohort"),
-        "scans": len(cohort.scans),
-        "recipes": recipes,
-        "models": cohort.store.models(),
-        "quarantine": cohort.store.quarantine(),
-        "last_run": {
-            k: manifest.get(k)
-            for k in ("run_id", "command", "started", "seconds", "counts", "processed")
-        }
-        if manifest
-        else None,
-        "unmatched": manifest.get("unmatched"),
-    }
+    """Scans by state, the last run, the one that goes on, what waits in quarantine; see `overview.status`."""
+    return overview.status(cohort.store)
+
+
+def diff(cohort: Cohort, since: str) -> dict[str, Any]:
+    """What changed after a run, or since a day: scans, coefficients, alarms; see `overview.diff`. Raises `StoreError`."""
+    return overview.diff(cohort.store, since)
 
 
 def verify(

@@ -1,84 +1,35 @@
 """One call of one or more stages on one catalog: checked whole first, then under one lock, with one manifest."""
 
+import functools
 import os
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from cohort import provenance
+from cohort.checking import check_models, read_recipes
 from cohort.io.catalog import Catalog, CatalogError, read_catalog
 from cohort.io.deidentify import key_file
 from cohort.io.private import misplaced
 from cohort.io.store import Store, StoreError
+from cohort.options import Options, Result
 from cohort.pipeline import cluster
-from cohort.pipeline.ledger import Ledger, Listener, silent
+from cohort.pipeline.changes import LISTED, Comparison
+from cohort.pipeline.garbage import rarely_collected
+from cohort.pipeline.ledger import Ledger
+from cohort.pipeline.stopping import Stop
 
 if TYPE_CHECKING:
     import pandas as pd
     from distributed import Client
 
     from cohort.pipeline.ingest import Ingested
+    from cohort.pipeline.measuring import Wishes
     from cohort.pipeline.plan import Plan
     from cohort.pipeline.recipe import Recipe
-    from cohort.stats.regression import Fit
 
 STAGES = ("ingest", "run", "fit", "report")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a stage works; the defaults suit a laptop."""
-
-    store: str | Path | None = None
-    """Instead of the catalog's own store."""
-    sources: Sequence[str | Path] | None = None
-    """Instead of the catalog's own sources."""
-    on: str = "local"
-    """``local`` or the address of a scheduler."""
-    workers: int | None = None
-    """Local worker processes; the cores of this machine by default, 0 for none: everything in this process."""
-    memory: int | None = None
-    """Bytes a worker may use."""
-    grain: Literal["auto", "scan", "block"] = "auto"
-    rehash: bool = False
-    """Digest every source file again instead of trusting size, times and inode."""
-    retry: bool = False
-    """Also run scans that failed before on the same inputs."""
-    listen: Listener = silent
-    """Called with every event."""
-
-
-@dataclass
-class Result:
-    """What one call did."""
-
-    catalog: Catalog
-    store: Store
-    manifest: dict[str, Any] = field(default_factory=dict)
-    problems: list[Any] = field(default_factory=list)
-    """Refused series (`pipeline.book.Problem`); their `text` names files and is for the operator."""
-    orphans: list[Path] = field(default_factory=list)
-    """Attached images for which there is no scan."""
-    absent: list[str] = field(default_factory=list)
-    """Scans of the store whose files are no longer in the sources."""
-    failed: list[dict[str, Any]] = field(default_factory=list)
-    """Scans on which a recipe failed: scan_id, recipe, type, message, new."""
-    fits: dict[str, "Fit | str | None"] = field(default_factory=dict)
-    """Model -> fit, None if it was fresh, or in one line why it could not be fitted."""
-    report: Path | str | None = None
-    """The page: a path, or a URL in an object store."""
-
-    @property
-    def newly_bad(self) -> bool:
-        """Whether anything failed or was quarantined in this call."""
-        return (
-            any(p.new and p.state == "quarantined" for p in self.problems)
-            or any(f["new"] for f in self.failed)
-            or any(isinstance(f, str) for f in self.fits.values())
-        )
 
 
 class Call:
@@ -96,7 +47,25 @@ class Call:
         self.store = Store(self.catalog.store_root())
         self.recipes = read_recipes(self.catalog)
         self._stack = ExitStack()
+        self._stop = Stop()
+        self._changes = Comparison(self.store)
         self.result = Result(self.catalog, self.store)
+
+    def check(
+        self, stages: Sequence[str], *, recipe: str | None = None, model: str | None = None
+    ) -> None:
+        """Raise whatever can be known to be wrong with a call of these stages before anything is written."""
+        self._chosen(recipe)
+        self._chosen_models(model)
+        check_models(self.catalog, self.recipes)
+        if "ingest" in stages:
+            self._check_places()
+        elif not self.store.info():
+            raise StoreError(
+                f"nothing ingested yet in {self.store.url}; run `cohort ingest {self.catalog.path}` first"
+            )
+        if self._client is None and self.options.workers != 0:
+            cluster.check(self.options.on)
 
     def work(
         self,
@@ -106,25 +75,21 @@ class Call:
         model: str | None = None,
     ) -> Result:
         """Run the stages in order; the manifest is written whatever happens."""
+        self.check(stages, recipe=recipe, model=model)
         recipes = self._chosen(recipe)
-        self._chosen_models(model)
-        check_models(self.catalog, self.recipes)
-        cluster.where(self.options.on)
-        if "ingest" in stages:
-            self._check_places()
-        elif not self.store.info():
-            raise StoreError(
-                f"nothing ingested yet in {self.store.url}; run `cohort ingest {self.catalog.path}` first"
-            )
-        with self.store.lock(), self._stack:
+        with self.store.lock(), self._stack, rarely_collected():
             self.store.write_info(cohort=self.catalog.cohort, catalog=self.catalog.digest)
             self.store.sweep()
+            finish_withdrawal(self.store)
             ledger = Ledger(self.store, command, listen=self.options.listen)
-            with ledger:
+            self._stop = self._stack.enter_context(self._listening(ledger))
+            with ledger, self._stop.noted(ledger.manifest):
                 ledger.manifest["recipes"] = {
                     r.name: {"digest": r.digest, **r.content} for r in self.recipes
                 }
                 for stage in stages:
+                    if self.result.is_halted or self._stop.is_final:
+                        break
                     if stage == "ingest":
                         self._ingest(ledger)
                     elif stage == "run":
@@ -135,11 +100,20 @@ class Call:
                         ]
                     elif stage == "fit":
                         self._fit(ledger, self._chosen_models(model))
-            if "report" in stages:
+                self._compare(ledger)
+            if "report" in stages and not self.result.is_halted and not self._stop.is_final:
                 # After the manifest: the page shows the run it belongs to.
                 self.result.report = self._report(ledger)
             self.result.manifest = ledger.manifest
         return self.result
+
+    def _listening(self, ledger: Ledger) -> Stop:
+        """What ends the call before its work is done."""
+        return Stop(
+            budget_seconds=self.options.budget_seconds,
+            max_scans=self.options.max_scans,
+            cancelled=lambda: self.store.files.size(f"runs/{ledger.run_id}/cancel") is not None,
+        )
 
     def _check_places(self) -> None:
         """Sources can be read, and neither the store nor the key lies where it must not."""
@@ -160,7 +134,8 @@ class Call:
 
     def plan(self, recipe: str | None = None) -> "list[Plan]":
         """What `run` would do, from the store as it is; nothing is written."""
-        return [self._plan(each) for each in self._chosen(recipe)]
+        with rarely_collected():
+            return [self._plan(each) for each in self._chosen(recipe)]
 
     def _chosen(self, recipe: str | None) -> "list[Recipe]":
         known = [r.name for r in self.recipes]
@@ -196,18 +171,9 @@ class Call:
     def _worker_bytes(self) -> int:
         if self.options.memory is not None:
             return self.options.memory
-        if self._client is not None:
-            limits = [
-                w["memory_limit"]
-                for w in self._client.scheduler_info(n_workers=-1)["workers"].values()
-            ]
-            if any(limits):
-                return int(min(limit for limit in limits if limit))
-        return int(
-            cluster.MEMORY_SHARE
-            * cluster.available_bytes()
-            / (self.options.workers or cluster.worker_count())
-        )
+        if self._client is not None and (known := cluster.smallest_limit(self._client)):
+            return known
+        return cluster.worker_bytes(self.options.on, workers=self.options.workers)
 
     def _ingest(self, ledger: Ledger) -> "Ingested":
         from cohort.pipeline.ingest import ingest as ingest_scans
@@ -217,10 +183,14 @@ class Call:
             self.store,
             ledger,
             self._connect,
-            cache=_cache_file(self.store),
+            cache=cache_file(self.store),
             tokens=tokens_file(self.store),
             rehash=self.options.rehash,
+            settle_seconds=self.options.settle_seconds,
+            stop=self._stop,
+            seconds=self.options.time_limit_seconds,
         )
+        self._changes.scans(done.contents)
         self.result.problems, self.result.orphans = done.problems, done.orphans
         self.result.absent = done.absent
         return done
@@ -234,39 +204,48 @@ class Call:
         return scans
 
     def _plan(self, recipe: "Recipe") -> "Plan":
-        from cohort.pipeline.plan import make_plan
+        from cohort.pipeline.measuring import plan_recipe
 
-        records = [r for r in self.store.records(self._scans()["scan_id"]) if r is not None]
-        return make_plan(
-            recipe,
-            records,
-            self.store.derivatives(recipe.name),
-            grain=self.options.grain,
-            worker_bytes=self._worker_bytes(),
-            retry=self.options.retry,
-        )
+        return plan_recipe(self.store, recipe, self._scans()["scan_id"], self._wishes())
+
+    def _wishes(self) -> "Wishes":
+        from cohort.pipeline.measuring import Wishes
+
+        options = self.options
+        # Asked once: a scheduler that goes away while a recipe runs cannot be asked what is left.
+        known = functools.cache(self._worker_bytes)
+        return Wishes(known, options.grain, options.retry, options.accept_versions)
 
     def _run(self, ledger: Ledger, recipe: "Recipe") -> None:
-        from cohort.pipeline.run import gather, run_recipe
+        from cohort.pipeline.measuring import Trial, measure
+        from cohort.pipeline.run import run_recipe
 
-        plan = self._plan(recipe)
-        run_recipe(plan, recipe, self.store, ledger, self._connect)
-        derivatives = self.store.derivatives(recipe.name)
-        keys = self._scans()[["scan_id", "participant", "subject", "session"]]
-        keys = keys.astype(object).where(keys.notna(), None)
-        table = gather(self.store, recipe, keys.to_dict("records"), derivatives)
-        before = set(plan.failed)
-        for scan_id in table.loc[table["state"] == "failed", "scan_id"]:
-            found = derivatives[scan_id]
-            self.result.failed.append(
-                {
-                    "scan_id": scan_id,
-                    "recipe": recipe.name,
-                    "type": found["type"],
-                    "message": found["reason"],
-                    "new": scan_id not in before,
-                }
-            )
+        numbers = self._changes.numbers(recipe.name, list(recipe.columns()))
+        done = measure(
+            self.store,
+            recipe,
+            self._scans(),
+            ledger,
+            self._wishes(),
+            Trial(self.options.canary, self.options.canary_tolerance, self.options.confirm),
+            lambda plan: run_recipe(
+                plan,
+                recipe,
+                self.store,
+                ledger,
+                self._connect,
+                stop=self._stop,
+                seconds=self.options.time_limit_seconds,
+            ),
+            takers=(numbers.take,),
+        )
+        if done.canary is not None:
+            self.result.canaries.append(done.canary)
+        self.result.is_halted |= done.stopped
+        self.result.failed += [
+            {"scan_id": s, "recipe": recipe.name, "type": kind, "message": said, "new": new}
+            for s, kind, said, new in done.failed
+        ]
 
     def _fit(self, ledger: Ledger, models: Sequence[str]) -> None:
         from cohort.stats.models import fit_model
@@ -277,7 +256,13 @@ class Call:
         names = [r.name for r in self.recipes]
         for number, name in enumerate(models, 1):
             try:
-                fit = fit_model(self.catalog, name, self.store, names)
+                fit = fit_model(
+                    self.catalog,
+                    name,
+                    self.store,
+                    names,
+                    accept_versions=self.options.accept_versions,
+                )
                 self.result.fits[name] = fit
                 states[name] = "fresh" if fit is None else "done"
             except ValueError as error:
@@ -294,14 +279,31 @@ class Call:
                 total=len(models),
             )
         ledger.stages["fit"] = states
+        fitted = set(self.store.models())
+        self._changes.models(
+            {
+                m: self.store.model_table(m, "tidy") if m in fitted else None
+                for m in self.catalog.models
+            }
+        )
+
+    def _compare(self, ledger: Ledger) -> None:
+        """Write down what changed since the last call, and raise the alarm for what should not have."""
+        self._changes.write(ledger.run_id)
+        self.result.alarms = self._changes.alarms
+        told = ledger.manifest["alarms"] = self._changes.alarms[:LISTED]
+        ledger.manifest["n_alarms"] = len(self._changes.alarms)
+        for alarm in told:
+            ledger.event("alarm", **alarm)
 
     def _report(self, ledger: Ledger) -> Path | str:
-        from cohort.reporting.html import write_report
-
         self.options.listen({"event": "stage", "stage": "report"})
         inputs = self._report_inputs()
         if (fresh := self.store.report(inputs)) is not None:
             return fresh
+        # Drawing takes a second to load: only for a page that has to be made.
+        from cohort.reporting.html import write_report
+
         page = write_report(
             self.store,
             title=self.catalog.cohort,
@@ -333,69 +335,19 @@ class Call:
         )
 
 
-def read_recipes(catalog: Catalog) -> "list[Recipe]":
-    """Read and check every recipe of a catalog, before a byte of a scan is read. Raises `RecipeError`."""
-    if not catalog.recipes:
-        return []
-    from cohort.pipeline.recipe import RecipeError, read_recipe
-
-    recipes, problems = [], []
-    for name in catalog.recipes:
-        try:
-            recipes.append(
-                read_recipe(catalog.recipe_path(name), variables=("image", *catalog.attach))
-            )
-        except RecipeError as error:
-            problems.append(str(error))
-    if problems:
-        raise RecipeError("\n".join(problems))
-    return recipes
-
-
-def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
-    """Check every model against the columns there will be: outcome, formula, confounds, where. Raises `CatalogError`."""
-    if not catalog.models and catalog.participants is None:
-        return
-    from cohort import expression
-    from cohort.stats.formula import check_formula
-
-    columns: set[str] = set()
-    if catalog.participants is not None:
-        from cohort.io.participants import read_participants
-
-        columns |= set(
-            read_participants(
-                catalog.participants, catalog.folder, subject_pattern=catalog.subject
-            ).table.columns
-        )
-    for recipe in recipes:
-        columns |= set(recipe.columns())
-    problems = []
-    for name, model in catalog.models.items():
-        try:
-            check_formula(model.formula, sorted(columns | {model.outcome}))
-            for column in (model.outcome, *model.confounds):
-                expression.check_names(expression.parse(column), columns, column)
-            if model.where:
-                expression.check_columns(model.where, columns)
-            words = set(re.findall(r"\w+", model.formula)) | set(model.confounds)
-            for key, named in (
-                ("group", [model.group] if model.group else []),
-                ("truth", model.truth),
-            ):
-                for term in named:
-                    if term not in words and term != "Intercept":
-                        raise ValueError(f"{key}: {term!r} is no term of {model.formula!r}")  # noqa: TRY301
-        except ValueError as error:
-            problems.append(f"{catalog.path}: models.{name}: {error}")
-    if problems:
-        raise CatalogError(problems)
-
-
-def _cache_file(store: Store) -> Path:
+def cache_file(store: Store) -> Path:
     """Private index of the sources of a store: it holds paths, so it lies with the user, not in the store."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "cohort" / f"{provenance.digest(store.url)[:16]}.index"
+
+
+def finish_withdrawal(store: Store) -> None:
+    """Carry out the withdrawal that was killed, if there is one. Call under the lock."""
+    from cohort.io.leaving import withdraw
+
+    tokens = tokens_file(store)
+    if begun := withdraw.pending(withdraw.journal_file(tokens)):
+        withdraw.carry_out(store, begun, tokens=tokens, cache=cache_file(store))
 
 
 def tokens_file(store: Store) -> Path:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cohort import keeping
-from cohort.console import errors, listener, open_cohort, say, show_result
+from cohort import deploying, keeping, planning, submitting, watching
+from cohort.console import RESUMABLE, errors, listener, open_cohort, say, show_result, show_stop
 
 if TYPE_CHECKING:
     from cohort.api import Options, Result
@@ -69,10 +69,10 @@ Rehash = Annotated[
         "--rehash", help="Digest every source file again, whatever its size and times say"
     ),
 ]
+TimeLimit = Annotated[
+    str | None, typer.Option("--time-limit", help="For one scan, e.g. 10min (default 1h)")
+]
 Retry = Annotated[bool, typer.Option("--retry", help="Run again what failed on the same inputs")]
-
-
-keeping.add_to(app)
 
 
 def main() -> None:
@@ -127,7 +127,9 @@ def ingest(
     memory: Memory = None,
     store: StorePath = None,
     source: Sources = None,
+    settle: watching.Settle = None,
     rehash: Rehash = False,
+    time_limit: TimeLimit = None,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -141,56 +143,12 @@ def ingest(
         memory=memory,
         store=store,
         source=source,
+        settle=settle,
         rehash=rehash,
+        time_limit=time_limit,
         strict=strict,
         as_json=as_json,
     )
-
-
-@app.command(epilog="Example: cohort plan catalogs/cohorts/oasis1.yaml")
-def plan(
-    catalog: CatalogPath,
-    store: StorePath = None,
-    memory: Memory = None,
-    grain: Grain = "auto",
-    as_json: Json = False,
-) -> None:
-    """Say what `run` would do and why; change nothing."""
-    from cohort import api
-
-    with errors():
-        plans = api.plan(catalog, options=_options(store=store, memory=memory, grain=grain))
-    for each in plans:
-        if as_json:
-            print(
-                json.dumps(
-                    {
-                        "recipe": each.recipe,
-                        "fresh": len(each.fresh),
-                        "failed": list(each.failed),
-                        "stale": [
-                            {
-                                "scan_id": t.scan_id,
-                                "reason": t.reason,
-                                "steps": list(t.stale),
-                                "grain": t.grain,
-                                "peak_bytes": t.peak_bytes,
-                            }
-                            for t in each.tasks
-                        ],
-                    }
-                )
-            )
-            continue
-        peak = max((t.peak_bytes for t in each.tasks), default=0)
-        print(
-            f"{each.recipe}: {len(each.fresh)} fresh, {len(each.tasks)} stale, {len(each.failed)} failed before"
-        )
-        for reason, n in each.reasons().items():
-            print(f"  {n} scans: {reason}")
-        if each.tasks:
-            print(f"  steps: {', '.join(each.stale_steps())}")
-            print(f"  peak memory of one scan: {peak / 2**20:.0f} MiB")
 
 
 @app.command(epilog="Example: cohort run catalogs/cohorts/oasis1.yaml oasis-csf")
@@ -203,6 +161,12 @@ def run(
     grain: Grain = "auto",
     store: StorePath = None,
     retry: Retry = False,
+    time_limit: TimeLimit = None,
+    budget: planning.Budget = None,
+    max_scans: planning.MaxScans = None,
+    canary: planning.Trial = 0,
+    canary_tolerance: planning.TrialTolerance = 1e-6,
+    accept_versions: planning.AcceptVersions = False,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -217,6 +181,12 @@ def run(
         grain=grain,
         store=store,
         retry=retry,
+        time_limit=time_limit,
+        budget=budget,
+        max_scans=max_scans,
+        canary=canary,
+        canary_tolerance=canary_tolerance,
+        accept_versions=accept_versions,
         strict=strict,
         as_json=as_json,
     )
@@ -227,12 +197,18 @@ def fit(
     catalog: CatalogPath,
     model: Annotated[str | None, typer.Argument(help="One model; all by default")] = None,
     store: StorePath = None,
+    accept_versions: planning.AcceptVersions = False,
     as_json: Json = False,
 ) -> None:
     """Fit the models of the catalog to the measurements and the participants table."""
     from cohort import api
 
-    _stage(lambda options: api.fit(catalog, model, options=options), store=store, as_json=as_json)
+    _stage(
+        lambda options: api.fit(catalog, model, options=options),
+        store=store,
+        accept_versions=accept_versions,
+        as_json=as_json,
+    )
 
 
 @app.command(epilog="Example: cohort report catalogs/cohorts/oasis1.yaml")
@@ -252,8 +228,15 @@ def update(
     grain: Grain = "auto",
     store: StorePath = None,
     source: Sources = None,
+    settle: watching.Settle = None,
     rehash: Rehash = False,
     retry: Retry = False,
+    time_limit: TimeLimit = None,
+    budget: planning.Budget = None,
+    max_scans: planning.MaxScans = None,
+    canary: planning.Trial = 0,
+    canary_tolerance: planning.TrialTolerance = 1e-6,
+    accept_versions: planning.AcceptVersions = False,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -268,39 +251,18 @@ def update(
         grain=grain,
         store=store,
         source=source,
+        settle=settle,
         rehash=rehash,
         retry=retry,
+        time_limit=time_limit,
+        budget=budget,
+        max_scans=max_scans,
+        canary=canary,
+        canary_tolerance=canary_tolerance,
+        accept_versions=accept_versions,
         strict=strict,
         as_json=as_json,
     )
-
-
-@app.command(epilog="Example: cohort status catalogs/cohorts/oasis1.yaml")
-def status(catalog: CatalogPath, store: StorePath = None, as_json: Json = False) -> None:
-    """Show scans by state, what waits in quarantine and what the last run did."""
-    from cohort import api
-
-    with errors():
-        found = api.status(open_cohort(catalog, store))
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False))
-        return
-    print(f"{found['cohort']}: {found['scans']} scans")
-    for recipe, states in found["recipes"].items():
-        print(
-            f"  {recipe}: {', '.join(f'{n} {state}' for state, n in states.items()) or 'nothing measured'}"
-        )
-    if found["models"]:
-        print(f"  models: {', '.join(found['models'])}")
-    for entry in found["quarantine"]:
-        print(f"  {entry['state']} {entry['series']}: {entry['reason']}")
-    if rows := (found["unmatched"] or {}).get("rows_without_scan"):
-        print(f"  {len(rows)} rows of the participants table have no scan")
-    if last := found["last_run"]:
-        counts = ", ".join(f"{n} {state}" for state, n in last["counts"].items())
-        print(
-            f"  last: {last['command']} {last['started']}, {last['seconds']} s, processed {last['processed']}: {counts}"
-        )
 
 
 @app.command(epilog="Example: cohort why catalogs/cohorts/oasis1.yaml sub-0001")
@@ -326,13 +288,19 @@ def why(
 
 def _options(**given: Any) -> "Options":
     from cohort import api
+    from cohort.options import parse_seconds
     from cohort.pipeline.cluster import parse_bytes
 
-    memory = given.pop("memory", None)
+    memory, budget = given.pop("memory", None), given.pop("budget", None)
+    settle = given.pop("settle", None)
+    if (limit := given.pop("time_limit", None)) is not None:
+        given["time_limit_seconds"] = parse_seconds(limit)
     sources = given.pop("source", None)
     return api.Options(
         **{k: v for k, v in given.items() if v is not None},
         memory=None if memory is None else parse_bytes(memory),
+        budget_seconds=None if budget is None else parse_seconds(budget),
+        settle_seconds=0.0 if settle is None else parse_seconds(settle),
         sources=sources or None,
     )
 
@@ -341,11 +309,19 @@ def _stage(
     call: "Callable[[Options], Result]", *, as_json: bool, strict: bool = False, **given: Any
 ) -> None:
     with errors(), listener(as_json=as_json) as listen:
-        result = call(_options(listen=listen, **given))
+        result = call(_options(listen=listen, confirm=planning.ask, **given))
     show_result(result, as_json=as_json)
     unmatched = result.manifest.get("unmatched", {}).get("scans_without_row")
     bad = result.newly_bad or (strict and bool(result.problems or result.failed or unmatched))
-    raise typer.Exit(1 if bad else 0)
+    raise typer.Exit(RESUMABLE if show_stop(result.manifest) else 1 if bad else 0)
+
+
+# `--help` lists them in this order: first what everybody uses.
+planning.add_to(app)
+watching.add_to(app, stage=_stage, options=_options)
+submitting.add_to(app, update=update, options=_options)
+deploying.add_to(app)
+keeping.add_to(app)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How the command line speaks: results on stdout, everything else on stderr, one line for each thing that is wrong."""
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,22 +14,33 @@ import typer
 if TYPE_CHECKING:
     from cohort.api import Cohort, Result
 
+SHOWN = 20
+"""Alarms that are shown one by one."""
+
+PROGRAM = "cohort"
+
+RESUMABLE = 75
+"""Exit code of a call that somebody else's, or the end of it, kept from its work: call again."""
+
 
 @contextmanager
 def errors() -> Iterator[None]:
     """One line on stderr and the right exit code for everything a user can get wrong."""
-    from cohort.io.store import Locked
+    from cohort.io.storage.backend import AWAY, Locked
 
     # A batch system that takes the node back sends SIGTERM: leave as after Ctrl-C, with the manifest written.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except KeyboardInterrupt:
-        say("interrupted; what was finished is kept, call again to go on")
-        raise typer.Exit(75) from None
+        say(f"stopped: signal; what was finished is kept; resume with: {_again()}")
+        raise typer.Exit(RESUMABLE) from None
     except Locked as error:
         say(f"error: {error}; call again later")
         raise typer.Exit(75) from None
+    except AWAY as error:
+        say(f"error: {error}; what was finished is kept; resume with: {_again()}")
+        raise typer.Exit(2) from None
     except (ValueError, OSError, ImportError) as error:
         for line in str(error).splitlines() or [type(error).__name__]:
             say(f"error: {line}")
@@ -44,6 +56,31 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _again() -> str:
+    """The command to go on with: this one once more."""
+    return shlex.join([PROGRAM, *sys.argv[1:]])
+
+
+def show_stop(manifest: Mapping[str, Any]) -> bool:
+    """Say why a call ended before its work was done; whether it has to be called again to go on."""
+    from cohort.pipeline.stopping import POLITE
+
+    reason, left = manifest.get("stopped"), manifest.get("left", 0)
+    if reason is None:
+        return False
+    if reason in POLITE:
+        what = {"budget": "the budget", "max_scans": "--max-scans"}[reason]
+        say(f"stopped at {what}: {left} scans left for the next call")
+        return False
+    say(f"stopped: {reason}, {left} scans left; resume with: {_again()}")
+    return True
+
+
+def alarm_text(alarm: Mapping[str, Any]) -> str:
+    """A number that should not have moved, in one line."""
+    return f"{alarm['scan_id']}: {alarm['recipe']}: {alarm['quantity']} {alarm['before']!r} -> {alarm['after']!r}"
+
+
 def show_result(result: "Result", *, as_json: bool) -> None:
     """Results on stdout, what went wrong on stderr."""
     manifest = result.manifest
@@ -52,6 +89,10 @@ def show_result(result: "Result", *, as_json: bool) -> None:
             say(
                 f"{problem.state}{'' if problem.new else ' before'} {problem.series}: {problem.text}"
             )
+    for alarm in result.alarms[:SHOWN]:
+        say(f"ALARM {alarm_text(alarm)}, and nothing it depends on changed")
+    if len(result.alarms) > SHOWN:
+        say(f"ALARM and {len(result.alarms) - SHOWN} more numbers moved; `cohort diff` lists them")
     for text in manifest.get("warnings", []):
         say(f"warning: {text}")
     for scan_id in result.absent:
@@ -60,6 +101,13 @@ def show_result(result: "Result", *, as_json: bool) -> None:
         )
     for orphan in result.orphans:
         say(f"no scan for {orphan}: an attached image without the scan it belongs to")
+    for canary in result.canaries:
+        for line in canary.lines():
+            say(line)
+    if result.is_halted:
+        say(
+            "stopped by the canary: tables, models and report stand as they did; call again without --canary to go on, or undo what moved the numbers"
+        )
     for failed in result.failed:
         say(
             f"failed{'' if failed['new'] else ' before'} {failed['scan_id']}: {failed['recipe']}: {failed['type']}: {failed['message']}"
@@ -76,6 +124,8 @@ def show_result(result: "Result", *, as_json: bool) -> None:
     print(
         f"{manifest['command']} {result.catalog.cohort}: {counts}; processed {manifest['processed']} in {manifest['seconds']:.1f} s"
     )
+    if settling := manifest.get("settling"):
+        print(f"  {settling} series are still arriving; left for the next call")
     unmatched = manifest.get("unmatched", {})
     if rows := unmatched.get("rows_without_scan"):
         print(f"  {len(rows)} rows of the participants table have no scan")

@@ -6,11 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from cohort.console import errors, listener, open_cohort
+from cohort.console import errors, listener, open_cohort, say
 
 Place = Annotated[
     Path,
     typer.Argument(metavar="CATALOG", help="The cohort's YAML, or the folder or URL of a store"),
+]
+Catalog = Annotated[
+    Path,
+    typer.Argument(metavar="CATALOG", help="The cohort's YAML, e.g. catalogs/cohorts/oasis1.yaml"),
 ]
 StorePath = Annotated[str | None, typer.Option("--store", help="Instead of the catalog's store")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON line a finding on stdout")]
@@ -22,6 +26,11 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: cohort audit stores/oasis1")(audit)
     app.command(epilog="Example: cohort which catalogs/cohorts/oasis1.yaml e6v4jwhc2tmtz3wm")(which)
     app.command(epilog="Example: cohort doctor s3://my-bucket/stores")(doctor)
+    app.command(epilog="Example: cohort gc catalogs/cohorts/oasis1.yaml --dry-run")(gc)
+    app.command(
+        epilog="Example: cohort withdraw catalogs/cohorts/oasis1.yaml 0042 --proof 0042-proof.json"
+    )(withdraw)
+    app.command(epilog="Example: cohort readmit catalogs/cohorts/oasis1.yaml 0042")(readmit)
 
 
 def verify(
@@ -85,20 +94,130 @@ def which(
 
 
 def doctor(
-    url: Annotated[str, typer.Argument(help="A folder or s3://bucket/prefix, there or not yet")],
+    url: Annotated[
+        str,
+        typer.Argument(
+            help="A folder or s3://bucket/prefix, there or not yet; or dicomweb://host:port/root"
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
-    """Try out whether a store can be kept at a place, and say what would not work; exit 1 if something would not."""
+    """Try out whether a store can be kept at a place, or scans be read from a DICOM node, and say what would not work.
+
+    Exit 1 if something would not. Nothing is left behind, and nothing is written on a DICOM node.
+    """
     from cohort.io import doctor as trial
+    from cohort.io.sources.dicomweb.address import is_url
 
     with errors():
-        checks = trial.probe(url)
+        if is_url(url):
+            from cohort.io import node_doctor
+
+            checks, use = node_doctor.probe(url), "source"
+        else:
+            checks, use = trial.probe(url), "store"
     if as_json:
         for check in checks:
             _tell(check.__dict__, as_json=True)
     else:
-        print(trial.render(checks))
+        print(trial.render(checks, use=use))
     raise typer.Exit(0 if trial.is_fit(checks) else 1)
+
+
+def gc(
+    catalog: Catalog,
+    store: StorePath = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would go, and its bytes")
+    ] = False,
+    keep_runs: Annotated[
+        int | None,
+        typer.Option("--keep-runs", min=1, help="Newest run folders to keep; all by default"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove what no record needs: interrupted writes, results of recipes and models the catalog lacks, old runs, cache entries."""
+    from cohort import api
+
+    with errors():
+        found = api.collect(open_cohort(catalog, store), keep_runs=keep_runs, dry_run=dry_run)
+    for each in found:
+        _tell(
+            each.__dict__ if as_json else f"{_size(each.bytes)}  {each.kind}: {each.what}",
+            as_json=as_json,
+        )
+    if not as_json:
+        total = sum(each.bytes for each in found)
+        print(f"{_size(total)} in {len(found)} things {'would go' if dry_run else 'removed'}")
+
+
+def withdraw(
+    catalog: Catalog,
+    subject: Annotated[
+        str,
+        typer.Argument(
+            help="The name after sub- in a scan's id, or the id in the sources or the table"
+        ),
+    ],
+    proof: Annotated[
+        Path,
+        typer.Option(
+            "--proof", help="File to write, outside the store: what went, and a search afterwards"
+        ),
+    ],
+    store: StorePath = None,
+    voxels: Annotated[
+        bool,
+        typer.Option(
+            "--voxels", help="Search the voxels of all other scans, too: reads the whole store"
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a subject out for good: scans, numbers, rows, logs, caches, tokens. It never comes back unless it is readmitted.
+
+    The files in the sources are yours to remove. Exit 1 if the search afterwards found something that names the subject.
+    """
+    from cohort import api
+
+    with errors(), listener(as_json=as_json) as listen:
+        said, place = api.withdraw(
+            open_cohort(catalog, store), subject, proof=proof, voxels=voxels, listen=listen
+        )
+    left = said["check"]["found"]
+    for line in left:
+        say(f"left: {line}")
+    if as_json:
+        _tell(said, as_json=True)
+    else:
+        size = sum(entry["bytes"] for entry in said["removed"])
+        print(f"{len(said['scans'])} scans, {len(said['removed'])} files, {_size(size)} removed")
+        if said["models_to_refit"]:
+            print(
+                f"  models to fit again: {', '.join(said['models_to_refit'])}; call `cohort update`"
+            )
+        print(
+            f"  {len(left)} traces found afterwards, of {said['check']['names']} names looked for"
+        )
+        print(place)
+    raise typer.Exit(1 if left else 0)
+
+
+def readmit(
+    catalog: Catalog,
+    subject: Annotated[str, typer.Argument(help="As it was given to `withdraw`")],
+    store: StorePath = None,
+) -> None:
+    """Let a subject that withdrew in again; the next ingest takes its scans, if the sources still have them."""
+    from cohort import api
+
+    with errors():
+        api.readmit(open_cohort(catalog, store), subject)
+    print("readmitted; `cohort update` takes its scans again")
+
+
+def _size(n: int) -> str:
+    return f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"
 
 
 def _tell(found: Any, *, as_json: bool) -> None:

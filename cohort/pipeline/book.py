@@ -106,7 +106,7 @@ class Book:
                     "state": refusal.state,
                     "code": refusal.code,
                     "reason": public,
-                    "n_files": len(series.parts.paths) if series else 0,
+                    "n_files": len(series.parts.paths if series else refusal.files),
                     "stamp": stamp,
                     "lasting": lasting,
                 },

@@ -1,5 +1,6 @@
 """Sources -> scans in the store, or a reason in quarantine. Every series that is found ends in one of them."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,16 @@ from cohort.io.policy import Notes
 from cohort.io.refusal import Refused
 from cohort.io.sources.filecache import FileCache
 from cohort.io.store import Store
+from cohort.pipeline.arrivals import Settling, leave_out
 from cohort.pipeline.book import Book, Problem
+from cohort.pipeline.cost import Spent
 from cohort.pipeline.ledger import Ledger
 from cohort.pipeline.likeness import image_twice, twins
-from cohort.pipeline.reading import Job, read_and_write, unexpected
-from cohort.pipeline.roster import write_tables
+from cohort.pipeline.reading import CHANGED, Job, read_and_write, steady, unexpected
+from cohort.pipeline.roster import Roster, write_tables
+from cohort.pipeline.stopping import Stop
 from cohort.pipeline.units import Names, Unit, identity, name_units, policy_of
-from cohort.pipeline.window import Connect, Failure, each
+from cohort.pipeline.window import TIME_LIMIT_SECONDS, Connect, Failure, each
 
 REMEMBERED = 500
 """Scans whose paths are written down at a time."""
@@ -43,6 +47,8 @@ class Ingested:
     """Ids that the map leads to and the participants table lacks."""
     absent: list[str] = field(default_factory=list)
     """Scans of the last table whose series is no longer in the sources."""
+    contents: dict[str, str] = field(default_factory=dict)
+    """Scan of the table -> digest of the content it was made from."""
 
 
 def ingest(
@@ -54,6 +60,9 @@ def ingest(
     cache: Path | None = None,
     tokens: Path | None = None,
     rehash: bool = False,
+    settle_seconds: float = 0.0,
+    stop: Stop | None = None,
+    seconds: float = TIME_LIMIT_SECONDS,
 ) -> Ingested:
     """Find the scans of a catalog and bring what is new or changed into the store.
 
@@ -72,8 +81,15 @@ def ingest(
         Private table, outside the store, of what every name in the store stands for (`io.private`).
     rehash : bool
         Do not trust `cache`: digest every file again.
+    settle_seconds : float
+        A new or changed series with a file that arrived less than this ago is left for the next call.
+    stop : Stop, optional
+        Asked at every series; hears of those that were left.
+    seconds : float
+        Limit of time for a series.
     """
     started = time.perf_counter()
+    stop = Stop() if stop is None else stop
     participants = None
     if catalog.participants is not None:
         participants = read_participants(
@@ -90,28 +106,48 @@ def ingest(
     )
     _expect_series(catalog, store, found)
     _without_attachments(catalog, found)
+    left, participants = leave_out(catalog, store, found, participants, names)
+    if left.n_series or left.files:
+        names = Names(catalog, participants)  # what was left out has been named by the old one
+        with FileCache(cache) as cached:
+            cached.forget(left.files)
+    settling = Settling(settle_seconds)
+    arriving = settling.keep_back(found)
     with FileCache(None if rehash else cache) as cached:
         units, collisions = name_units(catalog, found.series, names, cached)
-    orphans = (
-        catalog.orphan_attachments([f for s in found.series for f in s.files])
-        if catalog.attach
-        else []
-    )
+    orphans = catalog.orphan_attachments(s.files[0] for s in found.series) if catalog.attach else []
+    orphans = [path for path in orphans if path not in left.files]
     book = Book(store, ledger, names)
     result = Ingested(problems=book.problems, orphans=orphans)
     book.warn(catalog, found)
+    told = {path for series, refusal in found.refused if series is None for path in refusal.files}
     for path in found.unreadable:
-        book.refuse(names.path(path), None, _unreadable(path), "", lasting=False)
+        if path not in told:
+            book.refuse(names.path(path), None, _unreadable(path), "", lasting=False)
     for series, refusal in [*found.refused, *collisions]:
         book.refuse_found(series, refusal)
-    todo, whole = _to_read(found, units, store, book)
+    roster = Roster()
+    todo, whole = _to_read(found, units, store, book, settling, roster)
     ledger.event("stage", stage="ingest", total=len(todo), fresh=len(whole))
     client = connect() if todo else None
     read: list[Unit] = []
-    for number, (job, outcome) in enumerate(
-        each(read_and_write, todo, client=client, name="ingest"), 1
-    ):
-        unit, lasting = job.unit, True
+    admitted = stop.admit(job.unit.scan_id for job in todo)
+    unread = {job.unit.scan_id for job in todo}
+    stop.leave(unread)
+    spent = Spent()
+    results = each(
+        read_and_write,
+        (job for job in todo if job.unit.scan_id in admitted),
+        client=client,
+        name="ingest",
+        stop=stop,
+        seconds=seconds,
+    )
+    for number, (job, outcome, cost) in enumerate(steady(results, cache), 1):
+        unit, lasting = job.unit, getattr(outcome, "code", "") != CHANGED
+        unread.discard(unit.scan_id)
+        stop.come_to(unit.scan_id)
+        spent.add(cost)
         if isinstance(outcome, Failure):
             lasting = outcome.lasting
             outcome = unexpected(outcome, unit)
@@ -124,8 +160,19 @@ def ingest(
             )
         else:
             read.append(unit)
-        ledger.event("ingested", stage="ingest", scan_id=unit.scan_id, done=number, total=len(todo))
-    twice = _refuse_twins([*whole, *read], store, book)
+        ledger.event(
+            "ingested",
+            stage="ingest",
+            scan_id=unit.scan_id,
+            **cost.fields(),
+            done=number,
+            total=len(todo),
+        )
+    known = {unit.scan_id for unit in whole}
+    for record in store.records(unit.scan_id for unit in units if unit.scan_id not in known):
+        if record is not None:
+            roster.add(record)
+    twice = _refuse_twins([*whole, *read], roster, book)
     for unit in whole:
         if unit.scan_id not in twice:
             book.fresh(unit)
@@ -139,20 +186,23 @@ def ingest(
         {u.scan_id for u in units}
         | twice
         | {identity(s, names)[0] for s, _ in [*found.refused, *collisions] if s is not None}
+        | {identity(s, names)[0] for s in arriving}
     )
     gone = [s for s in store.scan_ids() if s not in there]
     before = store.table("scans")
     listed = set() if before is None else set(before["scan_id"])
     went = [s for s in gone if s in listed]
     # What cannot be read may be where these scans lie: they have not gone until that is known.
-    held, result.absent = (went, []) if found.unreadable else ([], went)
+    unsure = bool(found.unreadable) or settling.of_nobody
+    held, result.absent = (went, []) if unsure else ([], went)
+    held += [s for s in sorted({identity(a, names)[0] for a in arriving}) if s in listed]
     for scan_id in result.absent:
         ledger.event("absent", stage="ingest", scan_id=scan_id)
     for scan_id in held:
         book.counts["fresh"] += 1
         ledger.state(scan_id, "fresh", worked=False)
     result.units = units
-    book.warnings += write_tables(store, result, participants, names, before, held)
+    book.warnings += write_tables(store, result, roster, participants, names, before, held)
     _remember(tokens, names, units)
     ledger.manifest |= {
         "found": {
@@ -160,7 +210,9 @@ def ingest(
             "series": len(found.series) + len(found.refused),
             "skipped": {reason: len(files) for reason, files in found.skipped.items()},
             "absent": [s for s in gone if s not in held],
+            "withdrawn": left.n_series,
         },
+        "settling": settling.n_series,
         "quarantined": [
             {"series": p.series, "code": p.code, "reason": p.public}
             for p in book.problems
@@ -177,6 +229,8 @@ def ingest(
     }
     ledger.stages["ingest"] = {
         **{s: book.counts[s] for s in ("fresh", "done", "quarantined", "skipped")},
+        "left": len(unread),
+        "cost": spent.fields(),
         "seconds": round(time.perf_counter() - started, 3),
     }
     return result
@@ -214,9 +268,17 @@ def _progress(ledger: Ledger) -> Callable[[int], None]:
 
 
 def _to_read(
-    found: Discovery, units: Sequence[Unit], store: Store, book: Book
+    found: Discovery,
+    units: Sequence[Unit],
+    store: Store,
+    book: Book,
+    settling: Settling,
+    roster: Roster,
 ) -> tuple[list[Job], list[Unit]]:
-    """Units that are new, changed or damaged in the store, and those that are there as they should be."""
+    """Units that are new, changed or damaged in the store, and those that are there as they should be.
+
+    The records of the latter are taken into the roster, as they come by.
+    """
     blind = {path.parent for path in found.unreadable}
     # A damaged slice belongs to a series that its header does not name any more: to one beside it, most likely.
     torn = {path.parent: path for path in found.damaged}
@@ -225,7 +287,7 @@ def _to_read(
     for unit, (record, lost) in zip(units, standing, strict=True):
         entry = book.known.get(unit.scan_id)
         is_whole = record is not None and not lost
-        folders = {path.parent for path in unit.series.files}
+        folders = {path.parent for path in unit.series.files} if blind or torn else set()
         # Beside what cannot be read, or shorter than it was while something cannot: a part may be missing.
         n_files = len(unit.series.parts.paths)
         doubtful = not folders.isdisjoint(blind) or (
@@ -234,6 +296,11 @@ def _to_read(
         damaged = next((torn[f] for f in folders if f in torn), None)
         if is_whole and record is not None and record["stamp"] == unit.stamp:
             whole.append(unit)
+        elif settling.of(unit.series, unit.attachments.values()):
+            # Left for the next call as it is: the scan that is there, or the refusal.
+            book.seen.add(unit.scan_id)
+            if is_whole:
+                whole.append(unit)
         elif unit.blocked is not None:
             book.refuse(unit.scan_id, unit.series, unit.blocked, unit.stamp, lasting=False)
         elif doubtful and is_whole:
@@ -249,15 +316,16 @@ def _to_read(
             book.again(unit, entry)
         else:
             todo.append(Job(store, unit))
+        if record is not None and whole and whole[-1] is unit:
+            roster.add(record)
     return todo, whole
 
 
-def _refuse_twins(units: Sequence[Unit], store: Store, book: Book) -> set[str]:
+def _refuse_twins(units: Sequence[Unit], roster: Roster, book: Book) -> set[str]:
     """Keep out of the tables what stands under several subjects; it stays in the store until somebody decides."""
     by_id = {unit.scan_id: unit for unit in units}
-    records = (record for record in store.records(by_id) if record is not None)
     twice: set[str] = set()
-    for group in twins(records):
+    for group in twins(roster.images(by_id)):
         subjects = len({by_id[scan_id].subject for scan_id in group})
         for scan_id in group:
             unit = by_id[scan_id]
@@ -281,7 +349,7 @@ def _remember(tokens: Path | None, names: Names, units: Sequence[Unit]) -> None:
         private.remember(
             tokens,
             [
-                private.Row(u.scan_id, "scan", u.series.name, tuple(map(str, u.series.files)))
+                private.Row(u.scan_id, "scan", u.series.name, tuple(u.series.parts.paths.texts()))
                 for u in units[start : start + REMEMBERED]
             ],
         )
@@ -322,5 +390,8 @@ def _without_attachments(catalog: Catalog, found: Discovery) -> None:
         return
     # An attached file that cannot be read is refused with its scan and makes no other scan shorter.
     found.unreadable = catalog.only_scans(found.unreadable)
-    scans = set(catalog.only_scans([f for s in found.series for f in s.files]))
-    found.series = [s for s in found.series if any(f in scans for f in s.files)]
+    # File by file: a list of them all would grow with their number.
+    attached = catalog.attached_in({f.parent for s in found.series for f in s.files})
+    found.series = [
+        s for s in found.series if any(Path(os.path.normpath(f)) not in attached for f in s.files)
+    ]

@@ -5,51 +5,24 @@ Every call leaves ``runs/<run_id>/events.jsonl`` and ``manifest.json``, also whe
 """
 
 import json
-import platform
 import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from importlib import metadata
 from types import TracebackType
 from typing import Any, Self
 
 from cohort.io.storage.backend import Log
 from cohort.io.store import Store
+from cohort.pipeline.versions import versions
 
 Listener = Callable[[Mapping[str, Any]], None]
-_PACKAGES = (
-    "cohort",
-    "dask",
-    "distributed",
-    "numpy",
-    "scipy",
-    "xarray",
-    "zarr",
-    "nibabel",
-    "pydicom",
-    "pandas",
-    "statsmodels",
-    "numba",
-    "connected-components-3d",
-)
 STATES = ("fresh", "done", "failed", "quarantined")
 
 
 def silent(event: Mapping[str, Any]) -> None:
     """Listen to nothing."""
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of every package on which numbers may depend."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 class Ledger:
@@ -91,8 +64,8 @@ class Ledger:
         event = {"event": kind, "run": self.run_id, **fields}
         assert self._events is not None
         self._events.write(json.dumps(event, ensure_ascii=False) + "\n")
-        if kind in ("start", "failed", "quarantined", "stage", "end"):
-            self._events.flush()
+        # To where somebody who follows the run sees it; a log in a bucket waits until a few seconds are over.
+        self._events.flush()
         self.listen(event)
 
     def state(self, unit: str, state: str, *, worked: bool) -> None:

@@ -18,7 +18,9 @@ SAME_DIRECTION = 1e-3
 SAME_TIMING = 0.01
 """Share of a value by which the timing of two parts of one series may differ."""
 
-_ALIKE = ("modality", "repetition_time_ms", "echo_time_ms", "flip_angle_deg", "echo_number")
+TIMING = ("modality", "repetition_time_ms", "echo_time_ms", "flip_angle_deg", "echo_number")
+"""What the header says alike of the parts of one series."""
+
 _APART_MM = 1e7
 """Farther than any two scans of one session: keeps sessions apart in one search."""
 
@@ -126,7 +128,7 @@ def looks_like_one_series(records: Iterable[Mapping[str, Any]]) -> list[tuple[st
 
 def _timed_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     mine, yours = one.get("attrs", {}), other.get("attrs", {})
-    for name in _ALIKE:
+    for name in TIMING:
         a, b = mine.get(name), yours.get(name)
         if a == b:
             continue

@@ -1,13 +1,15 @@
-"""What is stale and why, and in which grain each scan runs. Pure: tables in, a plan out, nothing read or written."""
+"""What is stale and why, in which order and grain each scan runs. Pure: records in, a plan out, nothing read or written."""
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from cohort.pipeline.recipe import Recipe, Step
+from cohort.pipeline.staleness import URGENT, Kind, Stale, staleness
 
 Grain = Literal["scan", "block"]
 
@@ -43,6 +45,15 @@ class Task:
     """Forecast of what running the whole recipe in memory takes at its peak."""
     block: int = BLOCKS[0]
     """In block grain: voxels along each spatial axis of a block."""
+    kind: Kind = "new"
+    n_blocks: int = 1
+    """In block grain: how many there are."""
+    read_bytes: int = 0
+    """Of the store, compressed as they lie there."""
+    write_bytes: int = 0
+    """Of the variables to be kept: as many as were written before, or uncompressed, which is the most there can be."""
+    is_measured: bool = False
+    """Whether there are earlier numbers of this very input, with which new ones can be compared."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,7 @@ class Plan:
     recipe: str
     fresh: tuple[str, ...]
     tasks: tuple[Task, ...]
+    """In the order in which they are to run, see `order`."""
     failed: tuple[str, ...]
     """Scans that failed on these very inputs and steps before, and would again."""
 
@@ -73,48 +85,64 @@ class Plan:
 
 def make_plan(
     recipe: Recipe,
-    scans: Sequence[Mapping[str, Any]],
-    derivatives: Mapping[str, Mapping[str, Any]],
+    scans: Iterable[tuple[Mapping[str, Any], Mapping[str, Any] | None]],
     *,
+    versions: Mapping[str, str],
     grain: Literal["auto", "scan", "block"] = "auto",
-    worker_bytes: int = 2 << 30,
+    worker_bytes: int | Callable[[], int] = 2 << 30,
     retry: bool = False,
+    accept_versions: bool = False,
 ) -> Plan:
     """Decide what a recipe has to do.
 
     Parameters
     ----------
     recipe : Recipe
-    scans : sequence of scan records
-    derivatives : mapping of scan_id -> derivative record found
+    scans : iterable of (record, record or None)
+        Of each scan and of what the recipe left of it. Read once; none is kept, so that memory grows by some 500 bytes a
+        stale scan.
+    versions : mapping
+        Libraries on which numbers depend -> version (`versions.numeric`).
     grain : {"auto", "scan", "block"}
         ``auto`` decides scan by scan from `worker_bytes`.
-    worker_bytes : int
-        Memory a worker may use.
+    worker_bytes : int or callable
+        Memory a worker may use, or what says how much that is, asked when the first scan is stale.
     retry : bool
         Also run scans that failed before on the same inputs.
+    accept_versions : bool
+        Results of other versions of the libraries count as fresh.
+
+    Raises
+    ------
+    PlanError
+        If a scan fits in no worker, neither whole nor in the smallest blocks.
     """
     fresh: list[str] = []
     failed: list[str] = []
     tasks: list[Task] = []
-    room = WORKER_SHARE * worker_bytes - WORKER_BASE_BYTES
-    for scan in scans:
+    room: float | None = None
+    alike: dict[Stale, Stale] = {}  # thousands of scans are stale for one reason
+    peaks: dict[tuple[Any, ...], int] = {}  # and have one shape
+    for scan, found in scans:
         scan_id = scan["scan_id"]
-        found = derivatives.get(scan_id)
-        stale, reason = staleness(recipe, scan["contents"], found)
-        if not stale:
-            if (
-                found is not None
-                and found["state"] == "failed"
-                and not (retry or not found.get("lasting", True))
-            ):
-                failed.append(scan_id)
-                continue
-            if found is not None and found["state"] != "failed":
+        stale = staleness(
+            recipe, scan["contents"], found, versions=versions, accept_versions=accept_versions
+        )
+        if not stale.names and found is not None:
+            if found["state"] != "failed":
                 fresh.append(scan_id)
                 continue
-            stale, reason = tuple(recipe.keys), "failed before"
-        peak = peak_bytes(recipe, scan)
+            if found.get("lasting", True) and not retry:
+                failed.append(scan_id)
+                continue
+            stale = Stale(tuple(recipe.keys), "failed", "failed before")
+        if room is None:
+            most = worker_bytes() if callable(worker_bytes) else worker_bytes
+            room = WORKER_SHARE * most - WORKER_BASE_BYTES
+        stale = alike.setdefault(stale, stale)
+        form = (*scan["shape"], *((n, v["dtype"]) for n, v in scan["variables"].items()))
+        if (peak := peaks.get(form)) is None:
+            peak = peaks[form] = peak_bytes(recipe, scan)
         chosen: Grain = ("scan" if peak <= room else "block") if grain == "auto" else grain
         if chosen == "scan" and peak > room:
             raise PlanError(
@@ -123,8 +151,56 @@ def make_plan(
                 f"blocks of {_block(recipe, room)} voxels a side"
             )
         block = _block(recipe, room) if chosen == "block" else BLOCKS[0]
-        tasks.append(Task(scan_id, reason, stale, chosen, peak, block))
-    return Plan(recipe.name, tuple(fresh), tuple(tasks), tuple(failed))
+        tasks.append(
+            Task(
+                scan_id,
+                stale.reason,
+                stale.names,
+                chosen,
+                peak,
+                block,
+                stale.kind or "new",
+                math.prod(-(-n // block) for n in scan["shape"][-3:]) if chosen == "block" else 1,
+                _read_bytes(recipe, scan),
+                _write_bytes(recipe, scan, found),
+                found is not None and found["state"] == "done" and stale.kind != "input",
+            )
+        )
+    return Plan(recipe.name, tuple(fresh), order(tasks), tuple(failed))
+
+
+def order(tasks: Iterable[Task]) -> tuple[Task, ...]:
+    """Tasks in the order in which they run: urgent ones first (`staleness.URGENT`), within a kind a shuffle by their ids.
+
+    Where a budget ends, what was done is then a fair sample of what there was to do, not the first hospital by name; and
+    the order is the same in every call, on every machine.
+    """
+    rank = {kind: i for i, kind in enumerate(URGENT)}
+    return tuple(sorted(tasks, key=lambda t: (rank[t.kind], _shuffled(t.scan_id))))
+
+
+def _shuffled(scan_id: str) -> bytes:
+    return hashlib.sha256(scan_id.encode("utf-8", "surrogatepass")).digest()
+
+
+def _read_bytes(recipe: Recipe, scan: Mapping[str, Any]) -> int:
+    """Bytes of the files of the variables that a recipe reads."""
+    chunks = scan.get("chunks", {})
+    return sum(
+        int(size)
+        for name, (_, size) in chunks.items()
+        if name.partition("/")[0] in recipe.variables
+    )
+
+
+def _write_bytes(recipe: Recipe, scan: Mapping[str, Any], found: Mapping[str, Any] | None) -> int:
+    """Bytes of the variables that a recipe keeps: those of the last time, or as many as there can be."""
+    if not recipe.keep:
+        return 0
+    if found is not None and found.get("chunks") and list(recipe.keep) == found.get("kept"):
+        return sum(int(size) for _, size in found["chunks"].values())
+    operations = [step.operation for step in recipe.steps if step.name in recipe.keep]
+    return int(sum(o.result_bytes for o in operations) * math.prod(scan["shape"]))
 
 
 def _block(recipe: Recipe, room: float) -> int:
@@ -141,41 +217,6 @@ def _block(recipe: Recipe, room: float) -> int:
 
 def _mib(n: float) -> str:
     return f"{n / 2**20:.0f} MiB"
-
-
-def staleness(
-    recipe: Recipe, contents: Mapping[str, str], found: Mapping[str, Any] | None
-) -> tuple[tuple[str, ...], str]:
-    """Steps and measurements of a recipe that a derivative record does not answer for, and why in a few words."""
-    if found is None:
-        return tuple(recipe.keys), "new"
-    keys, before = found["keys"], found["contents"]
-    changed = {name for name in recipe.variables if contents.get(name) != before.get(name)}
-    stale = tuple(
-        name
-        for name, key in recipe.keys.items()
-        if keys.get(name) != key or recipe.uses[name] & changed
-    )
-    if stale and found["state"] == "failed":
-        stale = tuple(recipe.keys)  # nothing is there to be used again
-    if changed:
-        return stale, f"{', '.join(sorted(changed))} changed"
-    missing = (
-        [name for name in recipe.keep if name not in found.get("kept", ())]
-        if found["state"] == "done"
-        else []
-    )
-    first = next((n for n in stale if all(need not in stale for need in recipe.needs[n])), None)
-    if first is not None:
-        return stale, f"{'new' if first not in keys else 'changed'} in the recipe: {first}"
-    if missing:
-        return tuple(missing), f"not kept before: {', '.join(missing)}"
-    columns = recipe.columns()
-    if new := [c for c in columns if c not in found.get("measurements", columns)]:
-        return tuple(
-            dict.fromkeys(columns[c] for c in new)
-        ), f"not measured before: {', '.join(new)}"
-    return (), ""
 
 
 def peak_bytes(recipe: Recipe, scan: Mapping[str, Any]) -> int:

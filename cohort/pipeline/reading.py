@@ -1,6 +1,6 @@
 """One series from its files to a scan in the store, on a worker; and what to say of an error that nobody foresaw."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,17 @@ import xarray as xr
 
 from cohort import grid
 from cohort.io import dicom, nifti
+from cohort.io.patience import patiently
 from cohort.io.refusal import Refused
 from cohort.io.sources import places
+from cohort.io.sources.filecache import FileCache
 from cohort.io.store import Store
+from cohort.pipeline.cost import Cost
 from cohort.pipeline.units import Unit
 from cohort.pipeline.window import Failure
+
+CHANGED = "SRC-CHANGED"
+"""Code of the refusal of a file that did not hold still; the next call reads it again."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +40,9 @@ def read_and_write(job: Job) -> dict[str, Any] | Refused:
     """
     unit, series = job.unit, job.unit.series
     try:
-        with places.local(series.files) as files:
+        with places.local(series.files, digests=series.digests) as files:
             try:
-                dataset = _read(unit, files)
+                dataset = patiently(lambda: _read(unit, files))
             except Refused as refusal:
                 return _renamed(refusal, dict(zip(files, series.files, strict=True)))
             for name, path in unit.attachments.items():
@@ -44,6 +50,57 @@ def read_and_write(job: Job) -> dict[str, Any] | Refused:
             return job.store.write_scan(unit.scan_id, dataset, _said(unit, dataset))
     except Refused as refusal:
         return refusal
+
+
+def steady(
+    results: Iterable[tuple[Job, Any, Cost]], cache: Path | None
+) -> Iterator[tuple[Job, Any, Cost]]:
+    """Let through what `read_and_write` made of files that are still those which were found and digested.
+
+    Parameters
+    ----------
+    results : iterable of (job, result, cost)
+    cache : Path, optional
+        What `discover` remembered, with the state in which it met each file; without it nothing can be said.
+
+    Yields
+    ------
+    (job, result, cost)
+        In place of a scan whose file changed meanwhile a `Refused` with the code `CHANGED`, and the scan is removed: its
+        stamp would be of one content, its voxels of another.
+    """
+    if cache is None:
+        yield from results
+        return
+    with FileCache(cache) as seen:
+        for job, result, cost in results:
+            outcome = result
+            if isinstance(result, dict) and (path := _changed(job.unit, seen)) is not None:
+                job.store.remove_scan(job.unit.scan_id)
+                outcome = Refused(
+                    CHANGED,
+                    "{0} changed while it was read",
+                    fix="call again when nobody writes to it any more",
+                    files=[path],
+                )
+            yield job, outcome, cost
+
+
+def _changed(unit: Unit, seen: FileCache) -> Path | None:
+    """A file on this machine that is not in the state in which it was digested; None if all are."""
+    for path, digest in zip(unit.series.parts.paths, unit.series.digests, strict=True):
+        try:
+            state = path.lstat()
+        except NotADirectoryError:
+            continue  # a member of an archive
+        except FileNotFoundError:
+            if path.is_absolute():
+                return path
+            continue  # an object in a bucket
+        entry = seen.get(path, state)
+        if entry is None or entry.digest != digest:
+            return path
+    return None
 
 
 def _read(unit: Unit, files: Sequence[Path]) -> xr.Dataset:
@@ -90,7 +147,7 @@ def _attached(unit: Unit, name: str, path: Path, image: xr.DataArray) -> xr.Data
             fix=f"put the file there, or take {name!r} out of `attach`",
             files=(scan, path),
         )
-    attached = nifti.read_labels(path, name=name, policy=unit.policy)
+    attached = patiently(lambda: nifti.read_labels(path, name=name, policy=unit.policy))
     try:
         grid.check_same_grid(**{"image": image, name: attached})
     except grid.GridError as error:
@@ -125,8 +182,8 @@ def unexpected(failure: Failure, unit: Unit) -> Refused:
 
 
 def _what_to_do(failure: Failure) -> str:
-    if failure.kind in ("KilledWorker", "MemoryError"):
-        return "give workers more --memory, or look whether the file makes a library crash"
+    if failure.kind in ("Killed", "KilledWorker", "MemoryError"):
+        return "give workers more --memory"
     if not failure.lasting:
         return "look after the disk and the rights; the next call tries again"
     return "check the file with the program that wrote it, or export it again"

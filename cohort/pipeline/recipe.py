@@ -113,6 +113,11 @@ class Recipe:
         """Scan variables that the recipe reads."""
         return frozenset().union(*self.uses.values())
 
+    def revisions(self) -> dict[str, int]:
+        """Revision of the operation that each step and measurement calls."""
+        calls = (s for s in (*self.steps, *self.measure) if isinstance(s, Step))
+        return {step.name: step.operation.revision for step in calls}
+
     def columns(self) -> dict[str, str]:
         """Column of the measurements table -> measurement it comes from (tables of labels have no column)."""
         return {c: m.name for m in self.measure for c in self.columns_of(m)}

@@ -1,9 +1,12 @@
 """The tables of a cohort's scans and participants, matched by the sources' own ids and shown by public names."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from cohort import grid
@@ -11,53 +14,124 @@ from cohort.io.ages import age_conflicts
 from cohort.io.deidentify import days_since_first_scan
 from cohort.io.participants import Participants, join
 from cohort.io.store import Store
-from cohort.pipeline.likeness import looks_like_one_series
+from cohort.pipeline.likeness import TIMING, looks_like_one_series
 from cohort.pipeline.protocols import mixed, protocols
 from cohort.pipeline.units import Names
+from cohort.provenance import digest
 
 if TYPE_CHECKING:
     from cohort.pipeline.ingest import Ingested
 
 
-def scan_rows(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row a record of the store: keys, geometry and what the header said, for ``tables/scans.parquet``."""
-    keys = (
-        "scan_id",
-        "participant",
-        "subject",
-        "session",
-        "state",
-        "series",
-        "acquisition",
-        "kind",
-        "n_files",
-        "units",
-    )
-    rows = []
-    for record in records:
-        sizes = dict(zip(record["dims"], record["shape"], strict=True))
-        rows.append(
-            {
-                **{key: record.get(key) for key in keys},
-                "state": "done",
-                **{f"shape_{d}": sizes[d] for d in grid.SPACE},
-                **{f"n_{d}": n for d, n in sizes.items() if d not in grid.SPACE},
-                **{f"spacing_{d}_mm": record["spacing_mm"][d] for d in grid.SPACE},
-                "axcodes": record["axcodes"],
-                "dtype": record["variables"]["image"]["dtype"],
-                **{
-                    k: v
-                    for k, v in record["attrs"].items()
-                    if isinstance(v, str | int | float | bool)
-                },
+_KEYS = (
+    "scan_id",
+    "participant",
+    "subject",
+    "session",
+    "state",
+    "series",
+    "acquisition",
+    "kind",
+    "n_files",
+    "units",
+)
+_GRID = (
+    *(f"shape_{d}" for d in grid.SPACE),
+    *(f"spacing_{d}_mm" for d in grid.SPACE),
+    "axcodes",
+    "dtype",
+)
+
+
+class Roster:
+    """What tables and comparisons need of the records of a cohort, column by column: less than 1 kB a scan.
+
+    Each record is read once, as it comes by; a cohort of them does not fit in memory.
+    """
+
+    def __init__(self) -> None:
+        self.contents: dict[str, str] = {}
+        """Scan -> digest of what it was made from (`content_of`)."""
+        self._columns: dict[str, list[Any]] = {key: [] for key in (*_KEYS, *_GRID)}
+        self._places: dict[str, int] = {}
+        self._images: list[str] = []
+        self._affines = array("d")
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take the record of a scan; a second one of the same scan is passed over."""
+        n = len(self._places)
+        if record["scan_id"] in self._places:
+            return
+        self._places[record["scan_id"]] = n
+        self.contents[record["scan_id"]] = content_of(record)
+        self._images.append(record["contents"]["image"])
+        self._affines.extend(record.get("affine") or [math.nan] * 16)
+        row = _row(record)
+        for name in row.keys() - self._columns.keys():
+            self._columns[name] = [None] * n
+        for name, column in self._columns.items():
+            column.append(row.get(name))
+
+    def scans(self, scan_ids: Iterable[str]) -> pd.DataFrame:
+        """One row a scan: keys, geometry and what the header said, for ``tables/scans.parquet``; in the order of the ids."""
+        places = [self._places[s] for s in scan_ids if s in self._places]
+        if not places:
+            return pd.DataFrame(columns=list(_KEYS))
+        chosen = {name: [column[i] for i in places] for name, column in self._columns.items()}
+        told = {name for name, values in chosen.items() if any(v is not None for v in values)}
+        # What headers said in the order of the names, not of the records that came by: equal cohorts have equal tables.
+        named = [*_KEYS, *_GRID, *sorted(told - {*_KEYS, *_GRID})]
+        return pd.DataFrame({name: chosen[name] for name in named})
+
+    def images(self, scan_ids: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Subject and digest of the image of scans, as `likeness.twins` takes them."""
+        for scan_id in scan_ids:
+            if (i := self._places.get(scan_id)) is not None:
+                subject = self._columns["subject"][i]
+                yield {
+                    "scan_id": scan_id,
+                    "subject": subject,
+                    "contents": {"image": self._images[i]},
+                }
+
+    def places(self, scan_ids: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Where scans of visits with several lie, as `likeness.looks_like_one_series` takes them."""
+        affines = np.frombuffer(self._affines).reshape(-1, 16) if self._places else None
+        ids = [s for s in scan_ids if s in self._places]
+        subjects, sessions = self._columns["subject"], self._columns["session"]
+        visits = Counter((subjects[i], sessions[i]) for i in map(self._places.__getitem__, ids))
+        for scan_id in ids:
+            i = self._places[scan_id]
+            if visits[subjects[i], sessions[i]] < 2 or affines is None or np.isnan(affines[i, 0]):
+                continue
+            yield {
+                "scan_id": scan_id,
+                "subject": subjects[i],
+                "session": sessions[i],
+                "shape": [self._columns[f"shape_{d}"][i] for d in grid.SPACE],
+                "affine": affines[i],
+                "attrs": {k: self._columns[k][i] for k in TIMING if k in self._columns},
             }
-        )
-    return pd.DataFrame(rows, columns=list(keys) if not rows else None)
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = dict(zip(record["dims"], record["shape"], strict=True))
+    return {
+        **{key: record.get(key) for key in _KEYS},
+        "state": "done",
+        **{f"shape_{d}": sizes[d] for d in grid.SPACE},
+        **{f"n_{d}": n for d, n in sizes.items() if d not in grid.SPACE},
+        **{f"spacing_{d}_mm": record["spacing_mm"][d] for d in grid.SPACE},
+        "axcodes": record["axcodes"],
+        "dtype": record["variables"]["image"]["dtype"],
+        **{k: v for k, v in record["attrs"].items() if isinstance(v, str | int | float | bool)},
+    }
 
 
 def write_tables(
     store: Store,
     result: "Ingested",
+    roster: Roster,
     participants: Participants | None,
     names: Names,
     before: pd.DataFrame | None,
@@ -65,14 +139,22 @@ def write_tables(
 ) -> list[str]:
     """Write the tables: the scans of the sources, and those `held` from the table before.
 
+    Parameters
+    ----------
+    roster : Roster
+        Of the records of all scans of the sources.
+
     Returns
     -------
     list of str
         What is odd about the cohort as a whole, one line each: scans that stray from their protocol, units that do not mix.
     """
     ids = [*(u.scan_id for u in result.units), *held]
-    records = [r for r in store.records(ids) if r is not None]
-    scans = scan_rows(records)
+    for record in store.records(held):
+        if record is not None:
+            roster.add(record)
+    scans = roster.scans(ids)
+    result.contents = {s: roster.contents[s] for s in scans["scan_id"]}
     days = days_since_first_scan(
         {u.scan_id: (u.subject, u.series.acquisition_date) for u in result.units}
     )
@@ -81,7 +163,7 @@ def write_tables(
     flags: defaultdict[str, set[str]] = defaultdict(set)
     for unit in result.units:
         flags[unit.scan_id].update(unit.series.flags)
-    for pair in looks_like_one_series(records):
+    for pair in looks_like_one_series(roster.places(ids)):
         for scan_id in pair:
             flags[scan_id].add("looks_like_one_series")
     if participants is not None:
@@ -131,6 +213,12 @@ def write_tables(
     warnings = _add_protocols(store, scans)
     store.write_table("scans", scans)
     return warnings
+
+
+def content_of(record: Mapping[str, Any]) -> str:
+    """Digest of what a scan was made from: the files of its series, and the voxels of what is attached to it."""
+    attached = {name: c for name, c in record["contents"].items() if name != "image"}
+    return digest([record["source"], attached]) if attached else record["source"]
 
 
 def _add_flags(scans: pd.DataFrame, more: Mapping[str, set[str]]) -> None:

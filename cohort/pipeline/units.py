@@ -12,9 +12,11 @@ from cohort.io import deidentify, private
 from cohort.io.catalog import Catalog
 from cohort.io.discover import Series
 from cohort.io.participants import Participants
+from cohort.io.patience import patiently
 from cohort.io.policy import DEFAULT, Policy
 from cohort.io.refusal import Refused
 from cohort.io.sources.filecache import FileCache
+from cohort.io.sources.places import is_node
 from cohort.io.texttable import colliding
 from cohort.provenance import Stamp, file_digest
 
@@ -88,7 +90,8 @@ class Names:
     def file(self, path: Path) -> str:
         """Name of a file in a message that may be shared."""
         if self._tokens is None:
-            return path.name
+            # What lies on a node is called by its UID, which is nobody's pseudonym.
+            return self.path(path) if is_node(path) else path.name
         return f"file {self._note('file', self._tokens.token('file', str(path)), str(path))}"
 
 
@@ -117,8 +120,8 @@ def name_units(
     units: dict[str, list[Unit]] = {}
     for series in found:
         scan_id, subject, session, label = identity(series, names)
-        policy = policy_of(catalog, series, names)
-        attachments = catalog.attachments(series.files[0])
+        policy = catalog.policy(series.relative, scan_id)
+        attachments = catalog.attachments(series.first) if catalog.attach else {}
         attached: dict[str, str] = {}
         blocked = None
         for name, path in attachments.items():
@@ -176,10 +179,10 @@ def name_units(
 
 def _alike_ids(found: Sequence[Series]) -> dict[str | None, Refused]:
     """Refusals of subjects whose ids differ in nothing that people write with care: case, blanks, the form of an accent."""
-    one_each = {series.subject_id: series.files[0] for series in found if series.subject_id}
+    one_each = {series.subject_id: series for series in found if series.subject_id}
     refused: dict[str | None, Refused] = {}
     for group in colliding(sorted(one_each)):
-        files = [one_each[group[0]], one_each[group[1]]]
+        files = [one_each[group[0]].first, one_each[group[1]].first]
         refusal = Refused(
             "ID-ALIKE",
             f"{len(group)} subjects whose ids differ only in case, blanks or accents, for example of {{0}} and {{1}}",
@@ -199,7 +202,9 @@ def _attached_digest(path: Path, cached: FileCache) -> str:
     if not path.is_file():
         return "missing"
     known = cached.get(path, state) if stat.S_ISREG(state.st_mode) else None
-    return known.digest if known is not None and known.digest else file_digest(path)
+    if known is not None and known.digest:
+        return known.digest
+    return patiently(lambda: file_digest(path))
 
 
 def _collision(scan_id: str, units: Sequence[Unit]) -> Refused:

@@ -52,6 +52,11 @@ class Facts:
         table = self.measured[recipe]
         return table[table["state"] == "failed"] if "state" in table else table.iloc[:0]
 
+    def stale(self, recipe: str) -> pd.DataFrame:
+        """Scans whose numbers are of another recipe, input or library, and were not made again yet."""
+        table = self.measured[recipe]
+        return table[table["state"] == "stale"] if "state" in table else table.iloc[:0]
+
     def unit(self, recipe: str | None, column: str) -> str:
         """Unit of a measurement, empty where none is known."""
         return str(self.units.get(recipe or "", {}).get(column, ""))

@@ -46,12 +46,12 @@ def flow(facts: Facts) -> list[dict[str, Any]]:
     if len(facts.participants):
         stages.append(_participants_stage(facts))
     for recipe in facts.measured:
-        failed = facts.failed(recipe)
         absent = len(facts.scans) - len(facts.measured[recipe])
         notes = [f"{count(absent, 'scan')} not measured yet."] if absent > 0 else []
-        losses = _by_reason(
-            "failed", zip(failed.get("reason", []), failed.get("scan_id", []), strict=False)
-        )
+        losses = []
+        for kind, those in (("failed", facts.failed(recipe)), ("stale", facts.stale(recipe))):
+            pairs = zip(those.get("reason", []), those.get("scan_id", []), strict=False)
+            losses += _by_reason(kind, pairs)
         stages.append(
             _stage(f"Measured by {recipe}", len(facts.done(recipe)), "scans", losses, notes)
         )

@@ -1,21 +1,26 @@
 """The models of a catalog: assemble the table of each, fit what is stale, write ``models/<model>/``."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cohort import provenance
 from cohort.io.catalog import Catalog, Model
 from cohort.io.store import Store
-from cohort.stats import regression
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from cohort.stats import regression
 
 REVISION = 1
 """Raised when the same table and model give other numbers or other outputs."""
 
 KEYS = ("scan_id", "participant", "subject", "session")
+
+_OTHER_LIBRARY = "library: "
+"""How the reason of a stale row begins whose numbers are whole and of other versions of the libraries."""
 
 
 class ModelError(ValueError):
@@ -23,12 +28,22 @@ class ModelError(ValueError):
 
 
 def model_table(
-    store: Store, catalog: Catalog, model: Model, recipes: Sequence[str]
+    store: Store,
+    catalog: Catalog,
+    model: Model,
+    recipes: Sequence[str],
+    *,
+    accept_versions: bool = False,
 ) -> "tuple[pd.DataFrame, dict[str, str]]":
     """Table of a model: one row a scan (or, in a cohort that is only a table, a participant).
 
     Measurements side by side with the participants' columns. A measurement whose name two recipes share is taken from
     the model's ``recipe``.
+
+    Parameters
+    ----------
+    accept_versions : bool
+        Numbers that several versions of a library made may stand side by side.
 
     Returns
     -------
@@ -40,7 +55,8 @@ def model_table(
     Raises
     ------
     ModelError
-        If there are no scans, or two recipes measure the outcome and the model does not say which.
+        If there are no scans, two recipes measure the outcome and the model does not say which, or its numbers were
+        made by several versions of a library and nobody accepts that.
     """
     import pandas as pd
 
@@ -59,6 +75,7 @@ def model_table(
     table = scans[list(KEYS)].copy()
     words = _words(model)
     reasons: dict[str, str] = {}
+    makings: Counter[str] = Counter()
     for recipe in recipes:
         measured = store.table(recipe)
         if measured is None:
@@ -75,9 +92,18 @@ def model_table(
                 columns = [c for c in columns if c not in clash]
         table = table.merge(measured[["scan_id", *columns]], on="scan_id", how="left")
         units |= {c: u for c, u in store.units(recipe).items() if c in columns}
-        if words & set(columns):
-            failed = measured.loc[measured["state"] != "done", "scan_id"]
+        if used := sorted(words & set(columns)):
+            failed = measured.loc[measured["state"] == "failed", "scan_id"]
             reasons |= dict.fromkeys(failed, f"{recipe} failed on it")
+            outdated = (measured["state"] == "stale") & measured[used].isna().any(axis=1)
+            reasons |= dict.fromkeys(measured.loc[outdated, "scan_id"], f"{recipe} is stale on it")
+            makings.update(_makings(measured[~outdated]))
+    if len(makings) > 1 and not accept_versions:
+        told = ", ".join(f"{n} of {making}" for making, n in makings.most_common())
+        raise ModelError(
+            f"the numbers were made by several versions of a library ({told}); bring them up to date with `cohort run`,"
+            f" or mix them knowingly with --accept-versions"
+        )
     unusable = [reasons.get(s) for s in table["scan_id"]]
     if people is not None:
         covariates = people.drop(columns=["subject", "session"])
@@ -96,6 +122,16 @@ def model_table(
     return table.assign(unusable=pd.array(unusable, dtype="str")), units
 
 
+def _makings(measured: "pd.DataFrame") -> dict[str, int]:
+    """How many rows with numbers are of the libraries that are here, and of which others, as their reasons say."""
+    rows = measured[measured["state"] != "failed"]
+    others = rows["state"].eq("stale") & rows["reason"].fillna("").str.startswith(_OTHER_LIBRARY)
+    found = {str(reason): int(n) for reason, n in rows.loc[others, "reason"].value_counts().items()}
+    if n_here := int((~others).sum()):
+        found["the versions here"] = n_here
+    return found
+
+
 def _words(model: Model) -> set[str]:
     """Every word of a model that may name a column."""
     text = " ".join([model.outcome, model.formula, *model.confounds, model.where or ""])
@@ -103,7 +139,12 @@ def _words(model: Model) -> set[str]:
 
 
 def fit_model(
-    catalog: Catalog, name: str, store: Store, recipes: Sequence[str]
+    catalog: Catalog,
+    name: str,
+    store: Store,
+    recipes: Sequence[str],
+    *,
+    accept_versions: bool = False,
 ) -> "regression.Fit | None":
     """Fit one model of a catalog and write it, unless the same was fitted to the same table before.
 
@@ -118,7 +159,7 @@ def fit_model(
         In one line, if the model cannot be fitted.
     """
     model = catalog.models[name]
-    table, units = model_table(store, catalog, model, recipes)
+    table, units = model_table(store, catalog, model, recipes, accept_versions=accept_versions)
     stamp = _stamp(table, model, units)
     before = store.model(name)
     if before is not None and before.get("stamp") == stamp:
@@ -143,6 +184,8 @@ def fit_model(
 
 def fit_table(table: "pd.DataFrame", model: Model, units: Mapping[str, str]) -> "regression.Fit":
     """Fit a model to the usable rows of its table (`model_table`)."""
+    from cohort.stats import regression
+
     return regression.fit(
         table[table["unusable"].isna()].drop(columns="unusable"),
         outcome=model.outcome,
@@ -176,6 +219,8 @@ def _model_json(
     stamp: str,
     n_table: int,
 ) -> dict[str, Any]:
+    from cohort.stats import regression
+
     resolved = fit.to_json()
     rows = resolved.get("rows", {})
     return {

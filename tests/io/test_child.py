@@ -346,7 +346,8 @@ def test_a_child_that_hangs_does_not_outlive_its_parent(monkeypatch):
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     decoder = DECODER.replace(
-        "import ctypes", "from cohort.io.slices import child; child._GRACE_SECONDS = 0\nimport ctypes"
+        "import ctypes",
+        "from cohort.io.slices import child; child._GRACE_SECONDS = 0\nimport ctypes",
     )
     monkeypatch.setitem(globals(), "DECODER", decoder)
     pid, _ = parent(hang)

@@ -9,6 +9,7 @@ from series import CT, decimal, phantom, write_series
 
 from cohort import grid, schema
 from cohort.io.dicom import read_series
+from cohort.io.discover import discover
 from cohort.io.policy import ACCEPTABLE, Policy
 from cohort.io.refusal import Refused
 
@@ -337,3 +338,20 @@ def test_deflated_files_are_read_like_any_other(tmp_path):
     with pytest.raises(Refused, match="bytes of an image, expected 120000") as caught:
         read_series(files)
     assert (caught.value.code, caught.value.files) == ("DCM-TRUNCATED", (files[1],))
+
+
+@pytest.mark.parametrize("word", ["FloatPixelData", "DoubleFloatPixelData"])
+def test_pixels_that_are_no_integers_are_refused_by_name(word, tmp_path):
+    files = write_series(tmp_path, *phantom((3, 6, 5)))
+    for path in files:
+        dataset = pydicom.dcmread(path)
+        del dataset.PixelData, dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit
+        dataset.BitsAllocated = 32 if word == "FloatPixelData" else 64
+        setattr(dataset, word, bytes(6 * 5 * dataset.BitsAllocated // 8))
+        dataset.save_as(path)
+    with pytest.raises(Refused, match=r"are FloatPixelData or Double.*expected integers") as caught:
+        read_series(files)
+    assert caught.value.code == "DCM-FLOAT"
+    assert list(caught.value.files) == files[:1]
+    (series,) = discover([tmp_path]).series  # one series, refused once, not three files
+    assert len(series.files) == 3

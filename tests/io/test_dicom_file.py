@@ -2,11 +2,14 @@
 
 import io
 import os
+import struct
+import time
 import zlib
 
 import numpy as np
 import pydicom
 import pytest
+from fuzz.packing import bomb, deflated_meta, meta_end
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.datadict import tag_for_keyword
@@ -14,7 +17,7 @@ from series import phantom, write_series
 
 from cohort.io.dicom import read_slices
 from cohort.io.refusal import Refused
-from cohort.io.slices import dicom_file
+from cohort.io.slices import dicom_file, elements
 from cohort.io.slices.dicom_file import is_dicom, open_data, parse
 
 SYNTAXES = (dicom_file.IMPLICIT, dicom_file.EXPLICIT, dicom_file.BIG_ENDIAN, dicom_file.DEFLATED)
@@ -119,6 +122,35 @@ def test_zeros_are_no_header_without_end(tmp_path):
     with pytest.raises(Refused, match="cannot be read") as caught, path.open("rb") as stream:
         read_slices(stream, path)
     assert caught.value.code == "DCM-HEADER"
+
+
+SEQUENCE = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"
+"""A sequence and an item in it, both without a length."""
+
+FRAMES = b"\0\x52\x30\x92SQ\0\0"
+"""The sequence that describes frames, its length to follow."""
+
+
+@pytest.mark.parametrize("place", ["deflated", "plain", "told"])
+def test_zeros_in_a_sequence_are_no_header_without_end_either(tmp_path, monkeypatch, place):
+    (tmp_path / "slice").mkdir()
+    path, _ = one_file(tmp_path / "slice", SOPClassUID="1.2.840.10008.5.1.4.1.1.4.1")
+    data = path.read_bytes()
+    if place == "deflated":  # a megabyte that stands for a gigabyte
+        path.write_bytes(deflated_meta(data) + bomb(SEQUENCE))
+    elif place == "plain":
+        path.write_bytes(data[: meta_end(data)] + SEQUENCE + bytes(8 << 20))
+    else:
+        monkeypatch.setattr(elements, "MOST_ELEMENTS", 20_000)
+        item = b"\xfe\xff\0\xe0\xff\xff\xff\xff" + b"\x08\0\x60\0CS\0\0" * (1 << 20)
+        pixels = data.index(b"\xe0\x7f\x10\0")
+        frames = FRAMES + struct.pack("<I", len(item)) + item
+        path.write_bytes(data[:pixels] + frames + data[pixels:])
+    began = time.process_time()
+    with pytest.raises(Refused, match=r"ValueError|DCM-HEADER") as caught, path.open("rb") as file:
+        read_slices(file, path)
+    assert caught.value.code == "DCM-HEADER"
+    assert time.process_time() - began < 20  # minutes without a limit, a tenth of a second with one
 
 
 @given(head=st.binary(max_size=300))

@@ -9,12 +9,13 @@ from hardcases import phantom
 from hardcases.dicom_frames import ENHANCED_CT, enhanced, place
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom.uid import generate_uid
+from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
 
 from cohort import grid, schema
 from cohort.io.dicom import read_series, read_slices
 from cohort.io.refusal import Refused
 from cohort.io.slices import dicom_header
+from cohort.io.slices.pixels import decode_frame, read_frames
 
 SHAPE = (5, 4, 6)
 AFFINE = phantom.grid("LPS", shape=SHAPE, turn=(0.1, 0.05, -0.1))
@@ -188,3 +189,30 @@ def test_classic_files_of_many_frames_are_refused_as_series(tmp_path):
     assert header["problem"][0] == "DCM-MULTIFRAME"
     with pytest.raises(Refused, match="5 frames in one file without the position of each"):
         read_series([path])
+
+
+@pytest.mark.parametrize("extended", [False, True], ids=["table", "extended table"])
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_a_compressed_frame_is_decoded_without_the_header_before_it(
+    syntax, extended, tmp_path, monkeypatch
+):
+    path = tmp_path / "a.dcm"
+    values = volumes(3)
+    enhanced(path, AFFINE, values)
+    dataset = pydicom.dcmread(path)
+    expected = dataset.pixel_array
+    dataset.compress(syntax, generate_instance_uid=False, encapsulate_ext=extended)
+    assert ("ExtendedOffsetTable" in dataset) == extended
+    dataset.save_as(path)
+    headers = slices_of(path)
+    assert len(headers) == 15
+    read = pydicom.filereader.read_partial
+    monkeypatch.setattr(pydicom.filereader, "read_partial", None)  # a header that nobody parses
+    for number in (14, 0, 7):
+        np.testing.assert_array_equal(
+            decode_frame(path, headers[number]), expected[number].astype(np.uint16)
+        )
+    monkeypatch.setattr(pydicom.filereader, "read_partial", read)
+    np.testing.assert_array_equal(
+        np.stack(list(read_frames(path, headers))).view(expected.dtype), expected
+    )

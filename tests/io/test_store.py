@@ -258,7 +258,7 @@ def test_a_bucket_holds_the_same_objects_as_a_folder_files(tmp_path, s3):
     for store in stores:
         assert store.table("t").equals(pd.DataFrame({"n": [1, 2]}))
         assert (store.tables(), store.models(), store.units("t")) == (["t"], ["m"], {"n": "mm"})
-        assert list(store.derivatives("r")) == ["a"]
+        assert list(store.derivatives("r", ["b", "a"])) == [None, store.derivative("r", "a")]
         assert list(store.records(["a", "b"])) == [store.record("a"), None]
         assert list(store.standing(["b", "a"])) == [(None, []), (store.record("a"), [])]
         store.remove_tables("t", [])

@@ -79,6 +79,7 @@ def unit_of(name: str) -> tuple[str, str, str]:
         "tables": f"table {stem.removesuffix('.parquet').removesuffix('.units')}",
         "quarantine": f"refusal {stem}",
         "recipes": f"recipe {stem}",
+        "baseline": f"baseline {stem}",
         "models": f"model {rest[0]}" if rest else "",
         "runs": f"run {rest[0]}" if rest else "",
         "report": "report",
@@ -102,6 +103,7 @@ def test_the_store_of_these_tests_has_every_kind_of_file(store):
         "derivatives chunk", "derivatives zarr.json", "tables .parquet", "tables .json",
         "tables checksums.json", "quarantine .json", "recipes .json", "models .json", "models .parquet",
         "models .csv", "runs .json", "runs .jsonl", "runs .txt", "report .html", "report stamp.json",
+        "baseline .json",
     }  # fmt: skip
 
 

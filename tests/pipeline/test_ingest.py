@@ -13,6 +13,7 @@ from cohort import api
 from cohort.io.catalog import read_catalog
 from cohort.io.store import Store
 from cohort.pipeline import ingest as room
+from cohort.pipeline.cost import Cost
 from cohort.pipeline.window import Failure
 
 HERE = api.Options(workers=0)
@@ -149,7 +150,7 @@ def test_ids_that_differ_stay_different_when_they_are_kept(catalog):
 @pytest.mark.parametrize("kind", ["KilledWorker", "MemoryError", "OSError"])
 def test_an_error_of_the_machine_is_tried_again(catalog, monkeypatch, kind):
     def fails(function, items, **_):
-        return ((item, Failure(kind, "gone", "", lasting=False)) for item in items)
+        return ((item, Failure(kind, "gone", "", lasting=False), Cost()) for item in items)
 
     with monkeypatch.context() as patch:
         patch.setattr(room, "each", fails)

@@ -15,6 +15,7 @@ from cohort.pipeline.ledger import Ledger
 from cohort.pipeline.plan import make_plan
 from cohort.pipeline.recipe import bind
 from cohort.pipeline.run import run_recipe
+from cohort.pipeline.versions import numeric
 
 LIMIT = 640 << 20
 SHAPE = (384, 512, 640)
@@ -87,7 +88,8 @@ def peak_bytes() -> int:
 def walk(store: Store, client, grain: str, limit: int) -> dict:
     """Run the recipe; the record it leaves."""
     recipe = bind(WALK, where="walk")
-    plan = make_plan(recipe, [store.record("head")], {}, grain=grain, worker_bytes=limit)
+    scans = [(store.record("head"), None)]
+    plan = make_plan(recipe, scans, versions=numeric(), grain=grain, worker_bytes=limit)
     with Ledger(store, "run") as ledger:
         run_recipe(plan, recipe, store, ledger, lambda: client)
     record = store.derivative("walk", "head")

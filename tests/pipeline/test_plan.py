@@ -4,8 +4,17 @@ import cohorts
 import pytest
 import yaml
 
-from cohort.pipeline.plan import WORKER_BASE_BYTES, PlanError, make_plan, peak_bytes
+from cohort.pipeline.plan import WORKER_BASE_BYTES, PlanError, order, peak_bytes
+from cohort.pipeline.plan import make_plan as make_plan_of_pairs
 from cohort.pipeline.recipe import RecipeError, bind
+
+HERE = {"numpy": "2.4.6", "scipy": "1.17.1"}
+
+
+def make_plan(recipe, scans, derivatives, **wishes):
+    """Plan for scans whose derivatives are given by scan_id, with the libraries of `HERE`."""
+    pairs = ((scan, derivatives.get(scan["scan_id"])) for scan in scans)
+    return make_plan_of_pairs(recipe, pairs, **{"versions": HERE} | wishes)
 
 
 def recipe(text=cohorts.RECIPE, variables=("image",)):
@@ -27,6 +36,7 @@ def done(recipe, content="c1"):
         "keys": dict(recipe.keys),
         "contents": {"image": content},
         "kept": list(recipe.keep),
+        "versions": HERE,
     }
 
 
@@ -90,6 +100,7 @@ def test_a_lasting_failure_waits_for_a_change_and_another_is_tried_again():
         "state": "failed",
         "keys": dict(recipe().keys),
         "contents": {"image": "c1"},
+        "versions": HERE,
         "lasting": True,
     }
     assert make_plan(recipe(), [scan()], {"a": failed}).failed == ("a",)
@@ -124,12 +135,71 @@ def test_what_does_not_fit_is_refused_with_what_would():
 def test_the_grain_follows_from_bytes():
     small, large = scan("small"), scan("large", shape=(512, 512, 512))
     plan = make_plan(recipe(), [small, large], {}, worker_bytes=2 << 30)
-    assert [t.grain for t in plan.tasks] == ["scan", "block"]
+    assert {t.scan_id: t.grain for t in plan.tasks} == {"small": "scan", "large": "block"}
     for grain in ("scan", "block"):
         plan = make_plan(recipe(), [small, large], {}, grain=grain, worker_bytes=32 << 30)
         assert {t.grain for t in plan.tasks} == {grain}
     assert peak_bytes(recipe(), large) == 512**3 * peak_bytes(recipe(), scan(shape=(1, 1, 1)))
     assert WORKER_BASE_BYTES < 1 << 30
+
+
+def test_another_version_of_a_library_makes_all_of_a_result_stale_and_is_named():
+    before = done(recipe()) | {"versions": {"numpy": "2.4.6", "scipy": "1.16.0"}}
+    (task,) = make_plan(recipe(), [scan()], {"a": before}).tasks
+    assert (task.reason, task.stale) == ("library: scipy 1.16.0 -> 1.17.1", tuple(recipe().keys))
+    assert make_plan(recipe(), [scan()], {"a": before}, accept_versions=True).fresh == ("a",)
+
+
+def test_a_result_whose_versions_nobody_noted_may_be_of_any():
+    before = {k: v for k, v in done(recipe()).items() if k != "versions"}
+    (task,) = make_plan(recipe(), [scan()], {"a": before}).tasks
+    assert task.reason == "library: numpy not noted -> 2.4.6, scipy not noted -> 1.17.1"
+
+
+def test_accepted_versions_are_never_mixed_within_one_scan():
+    before = done(recipe()) | {"versions": {"numpy": "1.0", "scipy": "1.17.1"}, "kept": []}
+    (task,) = make_plan(recipe(), [scan()], {"a": before}, accept_versions=True).tasks
+    assert (task.kind, task.stale) == ("missing", tuple(recipe().keys))
+    new = recipe(cohorts.RECIPE.replace("iterations: 1", "iterations: 2"))
+    (task,) = make_plan(new, [scan()], {"a": before}, accept_versions=True).tasks
+    assert (task.kind, task.stale) == ("recipe", tuple(new.keys))
+
+
+def test_urgent_scans_come_first_and_the_order_does_not_depend_on_how_they_are_listed():
+    old = {**done(recipe()), "versions": {"numpy": "1.0"}}
+    other = recipe(cohorts.RECIPE.replace("iterations: 1", "iterations: 2"))
+    scans = [scan(f"{kind}{n}") for kind in ("library", "recipe", "input", "new") for n in range(9)]
+    found = {
+        s["scan_id"]: {
+            "library": old,
+            "recipe": done(other),
+            "input": done(recipe(), "another"),
+            "new": None,
+        }[s["scan_id"][:-1]]
+        for s in scans
+    }
+    names = [t.scan_id for t in make_plan(recipe(), scans, found).tasks]
+    assert [n[:-1] for n in names[::9]] == ["new", "input", "recipe", "library"]
+    assert [t.scan_id for t in make_plan(recipe(), scans[::-1], found).tasks] == names
+    assert names[:9] != sorted(names[:9])
+
+
+def test_what_a_budget_takes_of_many_sites_is_a_fair_sample_of_them():
+    scans = [scan(f"site{n % 4}-{n:04d}") for n in range(2000)]
+    tasks = make_plan(recipe(), sorted(scans, key=lambda s: s["scan_id"]), {}).tasks[:400]
+    counts = [sum(t.scan_id.startswith(f"site{site}") for t in tasks) for site in range(4)]
+    # Hypergeometric: 100 of each site are expected, with a standard deviation of 7.7.
+    assert all(abs(n - 100) < 5 * 7.7 for n in counts)
+    assert order(reversed(tasks)) == tasks
+
+
+def test_bytes_are_those_of_the_variables_that_are_read_and_at_most_those_that_are_kept():
+    chunks = {"image/c/0": ["d", 700], "image/zarr.json": ["d", 30], "labels/c/0": ["d", 9]}
+    (task,) = make_plan(recipe(), [{**scan(), "chunks": chunks}], {}).tasks
+    assert (task.read_bytes, task.write_bytes) == (730, 10**3)  # `big` is one byte a voxel
+    before = done(recipe(), "c0") | {"chunks": {"big/c/0": ["d", 41], "affine/c/0": ["d", 4]}}
+    (task,) = make_plan(recipe(), [scan()], {"a": before}).tasks
+    assert task.write_bytes == 45
 
 
 @pytest.mark.parametrize(

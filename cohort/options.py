@@ -1,0 +1,120 @@
+"""What a call is asked for and what it gives back."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cohort.io.catalog import Catalog
+from cohort.io.store import Store
+from cohort.pipeline.ledger import Listener, silent
+
+if TYPE_CHECKING:
+    from cohort.pipeline.canary import Canary
+    from cohort.stats.regression import Fit
+
+
+def _never(found: "Canary") -> bool:
+    """Nobody is there to say yes."""
+    return False
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a stage works; the defaults suit a laptop."""
+
+    store: str | Path | None = None
+    """Instead of the catalog's own store."""
+    sources: Sequence[str | Path] | None = None
+    """Instead of the catalog's own sources."""
+    on: str = "local"
+    """``local`` or the address of a scheduler."""
+    workers: int | None = None
+    """Local worker processes; the cores of this machine by default, 0 for none: everything in this process."""
+    memory: int | None = None
+    """Bytes a worker may use."""
+    grain: Literal["auto", "scan", "block"] = "auto"
+    rehash: bool = False
+    """Digest every source file again instead of trusting size, times and inode."""
+    settle_seconds: float = 0.0
+    """A new or changed series with a file that arrived less than this ago is left for the next call."""
+    time_limit_seconds: float = 3600.0
+    """For one scan on a worker."""
+    retry: bool = False
+    """Also run scans that failed before on the same inputs."""
+    budget_seconds: float | None = None
+    """No new scan is begun so long after the call began."""
+    max_scans: int | None = None
+    """Scans on which a call works at most."""
+    accept_versions: bool = False
+    """Results of other versions of the libraries count as fresh, and a model may mix them."""
+    canary: int = 0
+    """Scans with earlier numbers to be run first and compared with them, before the others."""
+    canary_tolerance: float = 1e-6
+    """Largest relative change of a number that counts as none: above what the rounding of another library moves, below what
+    means anything."""
+    confirm: "Callable[[Canary], bool]" = _never
+    """Asked whether to go on although the canary's numbers moved."""
+    listen: Listener = silent
+    """Called with every event."""
+
+
+@dataclass
+class Result:
+    """What one call did."""
+
+    catalog: Catalog
+    store: Store
+    manifest: dict[str, Any] = field(default_factory=dict)
+    problems: list[Any] = field(default_factory=list)
+    """Refused series (`pipeline.book.Problem`); their `text` names files and is for the operator."""
+    orphans: list[Path] = field(default_factory=list)
+    """Attached images for which there is no scan."""
+    absent: list[str] = field(default_factory=list)
+    """Scans of the store whose files are no longer in the sources."""
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    """Scans on which a recipe failed: scan_id, recipe, type, message, new."""
+    canaries: "list[Canary]" = field(default_factory=list)
+    """What the scans that were run first say, a recipe each."""
+    is_halted: bool = False
+    """Whether a canary ended the call: its recipe's tables, the models and the report stand as they did."""
+    alarms: list[dict[str, Any]] = field(default_factory=list)
+    """Numbers that moved although nothing they depend on did: scan_id, recipe, quantity, before, after."""
+    fits: dict[str, "Fit | str | None"] = field(default_factory=dict)
+    """Model -> fit, None if it was fresh, or in one line why it could not be fitted."""
+    report: Path | str | None = None
+    """The page: a path, or a URL in an object store."""
+
+    @property
+    def newly_bad(self) -> bool:
+        """Whether anything failed or was quarantined in this call."""
+        return (
+            self.is_halted
+            or bool(self.alarms)
+            or any(p.new and p.state == "quarantined" for p in self.problems)
+            or any(f["new"] for f in self.failed)
+            or any(isinstance(f, str) for f in self.fits.values())
+        )
+
+
+def parse_seconds(text: str) -> float:
+    """``6h``, ``90min``, ``1h30m`` or ``45 s`` -> seconds.
+
+    Raises
+    ------
+    ValueError
+        For anything else, zero included.
+
+    Examples
+    --------
+    >>> parse_seconds("1h30m"), parse_seconds("0.5 d"), parse_seconds("45s")
+    (5400.0, 43200.0, 45.0)
+    """
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    part = r"([0-9]+(?:\.[0-9]+)?)\s*(d|h|min|m|s)"
+    if re.fullmatch(rf"\s*(?:{part}\s*)+", text):
+        seconds = sum(float(n) * units[unit[0]] for n, unit in re.findall(part, text))
+        if seconds > 0:
+            return seconds
+    raise ValueError(f"time {text!r}: expected a number with a unit, such as 6h, 90min or 1h30m")

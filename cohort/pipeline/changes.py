@@ -1,0 +1,329 @@
+"""What changed between two calls: scans that came, changed or went, coefficients that moved, numbers that should not have.
+
+``baseline/`` of the store says how things stood when the last call that looked came to its end: of each scan the content it
+was made from, of each measurement its number and a mark of what it depends on (input, recipe and revisions, libraries),
+of each model its coefficients. A call compares, writes ``runs/<run_id>/changes.json``, and then the new baseline: killed in
+between, the next call says the same again, and nothing is lost. A number that moved although nothing it depends on did is
+an **alarm**: the same input gave two results, on another machine or at another time, and somebody has to find out why.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cohort.io.storage.backend import StoreError
+from cohort.io.storage.papers import Papers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOLERANCE = 1e-12
+"""Relative difference up to which two numbers are the same: what is promised for reductions on other machines."""
+
+LISTED = 1000
+"""Alarms that are written down one by one; all are counted."""
+
+MARKS = ("#inputs", "#recipe", "#libraries")
+"""Columns of a baseline that say what its numbers depend on; no measurement can be called so."""
+
+Columns = dict[str, list[Any]]
+"""A table as lists of equal length, as it lies in a JSON file."""
+
+
+class Comparison:
+    """What one call found, against the baseline of the call before it.
+
+    Parameters
+    ----------
+    store : Papers
+        Locked by the caller.
+
+    Notes
+    -----
+    Only what was noted is compared: a call of one stage says nothing of the others.
+    """
+
+    def __init__(self, store: Papers) -> None:
+        self._store = store
+        self._now: dict[str, Columns] = {}
+        self._said: dict[str, Any] = {}
+        self._numbers: dict[str, Numbers] = {}
+        self.alarms: list[dict[str, Any]] = []
+
+    def scans(self, contents: Mapping[str, str]) -> None:
+        """Note the scans of the cohort and the digest of the content each was made from."""
+        before = _by_scan(self._baseline("scans"), "content")
+        self._said["scans"] = {
+            "added": sorted(contents.keys() - before.keys()),
+            "replaced": sorted(s for s, c in contents.items() if before.get(s, c) != c),
+            "withdrawn": sorted(before.keys() - contents.keys()),
+        }
+        ids = sorted(contents)
+        self._now["scans"] = {"scan_id": ids, "content": [contents[s] for s in ids]}
+
+    def numbers(self, recipe: str, columns: Sequence[str]) -> "Numbers":
+        """Where the derivative records of a recipe are noted, one after the other."""
+        self._numbers[recipe] = Numbers(columns, self._baseline(f"recipe.{recipe}"))
+        return self._numbers[recipe]
+
+    def models(self, tables: Mapping[str, "pd.DataFrame | None"]) -> None:
+        """Note the coefficients of all models: model -> its tidy table, None if it could not be fitted."""
+        before = _coefficients(self._baseline("models"))
+        now = {
+            (name, str(row["term"])): {
+                "estimate": _number(row["estimate"]),
+                "se": _number(row["se"]),
+                "n": _number(row["n"]),
+            }
+            for name, table in tables.items()
+            if table is not None
+            for row in table.to_dict("records")
+        }
+        said = []
+        for model, term in dict.fromkeys([*before, *now]):
+            old, new = before.get((model, term)), now.get((model, term))
+            if not _alike(old, new):
+                said.append({"model": model, "term": term, "before": old, "after": new})
+        self._said["coefficients"] = [{**each, **_difference(each)} for each in said]
+        keys = list(now)
+        self._now["models"] = {
+            "model": [model for model, _ in keys],
+            "term": [term for _, term in keys],
+            **{c: [now[k][c] for k in keys] for c in ("estimate", "se", "n")},
+        }
+
+    def write(self, run_id: str) -> dict[str, Any]:
+        """Write what changed, if anything did, then the new baseline; what was written, empty if nothing changed."""
+        moved: dict[str, dict[str, int]] = {}
+        for recipe, numbers in self._numbers.items():
+            moved[recipe], alarms = numbers.compare()
+            self.alarms += [{"recipe": recipe, **alarm} for alarm in alarms]
+            self._now[f"recipe.{recipe}"] = numbers.columns()
+        self._said["numbers"] = moved
+        changed = (
+            any(self._said.get("scans", {}).values())
+            or bool(self._said.get("coefficients"))
+            or any(n for each in moved.values() for n in each.values())
+            or bool(self.alarms)
+        )
+        said: dict[str, Any] = {}
+        if changed:
+            said = {
+                "run_id": run_id,
+                **self._said,
+                "n_alarms": len(self.alarms),
+                "alarms": self.alarms[:LISTED],
+            }
+            self._store.write_json(f"runs/{run_id}/changes.json", said)
+        for name, columns in self._now.items():
+            if columns != self._baseline(name):
+                self._store.write_json(f"baseline/{name}.json", columns)
+        return said
+
+    def _baseline(self, name: str) -> Columns:
+        try:
+            return self._store.read_json(f"baseline/{name}.json") or {}
+        except StoreError:
+            return {}  # it can be made again: this call says that everything is new
+
+
+class Numbers:
+    """What one recipe measured, scan by scan, beside what it had measured when a call looked last.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Names of its measurements.
+    before : Columns
+        Its baseline.
+    """
+
+    def __init__(self, columns: Sequence[str], before: Columns) -> None:
+        self._columns = [*MARKS, *columns]
+        known = [before.get(c) for c in self._columns]
+        self._before: dict[str, tuple[Any, ...]] = {
+            scan_id: tuple(None if values is None else values[i] for values in known)
+            for i, scan_id in enumerate(before.get("scan_id", ()))
+        }
+        self._had = {c for c in self._columns if c in before}
+        self._rows: dict[str, tuple[Any, ...]] = {}
+        self._marks: dict[str, str] = {}
+
+    def take(self, scan_id: str, record: Mapping[str, Any] | None) -> None:
+        """Take the derivative record of a scan, in place of an earlier one.
+
+        Of a scan that failed, or has none, what was known stays: once it is measured again, nothing else may have moved.
+        """
+        if record is not None and record["state"] == "done":
+            measured = record["measurements"]
+            numbers = (_number(measured.get(c)) for c in self._columns[len(MARKS) :])
+            self._rows[scan_id] = (*self._marks_of(record), *numbers)
+        elif scan_id in self._before:
+            self._rows[scan_id] = self._before[scan_id]
+
+    def compare(self) -> tuple[dict[str, int], list[dict[str, Any]]]:
+        """Scans whose numbers moved, by the first reason for it, and the numbers that moved without one."""
+        moved = dict.fromkeys(("input", "recipe", "library"), 0)
+        alarms: list[dict[str, Any]] = []
+        for scan_id, new in sorted(self._rows.items()):
+            old = self._before.get(scan_id)
+            if old is None or old is new:
+                continue
+            different = [
+                (name, was, now)
+                for name, was, now in zip(self._columns, old, new, strict=True)
+                if name in self._had and name not in MARKS and not _same(was, now)
+            ]
+            if not different:
+                continue
+            reasons = [r for r, was, now in zip(moved, old, new, strict=False) if was != now]
+            if reasons:
+                moved[reasons[0]] += 1
+            else:
+                alarms += [
+                    {"scan_id": scan_id, "quantity": name, "before": was, "after": now}
+                    for name, was, now in different
+                ]
+        return moved, alarms
+
+    def columns(self) -> Columns:
+        """The new baseline."""
+        ids = sorted(self._rows)
+        found = {c: [self._rows[s][i] for s in ids] for i, c in enumerate(self._columns)}
+        return {"scan_id": ids, **found}
+
+    def _marks_of(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """Short digests of what the numbers of a record depend on; most scans share most of them."""
+        for part in (record["contents"], record["keys"], record.get("versions", {})):
+            text = json.dumps(part, sort_keys=True)
+            mark = hashlib.sha256(text.encode()).hexdigest()[:16]
+            yield self._marks.setdefault(mark, mark)
+
+
+def _by_scan(columns: Columns, column: str) -> dict[str, Any]:
+    return dict(zip(columns.get("scan_id", ()), columns.get(column, ()), strict=True))
+
+
+def _coefficients(columns: Columns) -> dict[tuple[str, str], dict[str, Any]]:
+    names = ("estimate", "se", "n")
+    rows = zip(*(columns.get(c, ()) for c in ("model", "term", *names)), strict=True)
+    return {(model, term): dict(zip(names, row, strict=True)) for model, term, *row in rows}
+
+
+def _number(value: Any) -> float | None:
+    """A number as JSON has it; what is missing or infinite is none."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=0.0)
+
+
+def _alike(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
+    if old is None or new is None:
+        return old is new
+    return all(_same(old[c], new[c]) for c in ("estimate", "se", "n"))
+
+
+def _difference(change: Mapping[str, Any]) -> dict[str, float | None]:
+    """How far a coefficient moved, in its own unit and in standard errors of what it was before."""
+    old, new = change["before"] or {}, change["after"] or {}
+    before, after, se = old.get("estimate"), new.get("estimate"), old.get("se")
+    if before is None or after is None:
+        return {"difference": None, "standard_errors": None}
+    moved = after - before
+    return {"difference": moved, "standard_errors": moved / se if se else None}
+
+
+# -- over several calls ----------------------------------------------------------------------------
+
+
+def since(store: Papers, when: str) -> list[str]:
+    """Runs that came after a run, or on a day and later, oldest first.
+
+    Parameters
+    ----------
+    when : str
+        A run id, or the beginning of one, or a day, YYYY-MM-DD (UTC).
+
+    Raises
+    ------
+    StoreError
+        If there is no such run, or several begin so.
+    """
+    runs = store.files.names("runs")
+    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", when):
+        return [run for run in runs if run >= when.replace("-", "")]
+    found = [run for run in runs if run.startswith(when)] if when else []
+    if len(found) != 1:
+        oldest = f"the oldest there is: {runs[0]}" if runs else "there is no run yet"
+        what = f"{len(found)} runs begin with" if found else "no run"
+        raise StoreError(
+            f"{what} {when!r}; expected a run of `cohort status`, or a day such as 2026-11-21 ({oldest})"
+        )
+    return runs[runs.index(found[0]) + 1 :]
+
+
+def merged(store: Papers, runs: Sequence[str]) -> dict[str, Any]:
+    """What changed over several runs, as one ``changes.json`` would say it.
+
+    A scan that came and went is not named; of a coefficient that moved twice, the first and the last count.
+    """
+    became: dict[str, str] = {}
+    first: dict[tuple[str, str], Any] = {}
+    last: dict[tuple[str, str], Any] = {}
+    alarms: list[dict[str, Any]] = []
+    n_alarms = n_withdrawn = 0
+    for said in _each(store, runs):
+        for scan_id, how in _steps(said.get("scans", {})):
+            became[scan_id] = _then(became.get(scan_id), how)
+        for each in said.get("coefficients", ()):
+            key = (each["model"], each["term"])
+            first.setdefault(key, each["before"])
+            last[key] = each["after"]
+        alarms += said.get("alarms", ())
+        n_alarms += said.get("n_alarms", 0)
+        n_withdrawn += said.get("subjects_withdrawn", 0)
+    moved = [
+        {"model": model, "term": term, "before": first[model, term], "after": last[model, term]}
+        for model, term in first
+        if not _alike(first[model, term], last[model, term])
+    ]
+    return {
+        "runs": list(runs),
+        "scans": {
+            how: sorted(s for s, h in became.items() if h == how)
+            for how in ("added", "replaced", "withdrawn")
+        },
+        "subjects_withdrawn": n_withdrawn,
+        "coefficients": [{**each, **_difference(each)} for each in moved],
+        "n_alarms": n_alarms,
+        "alarms": alarms[:LISTED],
+    }
+
+
+def _each(store: Papers, runs: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for run in runs:
+        said = store.read_json(f"runs/{run}/changes.json")
+        if said:
+            yield said
+
+
+def _steps(scans: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+    for how, ids in scans.items():
+        for scan_id in ids:
+            yield scan_id, how
+
+
+def _then(before: str | None, how: str) -> str:
+    """What became of a scan, in one word, when something more happened to it."""
+    if before == "added":
+        return "" if how == "withdrawn" else "added"
+    if before == "withdrawn":
+        return "replaced"
+    return how

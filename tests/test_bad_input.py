@@ -1,0 +1,187 @@
+"""Places that are not there, or take nothing: one line that says what and what to do, exit 2, and nothing written."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import cohorts
+import pytest
+from typer.testing import CliRunner
+
+from cohort import cli
+from cohort.pipeline import existing
+
+COMMANDS = {
+    "update": ["update"],
+    "ingest": ["ingest"],
+    "watch": ["watch"],
+    "submit": ["submit"],
+}
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def refused(done, message: str, store: Path) -> None:
+    """Exit 2, one line on stderr, none on stdout, nothing written."""
+    assert done.exit_code == 2, done.output
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert re.search(message, lines[0]), lines[0]
+    assert done.stdout == ""
+    assert not store.exists()
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    return cohorts.write_cohort(tmp_path, scans=2)
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address at which nobody listens, because we keep the port and do not listen."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unreachable_scheduler(catalog, command, nobody, monkeypatch):
+    monkeypatch.setattr(existing, "CONNECT_SECONDS", 1)
+    done = call(command, catalog, "--on", nobody)
+    refused(
+        done, rf"no scheduler answers at {nobody} within 1 s; start one", catalog.parent / "store"
+    )
+
+
+WRONG_FILES = {
+    "an unknown key": ("cluster: local\nworker: 2\n", r"'worker'.*did you mean 'workers'"),
+    "an unknown kind": ("cluster: slurmm\n", r"slurmm"),
+    "a wrong value": ("cluster: local\nmemory: lots\n", r"memory.*lots.*such as 2GiB"),
+    "no YAML": ("cluster: [local\n", r"line 2"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FILES)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_cluster_file_that_states_what_cannot_be(catalog, command, case):
+    text, message = WRONG_FILES[case]
+    where = catalog.parent / "cluster.yaml"
+    where.write_text(text)
+    done = call(command, catalog, "--on", where)
+    refused(done, message, catalog.parent / "store")
+    assert "cluster.yaml" in done.stderr
+
+
+@contextmanager
+def cluster_of(folder: Path, worker_path: Path):
+    """A scheduler and a worker, as somebody starts them by hand; the worker finds `worker_path` before its libraries."""
+    where, dask = folder / "scheduler.json", [sys.executable, "-m", "dask"]
+    local = ["--host", "127.0.0.1", "--no-dashboard"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = [*dask, "scheduler", "--port", "0", "--scheduler-file", str(where), *local]
+    worker = [*dask, "worker", "--scheduler-file", str(where), "--no-nanny", *local]
+    with (
+        subprocess.Popen(scheduler, **quiet) as one,
+        subprocess.Popen(
+            worker, env={**os.environ, "PYTHONPATH": str(worker_path)}, **quiet
+        ) as two,
+    ):
+        try:
+            end = time.monotonic() + 120
+            while not where.exists():
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            yield json.loads(where.read_text())["address"]
+        finally:
+            two.kill()
+            one.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_worker_with_another_version_of_a_library(catalog, tmp_path):
+    other = tmp_path / "other/scipy-0.1.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: scipy\nVersion: 0.1.0\n")
+    with cluster_of(tmp_path, tmp_path / "other") as address:
+        done = call("update", catalog, "--on", address)
+    here = metadata.version("scipy")
+    message = rf"has scipy 0\.1\.0, expected {re.escape(here)} as here; give workers the same"
+    refused(done, message, catalog.parent / "store")
+
+
+# -- disks -------------------------------------------------------------------------------------------
+
+
+def on_a_disk(place: Path, how: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Call ``cohort`` where another disk is mounted at a place, for this process alone."""
+    command = f'mount {how} "$1" && shift && exec "$@"'
+    program = [sys.executable, "-m", "cohort.cli", *map(str, arguments)]
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", command, "sh", str(place), *program],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    if "unshare:" in done.stderr and os.environ.get("CI") != "true":
+        pytest.skip("this machine lets nobody mount a disk of one's own")
+    return done
+
+
+READ_ONLY, FULL = "-t tmpfs -o ro none", "-t tmpfs -o size=4k none"
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "command", ["update", pytest.param("run", marks=SLOW), pytest.param("gc", marks=SLOW)]
+)
+def test_a_store_that_is_read_only(catalog, command):
+    place = catalog.parent / "store"
+    if command != "update":
+        assert call("ingest", catalog, "--workers", 0).exit_code == 0
+        how = f'--bind "{place}" "$1" && mount -o remount,bind,ro'
+    else:
+        place.mkdir()
+        how = READ_ONLY
+    before = sorted(place.rglob("*"))
+    done = on_a_disk(place, how, command, catalog, *(["--workers", 0] * (command != "gc")))
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert re.search(
+        r"store/\.lock: expected a disk that can be written to, found one that is read-only",
+        done.stderr,
+    )
+    assert done.stdout == ""
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_looking_at_a_store_that_is_read_only_works(catalog):
+    place = catalog.parent / "store"
+    assert call("ingest", catalog, "--workers", 0).exit_code == 0
+    how = f'--bind "{place}" "$1" && mount -o remount,bind,ro'
+    for command in (["status"], ["diff", "--since", "2020-01-01"], ["plan"]):
+        done = on_a_disk(place, how, command[0], catalog, *command[1:])
+        assert (done.returncode, done.stderr) == (0, ""), command
+
+
+def test_a_disk_that_is_full(catalog):
+    place = catalog.parent / "store"
+    place.mkdir()
+    done = on_a_disk(place, FULL, "update", catalog, "--workers", 0)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert re.search(
+        r"error: .*store/.*: expected room for \d+ bytes, the disk or the quota is full \(\d+ bytes are free\); make room",
+        line,
+    )
