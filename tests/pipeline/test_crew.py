@@ -10,17 +10,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import poison
+import psutil
 import pytest
 
 from cohort.pipeline.crew import Batch, Crew, Gate
 
 LIMIT = 700 << 20
-"""Bytes of a worker: enough for the interpreter and NumPy."""
+"""Bytes for the scans of a worker: enough for the interpreter and NumPy."""
 
 
 @pytest.fixture
 def crew():
-    made = Crew(LIMIT, 1)
+    own = psutil.Process().memory_info().rss  # of the worker, here of all the tests before
+    made = Crew(own + LIMIT, 1)
     yield made
     made.close()
 
