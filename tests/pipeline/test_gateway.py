@@ -1,5 +1,6 @@
 """Dask Gateway for real: its server, its proxy, and clusters of processes on this machine."""
 
+import gc
 import os
 import socket
 import subprocess
@@ -18,7 +19,11 @@ from cohort import api
 from cohort.pipeline import cluster
 from cohort.pipeline.clusterfile import ClusterError
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cluster,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 CONFIG = """\
 c.DaskGateway.backend_class = "dask_gateway_server.backends.local.UnsafeLocalBackend"
@@ -32,6 +37,13 @@ c.LocalClusterConfig.worker_memory = "1 G"
 c.LocalClusterConfig.scheduler_cmd = [{python!r}, "-m", "distributed.cli.dask_scheduler"]
 c.LocalClusterConfig.worker_cmd = [{python!r}, "-m", "distributed.cli.dask_worker"]
 """
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """A gateway's client fails aloud when it is collected after its loop has ended: here, not in another test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

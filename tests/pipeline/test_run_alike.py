@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import cohorts
+import psutil
 import pytest
 
 from cohort import api
@@ -37,7 +38,10 @@ def workers(kind: str, count: int) -> Iterator[object]:
         elif kind == "processes":
             yield stack.enter_context(connect(workers=count, memory=MEMORY))
         else:
-            cluster = LocalCluster(1, processes=False, threads_per_worker=count, memory_limit=count * MEMORY, dashboard_address=None)  # fmt: skip
+            own = (
+                psutil.Process().memory_info().rss
+            )  # the worker is this process, with all the tests before
+            cluster = LocalCluster(1, processes=False, threads_per_worker=count, memory_limit=own + count * MEMORY, dashboard_address=None)  # fmt: skip
             yield stack.enter_context(Client(stack.enter_context(cluster)))
 
 

@@ -189,6 +189,7 @@ def test_sigterm_leaves_a_manifest_and_exit_75(catalog):
             break
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "interrupted" in stderr
+    assert "stopped: signal" in stderr
+    assert "resume with: cohort update" in stderr
     assert store_of(catalog).manifest()["error"] == "KeyboardInterrupt"
     assert np.isfinite(api.update(catalog, options=HERE).manifest["seconds"])
