@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -220,7 +220,10 @@ def _local(spec: Local, workers: int | None, memory: int | None) -> Any:
         **worker_environment(limit),
     }
     try:
-        with dask.config.set({"distributed.nanny.pre-spawn-environ": spawned}):
+        with (
+            dask.config.set({"distributed.nanny.pre-spawn-environ": spawned}),
+            _environment(worker_environment(limit)),
+        ):
             return LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
@@ -237,12 +240,30 @@ def _local(spec: Local, workers: int | None, memory: int | None) -> Any:
         ) from error
 
 
+@contextmanager
+def _environment(values: "Mapping[str, str]") -> "Iterator[None]":
+    """Variables of this process while nannies are made: what stands there wins over Dask's configuration.
+
+    Nannies that start at the same time leave the variables of each other behind.
+    """
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def _slurm(spec: Slurm, workers: int | None, memory: int | None, stack: ExitStack) -> Any:
     jobqueue = _extra("dask_jobqueue")
     batch.check_installed()
     count = workers or spec.workers
     limit = memory or parse_bytes(spec.memory)
-    spawned = json.dumps(worker_environment(limit))
+    spawned = worker_environment(limit)
     logs = spec.folder or str(batch.state_folder() / "workers")
     leaves = spec.interface != "lo"
     security = stack.enter_context(_certificates(logs)) if leaves else None
@@ -273,7 +294,7 @@ def _slurm(spec: Slurm, workers: int | None, memory: int | None, stack: ExitStac
             ],
             job_extra_directives=["--requeue", *spec.directives],
             job_script_prologue=[
-                f"export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON='{spawned}'",
+                *(f"export {name}={value}" for name, value in spawned.items()),
                 *spec.prologue,
             ],
             silence_logs=50,

@@ -190,3 +190,11 @@ def test_what_is_no_place_is_refused_by_check(tmp_path):
     with pytest.raises(ClusterError, match="expected local, the address of a scheduler"):
         cluster.check("the big one")
     cluster.check("local")
+
+
+def test_what_other_nannies_left_in_the_environment_does_not_reach_our_workers(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    with cluster.connect(workers=2, memory=512 << 20) as client:
+        found = set(client.run(os.getenv, "MALLOC_TRIM_THRESHOLD_").values())
+    assert found == {str((512 << 20) // 10)}
+    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "65536"

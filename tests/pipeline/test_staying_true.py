@@ -191,5 +191,5 @@ def test_sigterm_leaves_a_manifest_and_exit_75(catalog):
     assert process.returncode == 75
     assert "stopped: signal" in stderr
     assert "resume with: cohort update" in stderr
-    assert store_of(catalog).manifest()["error"] == "KeyboardInterrupt"
+    assert store_of(catalog).manifest()["stopped"] == "signal"
     assert np.isfinite(api.update(catalog, options=HERE).manifest["seconds"])
