@@ -49,8 +49,8 @@ class Stop:
     Examples
     --------
     >>> stop = Stop(max_scans=2)
-    >>> stop.admit(["a", "b", "c"]), stop.admit(["b", "c", "d"]), stop.left
-    ({'a', 'b'}, {'b'}, 2)
+    >>> sorted(stop.admit(["a", "b", "c"])), stop.admit(["b", "c", "d"]), stop.left
+    (['a', 'b'], {'b'}, 2)
     >>> stop.reason(), stop.because()
     (None, 'max_scans')
     """
