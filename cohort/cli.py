@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cohort import deploying, keeping, planning, submitting, watching
+from cohort.arguments import CatalogPath, Memory, On, Sources, StorePath, Workers
 from cohort.console import RESUMABLE, errors, listener, open_cohort, say, show_result, show_stop
 
 if TYPE_CHECKING:
@@ -28,31 +29,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-CatalogPath = Annotated[
-    Path,
-    typer.Argument(metavar="CATALOG", help="The cohort's YAML, e.g. catalogs/cohorts/oasis1.yaml"),
-]
-On = Annotated[
-    str,
-    typer.Option("--on", help="Where to run: local, or a scheduler such as tcp://127.0.0.1:8786"),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        min=0,
-        help="Local worker processes (default: the cores; 0: none, all in this process)",
-    ),
-]
-Memory = Annotated[str | None, typer.Option("--memory", help="Memory a worker may use, e.g. 2GiB")]
 Grain = Annotated[
     Literal["auto", "scan", "block"],
     typer.Option("--grain", help="Whole scans in memory, blocks of a scan, or whichever fits"),
-]
-StorePath = Annotated[str | None, typer.Option("--store", help="Instead of the catalog's store")]
-Sources = Annotated[
-    list[str] | None,
-    typer.Option("--source", help="Instead of the catalog's sources; may be repeated"),
 ]
 Strict = Annotated[
     bool,

@@ -6,12 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cohort.arguments import CatalogPath
 from cohort.console import errors
-
-CatalogPath = Annotated[
-    Path,
-    typer.Argument(metavar="CATALOG", help="The cohort's YAML, e.g. catalogs/cohorts/oasis1.yaml"),
-]
 
 
 def add_to(app: typer.Typer) -> None:

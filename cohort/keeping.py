@@ -6,17 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from cohort.arguments import CatalogPath, Place, StorePath
 from cohort.console import errors, listener, open_cohort, say
 
-Place = Annotated[
-    Path,
-    typer.Argument(metavar="CATALOG", help="The cohort's YAML, or the folder or URL of a store"),
-]
-Catalog = Annotated[
-    Path,
-    typer.Argument(metavar="CATALOG", help="The cohort's YAML, e.g. catalogs/cohorts/oasis1.yaml"),
-]
-StorePath = Annotated[str | None, typer.Option("--store", help="Instead of the catalog's store")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON line a finding on stdout")]
 
 
@@ -125,7 +117,7 @@ def doctor(
 
 
 def gc(
-    catalog: Catalog,
+    catalog: CatalogPath,
     store: StorePath = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would go, and its bytes")
@@ -152,7 +144,7 @@ def gc(
 
 
 def withdraw(
-    catalog: Catalog,
+    catalog: CatalogPath,
     subject: Annotated[
         str,
         typer.Argument(
@@ -204,7 +196,7 @@ def withdraw(
 
 
 def readmit(
-    catalog: Catalog,
+    catalog: CatalogPath,
     subject: Annotated[str, typer.Argument(help="As it was given to `withdraw`")],
     store: StorePath = None,
 ) -> None:

@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cohort.arguments import CatalogPath, Memory, On, Place, Sources, StorePath, Workers
 from cohort.console import (
     RESUMABLE,
     alarm_text,
@@ -23,27 +23,6 @@ from cohort.console import (
 if TYPE_CHECKING:
     from cohort.api import Options
 
-Place = Annotated[
-    Path,
-    typer.Argument(metavar="CATALOG", help="The cohort's YAML, or the folder or URL of a store"),
-]
-CatalogPath = Annotated[
-    Path,
-    typer.Argument(metavar="CATALOG", help="The cohort's YAML, e.g. catalogs/cohorts/oasis1.yaml"),
-]
-StorePath = Annotated[str | None, typer.Option("--store", help="Instead of the catalog's store")]
-Sources = Annotated[
-    list[str] | None,
-    typer.Option("--source", help="Instead of the catalog's sources; may be repeated"),
-]
-On = Annotated[
-    str, typer.Option("--on", help="Where to run: local, an address, or the YAML of a cluster")
-]
-Workers = Annotated[
-    int | None,
-    typer.Option("--workers", min=0, help="Local worker processes (0: none, all in this process)"),
-]
-Memory = Annotated[str | None, typer.Option("--memory", help="Memory a worker may use, e.g. 8GiB")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout")]
 Settle = Annotated[
     str | None,
