@@ -38,7 +38,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
-ReturnToService=2
+ReturnToService=1
 KillWait=30
 SlurmctldPort={port}
 SlurmctldPidFile={folder}/slurmctld.pid

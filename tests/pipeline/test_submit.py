@@ -65,12 +65,15 @@ def _enlarge(path: Path) -> None:
 
 
 def contents(store: Path) -> dict[str, str]:
-    """Digest of every file that holds a number: of scans, derivatives, tables and models."""
+    """Digest of every file that holds a number: of scans, derivatives, tables and models.
+
+    What a killed writer left half written has no place in it: readers pass it by, `verify` tells of it, `gc` takes it.
+    """
     return {
         str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
         for folder in ("scans", "derivatives", "tables", "models")
         for path in sorted((store / folder).rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.suffix != ".tmp"
     }
 
 
