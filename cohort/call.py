@@ -16,9 +16,9 @@ from cohort.io.store import Store, StoreError
 from cohort.options import Options, Result
 from cohort.pipeline import cluster
 from cohort.pipeline.changes import LISTED, Comparison
+from cohort.pipeline.dispatch.stopping import Stop
 from cohort.pipeline.garbage import rarely_collected
 from cohort.pipeline.ledger import Ledger
-from cohort.pipeline.stopping import Stop
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -63,7 +63,7 @@ def _again() -> str:
 
 def show_stop(manifest: Mapping[str, Any]) -> bool:
     """Say why a call ended before its work was done; whether it has to be called again to go on."""
-    from cohort.pipeline.stopping import POLITE
+    from cohort.pipeline.dispatch.stopping import POLITE
 
     reason, left = manifest.get("stopped"), manifest.get("left", 0)
     if reason is None:

@@ -68,7 +68,7 @@ class Result:
     store: Store
     manifest: dict[str, Any] = field(default_factory=dict)
     problems: list[Any] = field(default_factory=list)
-    """Refused series (`pipeline.book.Problem`); their `text` names files and is for the operator."""
+    """Refused series (`pipeline.intake.book.Problem`); their `text` names files and is for the operator."""
     orphans: list[Path] = field(default_factory=list)
     """Attached images for which there is no scan."""
     absent: list[str] = field(default_factory=list)

@@ -14,7 +14,7 @@ from cohort.console import errors, say
 if TYPE_CHECKING:
     from cohort.api import Options
     from cohort.io.store import Store
-    from cohort.pipeline.submit import Submission
+    from cohort.pipeline.clusters.submit import Submission
 
 On = Annotated[
     str,
@@ -110,8 +110,8 @@ def _submit(
     handed: list[str],
 ) -> None:
     from cohort.call import STAGES, Call
-    from cohort.pipeline import submit
     from cohort.pipeline.cluster import where
+    from cohort.pipeline.clusters import submit
 
     with errors():
         call = Call(catalog, None, options())
@@ -127,7 +127,7 @@ def _submit(
 
 def _wait(store: "Store", made: "Submission") -> int:
     """Exit code of the driver; Ctrl-C leaves it running."""
-    from cohort.pipeline import submit
+    from cohort.pipeline.clusters import submit
 
     try:
         code = submit.wait(store, made, tell=say)

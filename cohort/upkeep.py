@@ -20,9 +20,9 @@ from cohort.io.leaving.register import Register
 from cohort.io.private import inside
 from cohort.io.storage.backend import StoreError
 from cohort.io.store import Store
-from cohort.pipeline.arrivals import subject_in
+from cohort.pipeline.intake.arrivals import subject_in
+from cohort.pipeline.intake.units import Names
 from cohort.pipeline.ledger import Ledger, Listener, silent
-from cohort.pipeline.units import Names
 
 if TYPE_CHECKING:
     from cohort.io.participants import Participants
@@ -186,7 +186,7 @@ def cancel(cohort: Opened) -> Cancelled:
 
     It finishes or drops what is under way, writes its tables and its manifest, and exits 75.
     """
-    from cohort.pipeline import submit
+    from cohort.pipeline.clusters import submit
 
     store = cohort.store
     jobs = submit.cancel_jobs(store)

@@ -72,7 +72,7 @@ def write_many_scans(folder: Path, n: int, *, start: int = 0) -> Path:
 def simulated_reading():
     """Within: a file's voxels become a scan without nibabel, and nothing waits for the disk. For `workers=0`."""
     from cohort.io import nifti
-    from cohort.pipeline import reading
+    from cohort.pipeline.intake import reading
 
     read: dict[str, object] = {}
 

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cohort import cli
-from cohort.pipeline import existing
+from cohort.pipeline.clusters import existing
 
 COMMANDS = {
     "update": ["update"],

@@ -23,7 +23,7 @@ from cohort.io.storage.backend import Locked
 from cohort.io.storage.disk import LocalFiles
 from cohort.io.storage.papers import Papers
 from cohort.io.store import Store
-from cohort.pipeline import arrivals
+from cohort.pipeline.intake import arrivals
 from cohort.pipeline.ledger import Ledger
 from cohort.rounds import deadline, rounds
 

@@ -13,9 +13,9 @@ from cohort.deployment import quoting
 from cohort.deployment.refusal import DeployError
 from cohort.deployment.site import NOBODY, Site, lock_file, program
 from cohort.io.fields import did_you_mean
-from cohort.pipeline import templates
 from cohort.pipeline.cluster import worker_environment
-from cohort.pipeline.clusterfile import Kubernetes, Local, Slurm
+from cohort.pipeline.clusters import templates
+from cohort.pipeline.clusters.clusterfile import Kubernetes, Local, Slurm
 
 STOP_SECONDS = 45
 """From the signal to the kill: a call promises to end within 30 s of it."""

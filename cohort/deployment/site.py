@@ -17,7 +17,7 @@ from cohort.io.catalog import Catalog, read_catalog
 from cohort.io.store import Store
 from cohort.options import parse_seconds
 from cohort.pipeline.cluster import where
-from cohort.pipeline.clusterfile import Kubernetes, Local, Where, parse_bytes
+from cohort.pipeline.clusters.clusterfile import Kubernetes, Local, Where, parse_bytes
 from cohort.pipeline.plan import WORKER_BASE_BYTES, WORKER_SHARE, peak_bytes
 
 USUAL_MEMORY = 4 << 30

@@ -14,16 +14,16 @@ from cohort.io.policy import Notes
 from cohort.io.refusal import Refused
 from cohort.io.sources.filecache import FileCache
 from cohort.io.store import Store
-from cohort.pipeline.arrivals import Settling, leave_out
-from cohort.pipeline.book import Book, Problem
-from cohort.pipeline.cost import Spent
+from cohort.pipeline.dispatch.cost import Spent
+from cohort.pipeline.dispatch.stopping import Stop
+from cohort.pipeline.dispatch.window import TIME_LIMIT_SECONDS, Connect, Failure, each
+from cohort.pipeline.intake.arrivals import Settling, leave_out
+from cohort.pipeline.intake.book import Book, Problem
+from cohort.pipeline.intake.likeness import image_twice, twins
+from cohort.pipeline.intake.reading import CHANGED, Job, read_and_write, steady, unexpected
+from cohort.pipeline.intake.roster import Roster, write_tables
+from cohort.pipeline.intake.units import Names, Unit, identity, name_units, policy_of
 from cohort.pipeline.ledger import Ledger
-from cohort.pipeline.likeness import image_twice, twins
-from cohort.pipeline.reading import CHANGED, Job, read_and_write, steady, unexpected
-from cohort.pipeline.roster import Roster, write_tables
-from cohort.pipeline.stopping import Stop
-from cohort.pipeline.units import Names, Unit, identity, name_units, policy_of
-from cohort.pipeline.window import TIME_LIMIT_SECONDS, Connect, Failure, each
 
 REMEMBERED = 500
 """Scans whose paths are written down at a time."""

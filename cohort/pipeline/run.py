@@ -17,14 +17,10 @@ from cohort.io.store import Store, StoreError
 from cohort.io.traces import without_paths
 from cohort.ops import graph
 from cohort.pipeline import versions
-from cohort.pipeline.blocks import BlockMeter, on_workers
-from cohort.pipeline.cost import Cost, Spent
-from cohort.pipeline.execute import Outcome, execute
-from cohort.pipeline.ledger import Ledger
-from cohort.pipeline.plan import WORKER_BASE_BYTES, Plan, Task
-from cohort.pipeline.recipe import Recipe
-from cohort.pipeline.stopping import Dropped, Stop
-from cohort.pipeline.window import (
+from cohort.pipeline.dispatch.blocks import BlockMeter, on_workers
+from cohort.pipeline.dispatch.cost import Cost, Spent
+from cohort.pipeline.dispatch.stopping import Dropped, Stop
+from cohort.pipeline.dispatch.window import (
     TIME_LIMIT_SECONDS,
     Connect,
     Failure,
@@ -33,6 +29,10 @@ from cohort.pipeline.window import (
     guarded,
     raise_away,
 )
+from cohort.pipeline.execute import Outcome, execute
+from cohort.pipeline.ledger import Ledger
+from cohort.pipeline.plan import WORKER_BASE_BYTES, Plan, Task
+from cohort.pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
     from distributed import Client

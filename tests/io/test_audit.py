@@ -21,7 +21,7 @@ from cohort.io.discover import discover
 from cohort.io.private import Row
 from cohort.io.sources.filecache import FileCache
 from cohort.io.store import Store
-from cohort.pipeline.units import Names, name_units
+from cohort.pipeline.intake.units import Names, name_units
 
 HERE = api.Options(workers=0)
 

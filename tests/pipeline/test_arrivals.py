@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from cohort import api, cli
 from cohort.call import Call
 from cohort.io.store import Store
-from cohort.pipeline import arrivals
+from cohort.pipeline.intake import arrivals
 
 LONG = 3600.0
 

@@ -13,9 +13,9 @@ import pytest
 
 from cohort import api
 from cohort.io.store import Store
-from cohort.pipeline import blocks
 from cohort.pipeline.cluster import connect
-from cohort.pipeline.stopping import Dropped, Stop
+from cohort.pipeline.dispatch import blocks
+from cohort.pipeline.dispatch.stopping import Dropped, Stop
 
 MEMORY = 700 << 20
 BLOCKS = api.Options(workers=0, grain="block", memory=MEMORY)
@@ -80,7 +80,7 @@ def test_a_block_that_hangs_is_ended_and_the_workers_are_free_again(client):
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_a_call_that_has_to_stop_drops_its_blocks(client, monkeypatch):
-    from cohort.pipeline import stopping
+    from cohort.pipeline.dispatch import stopping
 
     monkeypatch.setattr(stopping, "GRACE_SECONDS", 0.5)
     stop = Stop()

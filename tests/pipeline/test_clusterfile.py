@@ -3,7 +3,14 @@
 import pytest
 
 from cohort.pipeline import cluster
-from cohort.pipeline.clusterfile import ClusterError, Gateway, Local, Scheduler, Slurm, read_where
+from cohort.pipeline.clusters.clusterfile import (
+    ClusterError,
+    Gateway,
+    Local,
+    Scheduler,
+    Slurm,
+    read_where,
+)
 
 TLS = "tls: {ca: ca.pem, cert: cert.pem, key: key.pem}\n"
 

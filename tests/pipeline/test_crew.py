@@ -13,7 +13,7 @@ import poison
 import psutil
 import pytest
 
-from cohort.pipeline.crew import Batch, Crew, Gate
+from cohort.pipeline.dispatch.crew import Batch, Crew, Gate
 
 LIMIT = 700 << 20
 """Bytes for the scans of a worker: enough for the interpreter and NumPy."""
@@ -132,7 +132,7 @@ def test_a_call_that_is_over_begins_nothing_and_ends_what_is_under_way(crew):
 @pytest.mark.slow
 def test_the_processes_end_with_their_worker():
     code = (
-        "import pickle, time, poison; from cohort.pipeline.crew import Batch, Crew\n"
+        "import pickle, time, poison; from cohort.pipeline.dispatch.crew import Batch, Crew\n"
         "load = pickle.dumps((poison.pids, [0]))\n"
         "print(Crew(None, 1).run(Batch('c', load, 1, 60.0))[0].open()[0], flush=True)\n"
         "import threading; crew = Crew(None, 1)\n"

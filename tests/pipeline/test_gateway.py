@@ -17,13 +17,9 @@ from cohorts import write_cohort
 
 from cohort import api
 from cohort.pipeline import cluster
-from cohort.pipeline.clusterfile import ClusterError
+from cohort.pipeline.clusters.clusterfile import ClusterError
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.cluster,
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 CONFIG = """\
 c.DaskGateway.backend_class = "dask_gateway_server.backends.local.UnsafeLocalBackend"

@@ -13,8 +13,8 @@ from cohort import api
 from cohort.io.catalog import read_catalog
 from cohort.io.store import Store
 from cohort.pipeline import ingest as room
-from cohort.pipeline.cost import Cost
-from cohort.pipeline.window import Failure
+from cohort.pipeline.dispatch.cost import Cost
+from cohort.pipeline.dispatch.window import Failure
 
 HERE = api.Options(workers=0)
 SCANS = [f"sub-{n:03d}_ses-1_{n:03d}v1" for n in range(3)]

@@ -11,7 +11,7 @@ from cohort import schema
 from cohort.io.policy import Notes, Policy
 from cohort.io.refusal import Refused
 from cohort.io.store import Store
-from cohort.pipeline.likeness import image_twice, looks_like_one_series, twins
+from cohort.pipeline.intake.likeness import image_twice, looks_like_one_series, twins
 
 
 def record(name, shape, affine, *, subject="a", session="1", **attrs):

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from cohort import grid
 from cohort.io.nifti_header import read_volume
 from cohort.io.policy import DEFAULT, Notes
-from cohort.pipeline.protocols import CATEGORIES, NUMBERS, TOLERANCE, Protocols, mixed, protocols
+from cohort.pipeline.intake.protocols import (
+    CATEGORIES,
+    NUMBERS,
+    TOLERANCE,
+    Protocols,
+    mixed,
+    protocols,
+)
 
 T1 = {
     "modality": "MR",

@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 from cohort import api
 from cohort.cli import app
 from cohort.io.store import Store
-from cohort.pipeline import cluster, existing
-from cohort.pipeline.clusterfile import ClusterError
+from cohort.pipeline import cluster
+from cohort.pipeline.clusters import existing
+from cohort.pipeline.clusters.clusterfile import ClusterError
 
 pytestmark = pytest.mark.cluster
 

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slurm import NAMES, Nodes, nodes, run
 
-from cohort.pipeline import batch, cluster, templates
-from cohort.pipeline.clusterfile import ClusterError, Slurm, read_where
+from cohort.pipeline import cluster
+from cohort.pipeline.clusters import batch, templates
+from cohort.pipeline.clusters.clusterfile import ClusterError, Slurm, read_where
 
 __all__ = ["nodes"]
 

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from cohort import api, console
 from cohort.cli import app
 from cohort.io.store import Store
-from cohort.pipeline import stopping
-from cohort.pipeline.stopping import Stop
-from cohort.pipeline.window import each
+from cohort.pipeline.dispatch import stopping
+from cohort.pipeline.dispatch.stopping import Stop
+from cohort.pipeline.dispatch.window import each
 
 
 def wait(seconds: float) -> None:

@@ -24,8 +24,8 @@ from cohort import api, submitting
 from cohort.cli import app
 from cohort.io.catalog import read_catalog
 from cohort.io.store import Locked, Store
-from cohort.pipeline import existing, submit
-from cohort.pipeline.clusterfile import ClusterError, Local, read_where
+from cohort.pipeline.clusters import existing, submit
+from cohort.pipeline.clusters.clusterfile import ClusterError, Local, read_where
 
 __all__ = ["nodes"]
 

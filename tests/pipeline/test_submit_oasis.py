@@ -9,7 +9,7 @@ from test_submit import cohort, contents
 
 from cohort import api
 from cohort.io.store import Store
-from cohort.pipeline import submit
+from cohort.pipeline.clusters import submit
 
 __all__ = ["nodes"]
 

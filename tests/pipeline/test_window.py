@@ -8,10 +8,10 @@ import time
 import poison
 import pytest
 
-from cohort.pipeline import window
 from cohort.pipeline.cluster import ClusterError, connect, parse_bytes
-from cohort.pipeline.stopping import Stop
-from cohort.pipeline.window import Failure, Sealed, each
+from cohort.pipeline.dispatch import window
+from cohort.pipeline.dispatch.stopping import Stop
+from cohort.pipeline.dispatch.window import Failure, Sealed, each
 
 MEMORY = 1 << 30
 
@@ -156,7 +156,7 @@ def test_what_is_in_flight_never_takes_more_than_the_workers_have(client, monkey
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_a_stop_ends_what_is_begun_and_drops_what_takes_too_long(client, monkeypatch):
-    from cohort.pipeline import stopping
+    from cohort.pipeline.dispatch import stopping
 
     monkeypatch.setattr(stopping, "GRACE_SECONDS", 1.0)
     stop = Stop()

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from cohort.io.store import Store
-from cohort.pipeline.protocols import protocols
+from cohort.pipeline.intake.protocols import protocols
 from cohort.reporting.acquisition import MAX_PROTOCOLS
 from cohort.reporting.acquisition import protocols as shown
 from cohort.reporting.facts import gather

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
-from cohort.pipeline.cell import Cell, Ended
-from cohort.pipeline.cost import Cost
-from cohort.pipeline.guard import Failure, Sealed
+from cohort.pipeline.dispatch.cell import Cell, Ended
+from cohort.pipeline.dispatch.cost import Cost
+from cohort.pipeline.dispatch.guard import Failure, Sealed
 
 if TYPE_CHECKING:
     from distributed import Worker

@@ -14,9 +14,9 @@ from cohort.io.ages import age_conflicts
 from cohort.io.deidentify import days_since_first_scan
 from cohort.io.participants import Participants, join
 from cohort.io.store import Store
-from cohort.pipeline.likeness import TIMING, looks_like_one_series
-from cohort.pipeline.protocols import mixed, protocols
-from cohort.pipeline.units import Names
+from cohort.pipeline.intake.likeness import TIMING, looks_like_one_series
+from cohort.pipeline.intake.protocols import mixed, protocols
+from cohort.pipeline.intake.units import Names
 from cohort.provenance import digest
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from cohort.pipeline.clusterfile import ClusterError
+from cohort.pipeline.clusters.clusterfile import ClusterError
 
 ANSWER_SECONDS = 60
 """How long a busy controller may take; SLURM's own commands give up after about as long."""

@@ -5,7 +5,7 @@ import importlib.metadata
 import platform
 from typing import TYPE_CHECKING
 
-from cohort.pipeline.clusterfile import ClusterError
+from cohort.pipeline.clusters.clusterfile import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -4,13 +4,15 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cohort
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
 def folder() -> Path:
     """Where the templates lie: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).parents[1]
+    package = Path(cohort.__file__).parent
     inside = package / "deploy"
     return inside if inside.is_dir() else package.parent / "deploy"
 

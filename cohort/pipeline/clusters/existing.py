@@ -5,7 +5,7 @@ import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
-from cohort.pipeline.clusterfile import ClusterError, Scheduler
+from cohort.pipeline.clusters.clusterfile import ClusterError, Scheduler
 
 if TYPE_CHECKING:
     from distributed import Client

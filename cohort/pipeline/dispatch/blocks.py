@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 
-from cohort.pipeline import crew
-from cohort.pipeline.cost import Cost, Meter, begin, total
-from cohort.pipeline.stopping import Dropped, Stop
-from cohort.pipeline.workforce import Workforce
+from cohort.pipeline.dispatch import crew
+from cohort.pipeline.dispatch.cost import Cost, Meter, begin, total
+from cohort.pipeline.dispatch.stopping import Dropped, Stop
+from cohort.pipeline.dispatch.workforce import Workforce
 
 if TYPE_CHECKING:
     from distributed import Client, Nanny, Scheduler

@@ -19,9 +19,9 @@ from typing import Literal
 
 from cohort import provenance
 from cohort.io.store import Locked, Store
-from cohort.pipeline import batch, templates
-from cohort.pipeline.batch import Job
-from cohort.pipeline.clusterfile import ClusterError, Kubernetes, Slurm, Where
+from cohort.pipeline.clusters import batch, templates
+from cohort.pipeline.clusters.batch import Job
+from cohort.pipeline.clusters.clusterfile import ClusterError, Kubernetes, Slurm, Where
 
 LOOK_SECONDS = 2.0
 """How often somebody who waits looks."""

@@ -11,8 +11,8 @@ from cohort.io.discover import Discovery, Series
 from cohort.io.refusal import Refused
 from cohort.io.sources import content, places
 from cohort.io.store import Store
+from cohort.pipeline.intake.units import Names, Unit
 from cohort.pipeline.ledger import Ledger
-from cohort.pipeline.units import Names, Unit
 from cohort.provenance import digest
 
 

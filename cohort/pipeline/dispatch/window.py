@@ -11,12 +11,12 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cohort.io.storage import backend
-from cohort.pipeline import crew
-from cohort.pipeline.cost import Cost, Meter
-from cohort.pipeline.crew import Answer, Batch
-from cohort.pipeline.guard import Failure, Sealed, guarded
-from cohort.pipeline.stopping import Stop
-from cohort.pipeline.workforce import Workforce
+from cohort.pipeline.dispatch import crew
+from cohort.pipeline.dispatch.cost import Cost, Meter
+from cohort.pipeline.dispatch.crew import Answer, Batch
+from cohort.pipeline.dispatch.guard import Failure, Sealed, guarded
+from cohort.pipeline.dispatch.stopping import Stop
+from cohort.pipeline.dispatch.workforce import Workforce
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -95,7 +95,7 @@ def each(
     Notes
     -----
     Short items travel in batches of about `BATCH_SECONDS`, so that a task's own cost does not show. What becomes of an
-    item that crashes, hangs or wants too much memory: `pipeline.crew`.
+    item that crashes, hangs or wants too much memory: `pipeline.dispatch.crew`.
     """
     stop = Stop() if stop is None else stop
     if client is None:

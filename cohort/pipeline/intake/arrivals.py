@@ -15,7 +15,7 @@ from cohort.io.participants import Participants
 from cohort.io.sources import buckets
 from cohort.io.sources.buckets import is_object
 from cohort.io.store import Store
-from cohort.pipeline.units import Names
+from cohort.pipeline.intake.units import Names
 
 
 @dataclass

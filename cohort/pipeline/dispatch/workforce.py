@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from cohort.pipeline.stopping import Stop
+from cohort.pipeline.dispatch.stopping import Stop
 
 if TYPE_CHECKING:
     from distributed import Client

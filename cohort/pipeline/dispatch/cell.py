@@ -23,8 +23,8 @@ from time import monotonic
 from typing import Any, BinaryIO
 from weakref import finalize
 
-from cohort.pipeline.cost import Cost, Meter
-from cohort.pipeline.guard import Failure, Sealed, failure, guarded
+from cohort.pipeline.dispatch.cost import Cost, Meter
+from cohort.pipeline.dispatch.guard import Failure, Sealed, failure, guarded
 
 LOOK_SECONDS = 0.05
 """How often the memory of a scan at work is looked at."""
@@ -68,7 +68,7 @@ class Cell:
         # What a crash says (Python's own stack) is read afterwards; a file, because nobody empties a pipe meanwhile.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._popen = subprocess.Popen(
-            (sys.executable, "-P", "-m", "cohort.pipeline.cell"),
+            (sys.executable, "-P", "-m", "cohort.pipeline.dispatch.cell"),
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

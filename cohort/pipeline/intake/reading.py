@@ -14,9 +14,9 @@ from cohort.io.refusal import Refused
 from cohort.io.sources import places
 from cohort.io.sources.filecache import FileCache
 from cohort.io.store import Store
-from cohort.pipeline.cost import Cost
-from cohort.pipeline.units import Unit
-from cohort.pipeline.window import Failure
+from cohort.pipeline.dispatch.cost import Cost
+from cohort.pipeline.dispatch.window import Failure
+from cohort.pipeline.intake.units import Unit
 
 CHANGED = "SRC-CHANGED"
 """Code of the refusal of a file that did not hold still; the next call reads it again."""

@@ -1,0 +1,88 @@
+"""Worker processes on this machine."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from cohort.pipeline.clusters.clusterfile import ClusterError, Local, parse_bytes
+from cohort.pipeline.clusters.workers import worker_environment
+
+MEMORY_SHARE = 0.6
+"""Of a machine's free memory, what local workers share by default."""
+
+
+def available_bytes() -> int:
+    """Memory of this machine that is free for use now, respecting a control group's limit."""
+    from distributed.system import MEMORY_LIMIT
+
+    free = int(MEMORY_LIMIT)
+    with open("/proc/meminfo", encoding="ascii") as stream:  # noqa: PTH123 - a kernel file
+        if found := re.search(r"MemAvailable:\s+(\d+) kB", stream.read()):
+            free = min(free, int(found[1]) << 10)
+    return free
+
+
+def worker_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def share(spec: Local, workers: int | None) -> int:
+    """Memory of a local worker, in bytes: what is stated, or its part of what is free now."""
+    if spec.memory:
+        return parse_bytes(spec.memory)
+    return int(MEMORY_SHARE * available_bytes() / (workers or spec.workers or worker_count()))
+
+
+def open_local(spec: Local, workers: int | None, memory: int | None) -> Any:
+    """A new cluster of one process a worker, on loopback. Raises ClusterError."""
+    import dask
+    from distributed import LocalCluster
+
+    count = workers or spec.workers or worker_count()
+    limit = memory or share(spec, workers)
+    # Loopback only: whoever reaches the port of a scheduler runs code. One thread a worker: the kernels
+    # release the lock, but decoding, Zarr and Python do not.
+    spawned = {
+        **dask.config.get("distributed.nanny.pre-spawn-environ"),
+        **worker_environment(limit),
+    }
+    try:
+        with (
+            dask.config.set({"distributed.nanny.pre-spawn-environ": spawned}),
+            _environment(worker_environment(limit)),
+        ):
+            return LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                memory_limit=limit,
+                silence_logs=50,
+            )
+    except RuntimeError as error:
+        raise ClusterError(
+            f"{count} worker processes did not start ({error}); in a script, the call has to "
+            "stand under `if __name__ == '__main__':`"
+        ) from error
+
+
+@contextmanager
+def _environment(values: "Mapping[str, str]") -> "Iterator[None]":
+    """Variables of this process while nannies are made: what stands there wins over Dask's configuration.
+
+    Nannies that start at the same time leave the variables of each other behind.
+    """
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
