@@ -6,6 +6,7 @@ import pickle
 import warnings
 from functools import partial
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
@@ -160,10 +161,12 @@ def test_a_flipped_bit_in_a_chunk_is_an_error_for_200_seeds(tmp_path):
 
 
 @pytest.mark.usefixtures("sharded")
-def test_a_scan_that_is_not_in_memory_is_stored_as_if_it_were(place):
+@pytest.mark.parametrize("blocks", [1, 5, (20, 1, 9), ((3, 16, 1), (8, 9), (9,)), -1])
+def test_a_scan_that_is_not_in_memory_is_stored_as_if_it_were(place, blocks):
     store, scan = Store(place), make_scan((20, 17, 9), scale_factor=0.5)
     whole = store.write_scan("a", scan, {"stamp": "s"})
-    lazy = store.write_scan("b", scan.assign(image=scan["image"].chunk(5)), {"stamp": "s"})
+    image = scan["image"].copy(data=da.from_array(scan["image"].values, blocks))
+    lazy = store.write_scan("b", scan.assign(image=image), {"stamp": "s"})
     assert {**lazy, "scan_id": "a"} == whole
     np.testing.assert_array_equal(store.open_scan("b")["image"], store.open_scan("a")["image"])
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from dask.base import is_dask_collection
 from numcodecs import Zstd
 from xarray.backends import BackendArray
 from xarray.core import indexing
@@ -156,7 +157,11 @@ def encode_group(dataset: xr.Dataset) -> dict[str, bytes]:
 
 
 def write_blocks(path: Path, dataset: xr.Dataset) -> None:
-    """Write a Dataset backed by Dask as a group on disk: computed and written a shard at a time, never held whole."""
+    """Write a Dataset backed by Dask as a group on disk, a shard at a time, never held whole.
+
+    Computed in this process, block after block, so that it holds one shard and one block: a shard gathered by a worker
+    would be there several times over, which a small one does not survive.
+    """
     path.mkdir(parents=True, exist_ok=True)
     (path / "zarr.json").write_bytes(_group_metadata(canonical_json(_named(dataset.attrs))))
     for name, variable in _canonical(dataset).items():
@@ -171,7 +176,22 @@ def write_blocks(path: Path, dataset: xr.Dataset) -> None:
         )
         for corner in corners:
             place = tuple(slice(c, c + s) for c, s in zip(corner, steps, strict=True))
-            target[place] = np.ascontiguousarray(variable[place].compute().values)
+            target[place] = _gathered(variable[place])
+
+
+def _gathered(variable: xr.Variable) -> np.ndarray:
+    """The values of a part of an array, in C order, whatever the blocks are that it consists of."""
+    if not is_dask_collection(variable.data):
+        return np.ascontiguousarray(variable.values)
+    out = np.empty(variable.shape, variable.dtype)
+    ends = [np.cumsum(sizes) for sizes in variable.data.chunks]
+    for block in np.ndindex(*variable.data.numblocks):
+        place = tuple(
+            slice(int(e[i]) - sizes[i], int(e[i]))
+            for e, sizes, i in zip(ends, variable.data.chunks, block, strict=True)
+        )
+        out[place] = variable.data.blocks[block].compute(scheduler="synchronous")
+    return out
 
 
 def _canonical(dataset: xr.Dataset) -> dict[str, xr.Variable]:
