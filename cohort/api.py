@@ -1,4 +1,4 @@
-"""What a notebook and the command line call: the five stages, and the Cohort that a notebook holds.
+"""What a notebook and the command line call: the five stages, and questions about a cohort that was opened.
 
 Every stage is safe to repeat: it does what is stale and nothing else.
 """
@@ -7,10 +7,10 @@ import builtins
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cohort import overview, schema
+from cohort import overview
 from cohort.call import STAGES, Call, tokens_file
-from cohort.grid import GridError
-from cohort.io.catalog import Catalog, CatalogError, read_catalog
+from cohort.cohort import Cohort
+from cohort.io.catalog import Catalog, read_catalog
 from cohort.io.store import Store, StoreError
 from cohort.options import Options, Result
 from cohort.outlook import explain, forecast
@@ -20,15 +20,12 @@ from cohort.upkeep import cancel, collect, readmit, withdraw
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pandas as pd
-    import xarray as xr
     from distributed import Client
 
     from cohort.io.accounts import Problem
     from cohort.io.audit import Finding
     from cohort.io.private import Row
     from cohort.pipeline.plan import Plan
-    from cohort.stats.regression import Fit
 
 __all__ = [
     "Cohort",
@@ -100,7 +97,7 @@ def plan(
     return Call(catalog, None, options or Options()).plan(recipe)
 
 
-def open(url_or_catalog: str | Path) -> "Cohort":
+def open(url_or_catalog: str | Path) -> Cohort:
     """Open a cohort for looking and querying.
 
     Parameters
@@ -123,160 +120,6 @@ def open(url_or_catalog: str | Path) -> "Cohort":
             f"{store.url} is no cohort: expected a catalog (.yaml) or a store with a cohort.json"
         )
     return Cohort(store)
-
-
-class Cohort:
-    """A cohort as a notebook holds it: tables at once, images lazily.
-
-    Parameters
-    ----------
-    store : Store
-    catalog : Catalog, optional
-        Needed for `fit` only.
-    """
-
-    def __init__(self, store: Store, catalog: Catalog | None = None) -> None:
-        self.store, self.catalog = store, catalog
-
-    def __repr__(self) -> str:
-        """Name, scans, recipes and models."""
-        info = self.store.info()
-        recipes = ", ".join(self.recipes) or "none"
-        return f"<Cohort {info.get('cohort', '?')!r}: {len(self.scans)} scans; recipes: {recipes}; models: {', '.join(self.store.models()) or 'none'}>"
-
-    @property
-    def scans(self) -> "pd.DataFrame":
-        """One row a scan: keys, geometry, what the header said."""
-        import pandas as pd
-
-        table = self.store.table("scans")
-        return (
-            pd.DataFrame(columns=["scan_id", "participant", "subject", "session", "state"])
-            if table is None
-            else table
-        )
-
-    @property
-    def participants(self) -> "pd.DataFrame | None":
-        """The covariates, one row a participant or visit."""
-        return self.store.table("participants")
-
-    @property
-    def recipes(self) -> list[str]:
-        """Recipes with a table of measurements."""
-        return [
-            name
-            for name in self.store.tables()
-            if name not in schema.COHORT_TABLES and "." not in name
-        ]
-
-    def scan(self, scan_id: str) -> "xr.Dataset":
-        """One scan, lazily; the cost does not depend on how many there are. Raises `StoreError`."""
-        return self.store.open_scan(scan_id)
-
-    def measurements(self, recipe: str) -> "pd.DataFrame":
-        """One row a scan, one column a measurement; units in ``.attrs["units"]``. Raises `StoreError`."""
-        table = self.store.table(recipe)
-        if table is None:
-            raise StoreError(
-                f"no measurements of {recipe!r}; there are {', '.join(self.recipes) or 'none'}"
-            )
-        table.attrs["units"] = self.store.units(recipe)
-        return table
-
-    def stack(self, variable: str = "image") -> "xr.DataArray":
-        """All scans along a new dimension ``scan``, lazily.
-
-        Raises
-        ------
-        GridError
-            If two scans lie on different grids, with both.
-        """
-        import xarray as xr
-
-        from cohort.grid import check_same_grid
-
-        ids = [str(s) for s in self.scans["scan_id"]]
-        if not ids:
-            raise GridError("there are no scans to stack")
-        arrays = [self.scan(s)[variable].chunk() for s in ids]
-        for scan_id, array in zip(ids[1:], arrays[1:], strict=True):
-            check_same_grid(**{ids[0]: arrays[0], scan_id: array})
-        first = arrays[0]
-        aligned = [a.assign_coords(first.coords) for a in arrays]
-        return xr.concat(
-            aligned,
-            dim=xr.Variable(("scan",), ids),
-            coords="minimal",
-            compat="override",
-            join="override",
-        )
-
-    def tree(self) -> "xr.DataTree":
-        """All scans as the children of a DataTree, lazily."""
-        import xarray as xr
-
-        return xr.DataTree.from_dict({str(s): self.scan(str(s)) for s in self.scans["scan_id"]})
-
-    def sql(self, query: str) -> "pd.DataFrame":
-        """Query the tables with DuckDB; every table of the store is a view of its name (``"oasis-csf"`` in double quotes).
-
-        Examples
-        --------
-        ``cohort.sql('select session, avg(csf_ml) from "oasis-csf" group by session')``
-        """
-        import duckdb
-
-        with duckdb.connect(config={"enable_external_access": False}) as connection:
-            for name in self.store.tables():
-                connection.register(name, self.store.table(name))
-            return connection.sql(query).df()
-
-    def fit(self, model: str) -> "Fit":
-        """Fit a model of the catalog to the tables as they are; nothing is written. Raises `CatalogError`, `ModelError`."""
-        from cohort.checking import read_recipes
-        from cohort.stats.models import fit_table, model_table
-
-        if self.catalog is None or model not in self.catalog.models:
-            known = (
-                ", ".join(self.catalog.models)
-                if self.catalog
-                else "none: open the catalog, not the store"
-            )
-            raise CatalogError([f"no model {model!r}; there are {known}"])
-        spec = self.catalog.models[model]
-        recipes = [r.name for r in read_recipes(self.catalog)]
-        table, units = model_table(self.store, self.catalog, spec, recipes)
-        return fit_table(table, spec, units)
-
-    def explain(self, scan_id: str, quantity: str) -> dict[str, Any]:
-        """Where a number comes from: value, unit, recipe, its steps as they were run, inputs and their digests.
-
-        Raises
-        ------
-        StoreError
-            If no recipe measured `quantity` on the scan.
-        """
-        for recipe in self.recipes:
-            found = self.store.derivative(recipe, scan_id)
-            if found is None or quantity not in found.get("measurements", {}):
-                continue
-            scan = self.store.record(scan_id) or {}
-            said = self.store.recipe(found["recipe_digest"])
-            return {
-                "scan_id": scan_id,
-                "quantity": quantity,
-                "value": found["measurements"][quantity],
-                "unit": found["units"].get(quantity, "1"),
-                "recipe": recipe,
-                "steps": said.get("steps"),
-                "measure": said.get("measure"),
-                "keys": found["keys"],
-                "inputs": found["contents"],
-                "source": scan.get("source"),
-                "chunks": scan.get("chunks"),
-            }
-        raise StoreError(f"no recipe measured {quantity!r} on {scan_id}; see .measurements(recipe)")
 
 
 def status(cohort: Cohort) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from cohort import expression
 from cohort.io.ages import age_columns, age_conflicts, age_unit, read_ages
-from cohort.io.catalog import IdMap, ParticipantsTable
+from cohort.io.covariates import IdMap, ParticipantsTable
 from cohort.io.fields import did_you_mean
 from cohort.io.texttable import ParticipantsError, TextTable, clean, colliding, read_table
 

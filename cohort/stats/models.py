@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cohort import provenance
-from cohort.io.catalog import Catalog, Model
+from cohort.io.catalog import Catalog
+from cohort.io.covariates import Model
 from cohort.io.store import Store
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.datadict import DicomDictionary
 
-from cohort.io.catalog import ParticipantsTable
+from cohort.io.covariates import ParticipantsTable
 from cohort.io.deidentify import (
     KeyFileError,
     Tokens,

@@ -88,7 +88,9 @@ def test_s3rver_gives_the_wrong_end_of_an_object_and_ignores_conditions(tmp_path
     install = [npm, "install", "--prefix", str(tmp_path), "--no-audit", "--no-fund", S3RVER]
     try:
         subprocess.run(install, capture_output=True, check=True, timeout=INSTALL_SECONDS)
-    except subprocess.SubprocessError as error:  # the registry is somebody else's, and may be slow or away
+    except (
+        subprocess.SubprocessError
+    ) as error:  # the registry is somebody else's, and may be slow or away
         pytest.skip(f"npm cannot install {S3RVER} here ({type(error).__name__})")
     (port,) = free_ports(1)
     program = tmp_path / "node_modules/.bin/s3rver"

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cohort.io.ages import YEARS, age_columns
-from cohort.io.catalog import IdMap, ParticipantsTable, read_catalog
+from cohort.io.catalog import read_catalog
+from cohort.io.covariates import IdMap, ParticipantsTable
 from cohort.io.participants import (
     ParticipantsError,
     age_conflicts,
