@@ -5,6 +5,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from cohort.io.store import Store
+
 RECIPE = """\
 recipe: ball
 steps:
@@ -78,3 +80,15 @@ def write_cohort(folder: Path, scans: int = 6, *, rows: int | None = None) -> Pa
     catalog = folder / "catalog.yaml"
     catalog.write_text(CATALOG, encoding="utf-8")
     return catalog
+
+
+def contents(store: Store) -> dict[str, bytes]:
+    """Everything that counts in a store, by name."""
+    parts = ("cohort.json", "scans/", "derivatives/", "tables/", "recipes/", "quarantine/")
+    names = [name for name, _ in store.files.listing() if name.startswith(parts)]
+    return dict(zip(names, store.files.each(store.files.read, names), strict=True))
+
+
+def store_of(catalog: Path) -> Store:
+    """The store of `write_cohort`."""
+    return Store(catalog.parent / "store")

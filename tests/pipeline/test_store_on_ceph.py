@@ -40,17 +40,6 @@ def there(ceph):
     return api.Options(workers=0, store=f"{ceph}/cohorts/balls")
 
 
-def contents(store: Store) -> dict[str, bytes]:
-    """Everything that counts in a store, by name."""
-    parts = ("cohort.json", "scans/", "derivatives/", "tables/", "recipes/", "quarantine/")
-    names = [name for name, _ in store.files.listing() if name.startswith(parts)]
-    return dict(zip(names, store.files.each(store.files.read, names), strict=True))
-
-
-def of(catalog: Path) -> Store:
-    return Store(catalog.parent / "store")
-
-
 def worked(catalog: Path, options: api.Options) -> Store:
     """The store after ingest and run, which have written all that counts; a report takes longer than both."""
     ingested, ran = api.ingest(catalog, options=options), api.run(catalog, options=options)
@@ -75,7 +64,7 @@ def test_an_update_leaves_the_bytes_that_a_folder_holds_and_parts_of_it_can_be_r
 ):
     local = worked(catalog, HERE)
     store = worked(catalog, api.Options(workers=0, store=there.store, grain=grain))
-    assert contents(store) == contents(local)
+    assert cohorts.contents(store) == cohorts.contents(local)
     assert list(verify(store)) == []
     scan = store.scan_ids()[2]
     image, whole = (one.open_scan(scan)["image"] for one in (store, local))
@@ -97,7 +86,7 @@ def test_series_in_a_bucket_become_the_scans_that_series_in_a_folder_become(ceph
         catalog.write_text(DICOM.format(source=source), encoding="utf-8")
         result = api.ingest(catalog, options=HERE)
         assert result.manifest["counts"]["done"] == 3
-        stores.append(contents(result.store))
+        stores.append(cohorts.contents(result.store))
     scans = [{k: v for k, v in one.items() if k.startswith("scans/")} for one in stores]
     assert scans[0] == scans[1]
     assert len(scans[0]) > 3
@@ -105,7 +94,7 @@ def test_series_in_a_bucket_become_the_scans_that_series_in_a_folder_become(ceph
 
 def test_a_flipped_bit_and_a_lost_object_are_named_and_mended(catalog, there):
     store = worked(catalog, there)
-    before = contents(store)
+    before = cohorts.contents(store)
     flipped, lost = [n for n in before if n.startswith("scans/") and "/image/c/" in n][:2]
     damaged = bytearray(before[flipped])
     damaged[len(damaged) // 2] ^= 4
@@ -116,7 +105,7 @@ def test_a_flipped_bit_and_a_lost_object_are_named_and_mended(catalog, there):
         scan, _, chunk = name.removeprefix("scans/").partition(".zarr/")
         assert any(scan in str(p) and chunk in str(p) for p in problems), name
     api.verify(api.open(there.store), repair=True)
-    assert contents(worked(catalog, there)) == before
+    assert cohorts.contents(worked(catalog, there)) == before
 
 
 def test_one_of_many_claims_is_granted_and_a_listing_has_no_end(ceph):
@@ -171,7 +160,7 @@ def test_killed_at_any_moment_and_run_again_it_ends_as_if_undisturbed(tmp_path, 
         process.wait()
     last = subprocess.run(command(wild, there.store), check=False, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
-    assert contents(Store(there.store)) == contents(of(calm))
+    assert cohorts.contents(Store(there.store)) == cohorts.contents(cohorts.store_of(calm))
     assert Store(there.store).sweep() == 0
 
 
@@ -179,7 +168,7 @@ def test_killed_at_any_moment_and_run_again_it_ends_as_if_undisturbed(tmp_path, 
 def test_workers_leave_the_same_bytes(catalog, there):
     local = worked(catalog, HERE)
     store = worked(catalog, api.Options(workers=2, memory=2 << 30, store=there.store))
-    assert contents(store) == contents(local)
+    assert cohorts.contents(store) == cohorts.contents(local)
 
 
 def test_the_doctor_finds_it_fit_and_tells_of_its_one_defect(ceph):

@@ -37,17 +37,6 @@ def there(s3):
     return api.Options(workers=0, store=f"{s3.url}/cohorts/balls")
 
 
-def contents(store: Store) -> dict[str, bytes]:
-    """Everything that counts in a store, by name."""
-    parts = ("cohort.json", "scans/", "derivatives/", "tables/", "recipes/", "quarantine/")
-    names = [name for name, _ in store.files.listing() if name.startswith(parts)]
-    return dict(zip(names, store.files.each(store.files.read, names), strict=True))
-
-
-def of(catalog: Path) -> Store:
-    return Store(catalog.parent / "store")
-
-
 @pytest.mark.parametrize(
     ("grain", "in_shards"),
     [
@@ -69,8 +58,8 @@ def test_an_update_leaves_the_bytes_that_a_folder_holds(
     group._made_metadata.cache_clear()
     assert result.manifest["counts"] == local.manifest["counts"]
     assert result.manifest["counts"]["done"] == 6
-    kept = contents(result.store)
-    assert kept == contents(local.store)
+    kept = cohorts.contents(result.store)
+    assert kept == cohorts.contents(local.store)
     chunks = [name for name in kept if name.startswith("scans/") and "/image/c/" in name]
     assert len(chunks) == 6
     assert (b"sharding_indexed" in kept[f"{chunks[0].partition('/c/')[0]}/zarr.json"]) == in_shards
@@ -81,14 +70,14 @@ def test_an_update_leaves_the_bytes_that_a_folder_holds(
 
 def test_what_is_fresh_is_not_put_again(catalog, there, s3):
     api.update(catalog, options=there)
-    before = contents(Store(there.store))
+    before = cohorts.contents(Store(there.store))
     s3.requests()
     again = api.update(catalog, options=there)
     assert again.manifest["processed"] == 0
     assert again.manifest["counts"]["fresh"] == 6
     written = [line for line in s3.requests() if line.startswith("PUT")]
     assert {line.split("/")[3] for line in written} == {".lock", "runs"}
-    assert contents(Store(there.store)) == before
+    assert cohorts.contents(Store(there.store)) == before
 
 
 @pytest.mark.slow
@@ -123,7 +112,7 @@ def test_a_notebook_opens_a_bucket_lazily(catalog, there):
 def test_damage_in_a_bucket_is_mended_by_the_next_calls(catalog, there):
     api.update(catalog, options=there)
     store = Store(there.store)
-    before = contents(store)
+    before = cohorts.contents(store)
     chunk = next(name for name in before if name.startswith("scans/") and "/image/c/" in name)
     records = [name for name in before if name.startswith("derivatives/") and name.count("/") == 2]
     store.files.remove(chunk)
@@ -132,7 +121,7 @@ def test_damage_in_a_bucket_is_mended_by_the_next_calls(catalog, there):
     result = api.update(catalog, options=there)
     assert result.manifest["counts"]["failed"] == 0
     assert result.manifest["processed"] == 2
-    assert contents(store) == before
+    assert cohorts.contents(store) == before
 
 
 @pytest.mark.slow
@@ -174,13 +163,13 @@ def test_a_second_writer_is_told_who_holds_the_bucket(catalog, there):
 @pytest.mark.slow
 def test_a_server_that_goes_away_costs_nothing_that_is_there(catalog, there, monkeypatch):
     api.update(catalog, options=there)
-    before = contents(Store(there.store))
+    before = cohorts.contents(Store(there.store))
     with monkeypatch.context() as away:
         away.setattr(objects, "connect", partial(client.connect, retry_s=0.2))
         away.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         with pytest.raises(Unreachable, match="the object store fails"):
             api.update(catalog, options=there)
-    assert contents(Store(there.store)) == before
+    assert cohorts.contents(Store(there.store)) == before
     assert api.update(catalog, options=there).manifest["processed"] == 0
 
 
@@ -205,7 +194,7 @@ def test_killed_at_any_moment_and_run_again_it_ends_as_if_undisturbed(tmp_path, 
         process.wait()
     last = subprocess.run(command(wild, there.store), check=False, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
-    assert contents(Store(there.store)) == contents(of(calm))
+    assert cohorts.contents(Store(there.store)) == cohorts.contents(cohorts.store_of(calm))
     assert Store(there.store).sweep() == 0
 
 
@@ -235,4 +224,4 @@ def test_workers_leave_the_same_bytes_in_a_bucket(catalog, there, grain):
     api.update(catalog, options=HERE)
     options = api.Options(workers=2, grain=grain, memory=2 << 30, store=there.store)
     api.update(catalog, options=options)
-    assert contents(Store(there.store)) == contents(of(catalog))
+    assert cohorts.contents(Store(there.store)) == cohorts.contents(cohorts.store_of(catalog))
