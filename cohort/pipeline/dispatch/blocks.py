@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -85,7 +86,10 @@ class _Computation:
     def get(self, graph: Any, keys: Any) -> Any:
         """Results of the keys of a graph, as `Client.get` gives them."""
         assert self._client.loop is not None
-        futures = self._client.get(graph, keys, sync=False)
+        with warnings.catch_warnings():
+            # A volume of many blocks is a large graph; nobody who runs a recipe can make it smaller.
+            warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
+            futures = self._client.get(graph, keys, sync=False)
         self._client.loop.add_callback(self._follow, futures)
         try:
             return self._wait()
