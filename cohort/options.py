@@ -98,13 +98,17 @@ class Result:
         )
 
 
+MOST_SECONDS = 10 * 365.25 * 86400
+"""Longest time that anybody may state."""
+
+
 def parse_seconds(text: str) -> float:
     """``6h``, ``90min``, ``1h30m`` or ``45 s`` -> seconds.
 
     Raises
     ------
     ValueError
-        For anything else, zero included.
+        For anything else, zero and more than ten years included.
 
     Examples
     --------
@@ -115,6 +119,7 @@ def parse_seconds(text: str) -> float:
     part = r"([0-9]+(?:\.[0-9]+)?)\s*(d|h|min|m|s)"
     if re.fullmatch(rf"\s*(?:{part}\s*)+", text):
         seconds = sum(float(n) * units[unit[0]] for n, unit in re.findall(part, text))
-        if seconds > 0:
+        if 0 < seconds <= MOST_SECONDS:
             return seconds
+        raise ValueError(f"time {text!r}: expected more than 0 s and at most 10 years")
     raise ValueError(f"time {text!r}: expected a number with a unit, such as 6h, 90min or 1h30m")

@@ -101,7 +101,7 @@ def add_to(
         """Update again and again: new scans are taken once they have settled, and only what is stale is done.
 
         Goes on when the store is locked or a source is away, waiting longer each time. Exit 75 after SIGTERM or Ctrl-C; 1 if a
-        scan newly failed in one of the updates, or a model could not be fitted in the last.
+        scan newly failed in one of the updates, or a model could not be fitted in the last; if none went well, as its last.
         """
         from cohort import api
         from cohort.call import STAGES, Call
@@ -117,6 +117,7 @@ def add_to(
             end = None if until in (None, "idle") else deadline(str(until), now=now)
             Call(catalog, None, given).check(STAGES)
             last: dict[str, Any] = {}
+            away: list[Exception] = []
 
             def is_over(pause: float) -> bool:
                 if until == "idle":
@@ -126,17 +127,19 @@ def add_to(
                 return left is not None and left <= pause
 
             def failed(error: Exception, pause: float) -> None:
+                away[:] = [error]
                 last.clear()
                 text = str(error).splitlines() or [type(error).__name__]
                 say(f"waiting {pause:.0f} s: {text[0]}")
 
-            bad, unfitted = False, dict[str, str]()
+            bad, unfitted, n_updates = False, dict[str, str](), 0
             for result in rounds(
                 lambda: api.update(catalog, options=given),
                 every_seconds=every_seconds,
                 is_over=is_over,
                 failed=failed,
             ):
+                n_updates += 1
                 last.clear()
                 last.update(result.manifest)
                 # A model that lacks scans today may be fitted tomorrow; what became of a scan stays so.
@@ -148,6 +151,8 @@ def add_to(
                     show_result(result, as_json=as_json)
                 if show_stop(result.manifest):
                     raise typer.Exit(RESUMABLE)
+            if not n_updates and away:
+                raise away[0]
         raise typer.Exit(1 if bad or unfitted else 0)
 
     app.command(epilog="Example: cohort status catalogs/cohorts/oasis1.yaml --follow")(status)

@@ -251,7 +251,16 @@ def _values(kind: str, site: Site, out: Path, wishes: Wishes) -> dict[str, Any]:
     return values
 
 
-_QUOTING = ("unit_word", "unit_argument", "cron_line", "yaml", "compose", "pod", "quantity")
+_QUOTING = (
+    "unit_word",
+    "unit_argument",
+    "unit_path",
+    "cron_line",
+    "yaml",
+    "compose",
+    "pod",
+    "quantity",
+)
 
 
 def _pods(site: Site, wishes: Wishes, memory: int) -> dict[str, Any]:

@@ -18,8 +18,13 @@ def unit_word(text: str) -> str:
     return escaped if _PLAIN.fullmatch(text) else f'"{escaped}"'
 
 
+def unit_path(text: str) -> str:
+    """A path that is the rest of its line: systemd takes quotes there for letters."""
+    return text.replace("%", "%%")
+
+
 def unit_argument(text: str) -> str:
-    """One word of ``ExecStart=``, in which a dollar sign would begin a variable as well."""
+    """A word of ``ExecStart=`` after the program, in which a dollar sign would begin a variable as well."""
     return unit_word(text).replace("$", "$$")
 
 

@@ -73,7 +73,7 @@ def test_a_block_that_hangs_is_ended_and_the_workers_are_free_again(client):
         blocks.on_workers(client, Stop(), seconds=2.0),
     ):
         stuck.compute()
-    with blocks.on_workers(client, Stop(), seconds=60.0):
+    with blocks.on_workers(client, Stop(), seconds=600.0):
         assert da.ones(4, chunks=2).sum().compute() == 4
 
 

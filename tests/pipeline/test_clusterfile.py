@@ -28,7 +28,7 @@ def written(tmp_path, text):
         ("cluster: slrum\n", r"expected local, .*, found slrum; did you mean 'slurm'\?"),
         ("workers: 3\n", "cluster: expected local, .*, found nothing"),
         ("cluster: slurm\nmemory: much\n", "memory: memory 'much': expected a number with a unit"),
-        ("cluster: slurm\nmemory: 1MB\n", "a worker needs at least 64 MiB"),
+        ("cluster: slurm\nmemory: 1MB\n", "a worker needs at least 420 MiB"),
         ("cluster: slurm\nworkers: 0\n", "workers: expected a whole number of at least 1, found 0"),
         ("cluster: slurm\nwalltime: tomorrow\n", "walltime: expected hours:minutes:seconds"),
         ("cluster: slurm\ninterface: ib0\n", "interface 'ib0' leaves this machine, .* expected `folder`"),

@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import psutil
@@ -26,10 +27,16 @@ UNIT = "cohort-made"
 
 
 def render(
-    name: str, out: Path, update: list[str], *, where: Slurm | None, clock: str = "03:00"
+    name: str,
+    out: Path,
+    update: list[str],
+    *,
+    where: Slurm | None,
+    clock: str = "03:00",
+    days: tuple[int, ...] = (),
 ) -> str:
     """A file of deploy/slurm, as `cohort deploy` and `cohort submit` fill it in."""
-    schedule = {"clock": clock, "cron": "0 3 * * 1-5"}
+    schedule = {"clock": clock, "cron": "0 3 * * 1-5", "days": days}
     return templates.environment().get_template(f"slurm/{name}.j2").render(
         unit=UNIT, out=str(out), update=update, where=where, workers=2, memory=1 << 30,
         environment={"MADE": "it's so"}, schedule=schedule,
@@ -216,6 +223,28 @@ def test_the_nightly_script_submits_the_driver_and_itself_again(nodes, folder):
     waiting = nodes.jobs(f"--name={UNIT}-nightly", "--states=PENDING")
     assert len(waiting) <= 1
     run("scancel", f"--name={UNIT}-nightly")
+
+
+@pytest.mark.slow
+def test_the_nightly_script_leaves_out_the_days_that_are_not_meant(nodes, folder):
+    where = read_where(nodes.cluster())
+    (folder / f"{UNIT}.sbatch").write_text(
+        render("UNIT.sbatch", folder, program(folder, "echo night >>nights\n"), where=where)
+    )
+    script = folder / f"{UNIT}-nightly.sbatch"
+    today = date.today().weekday()
+    days = tuple(day for day in range(7) if day not in (today, (today + 1) % 7))
+    script.write_text(
+        render("UNIT-nightly.sbatch", folder, [], where=where, clock="now+1", days=days)
+    )
+    first = batch.submit(script)
+    # The night after the next one waits: two have come to their end.
+    nodes.wait_for(
+        lambda: (n := nodes.jobs(f"--name={UNIT}-nightly")) and int(n[0]) >= int(first) + 2
+    )
+    run("scancel", f"--name={UNIT}-nightly")
+    nodes.wait_for(lambda: not nodes.jobs())
+    assert not (folder / "nights").exists()
 
 
 @pytest.mark.slow

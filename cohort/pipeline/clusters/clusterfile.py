@@ -25,6 +25,10 @@ class ClusterError(ValueError):
     """A place to run that cannot be had; one line a problem."""
 
 
+LEAST_BYTES = 420 << 20
+"""Memory without which a worker would spend its time being started again, or call any scan too large."""
+
+
 def is_loopback(address: str) -> bool:
     """Whether a scheduler's address leads to this machine.
 
@@ -43,12 +47,15 @@ def parse_bytes(text: str) -> int:
 
     try:
         value = int(parse(text))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ClusterError(
             f"memory {text!r}: expected a number with a unit, such as 2GiB or 500MB"
         ) from error
-    if value < 64 << 20:
-        raise ClusterError(f"memory {text!r} is {value} bytes; a worker needs at least 64 MiB")
+    if value < LEAST_BYTES:
+        raise ClusterError(
+            f"memory {text!r} is {value} bytes; a worker needs at least {LEAST_BYTES >> 20} MiB, most of which it fills"
+            " before it reads a scan"
+        )
     return value
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from cohort.pipeline.clusters.clusterfile import ClusterError, Local, parse_bytes
+from cohort.pipeline.clusters.clusterfile import LEAST_BYTES, ClusterError, Local, parse_bytes
 from cohort.pipeline.clusters.workers import worker_environment
 
 MEMORY_SHARE = 0.6
@@ -25,8 +25,9 @@ def available_bytes() -> int:
 
 
 def worker_count() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Local workers by default: one for each core this process may use, or as many as the free memory feeds."""
+    fed = int(MEMORY_SHARE * available_bytes()) // LEAST_BYTES
+    return max(1, min(len(os.sched_getaffinity(0)), fed))
 
 
 def share(spec: Local, workers: int | None) -> int:
@@ -43,6 +44,11 @@ def open_local(spec: Local, workers: int | None, memory: int | None) -> Any:
 
     count = workers or spec.workers or worker_count()
     limit = memory or share(spec, workers)
+    if memory is None and limit < LEAST_BYTES:
+        raise ClusterError(
+            f"{count} local workers would have {limit >> 20} MiB each, and one needs at least {LEAST_BYTES >> 20};"
+            " take fewer --workers"
+        )
     # Loopback only: whoever reaches the port of a scheduler runs code. One thread a worker: the kernels
     # release the lock, but decoding, Zarr and Python do not.
     spawned = {

@@ -83,7 +83,9 @@ def submit(cohort: str, store: Store, where: Where, update: Sequence[str]) -> Su
     Raises
     ------
     Locked
-        If a driver that was submitted for this store waits or runs.
+        If a driver that was submitted for this store waits or runs, or somebody else writes to it.
+    Unwritable
+        If the store cannot be written from here.
     ClusterError
         If there is no queue here, or it refuses the job.
     """
@@ -97,6 +99,8 @@ def submit(cohort: str, store: Store, where: Where, update: Sequence[str]) -> Su
             f"already submitted: job {found[0].id} is {found[0].state} on {found[0].host or 'no node yet'}; "
             "`cohort cancel` stops it"
         )
+    with store.lock():
+        pass  # somebody else's call, or a place that cannot be written, is met here and not by a driver in the night
     unit = f"cohort-{re.sub(r'[^a-z0-9]+', '-', cohort.lower()).strip('-')}-{_digest(store)[:8]}"
     shared = where.folder if isinstance(where, Slurm) else None
     folder = Path(shared or batch.state_folder()) / unit
