@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import cohorts
@@ -326,6 +326,14 @@ def test_watch_takes_new_scans_once_they_have_settled_and_ends_when_nothing_is_l
     wrong = call("watch", catalog, "--until", "soon")
     assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
     assert call("watch", tmp_path / "nowhere.yaml").exit_code == 2
+
+
+def test_watch_that_never_went_well_ends_as_its_last_update_did(tmp_path):
+    catalog = cohorts.write_cohort(tmp_path, 1)
+    soon = (datetime.now().astimezone() + timedelta(seconds=8)).isoformat()
+    with Store(tmp_path / "store").lock():
+        held = call("watch", catalog, "--workers", 0, "--until", soon)
+    assert (held.exit_code, "waiting" in held.stderr) == (75, True)
 
 
 @pytest.mark.slow

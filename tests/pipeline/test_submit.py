@@ -145,6 +145,10 @@ def test_nothing_is_submitted_where_it_cannot_be(tmp_path, monkeypatch):
     wrong = ["submit", str(catalog), "--on", "local", "--memory", "much"]
     assert CliRunner().invoke(app, wrong).exit_code == 2
     assert not (tmp_path / "c/store").exists()
+    store = Store(read_catalog(catalog).store_root())
+    with store.lock():
+        held = CliRunner().invoke(app, ["submit", str(catalog), "--on", "local"])
+    assert (held.exit_code, held.stderr.count("\n")) == (75, 1)
     assert not list(Path(os.environ["XDG_STATE_HOME"]).rglob("*.jobs"))
 
 
