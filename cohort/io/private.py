@@ -161,9 +161,12 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             yield database
             database.commit()
     except (OSError, sqlite3.Error) as error:
-        raise PrivateError(
-            f"cannot use the token table {path} ({error}); move it away and ingest again"
-        ) from error
+        # A full disk or one without rights says nothing against the table, which nothing can replace.
+        is_damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(
+            error, sqlite3.OperationalError
+        )
+        fix = "move it away and ingest again" if is_damaged else "make room or give rights there"
+        raise PrivateError(f"cannot use the token table {path} ({error}); {fix}") from error
 
 
 def _plain(text: str) -> str:

@@ -16,7 +16,7 @@ from series import phantom, write_series
 
 from cohort.io.discover import discover
 from cohort.io.sources import content
-from cohort.io.sources.filecache import Entry, FileCache
+from cohort.io.sources.filecache import CacheError, Entry, FileCache
 from cohort.io.sources.series import Parts, PathList
 from cohort.provenance import file_digest
 
@@ -163,3 +163,17 @@ def test_memory_does_not_grow_with_files(tmp_path):
             assert (n_files, n_series) == (n, n // 100)
     # Series included, which hold 32 bytes of digest for each; paths and digests as they are would take five times as much.
     assert (peaks[33_000] - peaks[8_000]) / 25_000 < 200
+
+
+def test_a_cache_that_cannot_be_used_is_one_line_and_an_error_of_the_place(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="cannot use the cache of file headers") as caught:
+        FileCache(tmp_path / "file/cache").__enter__()
+    assert "\n" not in str(caught.value)
+    scan = tmp_path / "scan.nii"
+    scan.write_bytes(b"x")
+    full = pytest.raises(CacheError, match="full.*; make room")
+    with full, FileCache(tmp_path / "cache") as cache:
+        cache._database.execute("PRAGMA max_page_count = 3")  # as a disk that is full
+        for n in range(1000):
+            cache.put(tmp_path / f"{n:0200}", "state", Entry("nifti", digest="0" * 64))

@@ -71,6 +71,10 @@ class Entry:
 _DEFAULTS = {f.name: f.default for f in fields(Entry)}
 
 
+class CacheError(OSError):
+    """The cache cannot be read or written: a full disk, or one without rights."""
+
+
 class FileCache:
     """Entries by path, valid while the state of the file (size, mtime, ctime, inode; or ETag) stays what it was.
 
@@ -78,17 +82,25 @@ class FileCache:
     ----------
     path : Path, optional
         Database; without one nothing is remembered.
+
+    Raises
+    ------
+    CacheError
+        On the way in or out, if the disk does not let it be used.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
     def __enter__(self) -> Self:
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Made by us, so that no moment passes in which others could read it.
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._database = _opened(self._path)
+        try:
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                # Made by us, so that no moment passes in which others could read it.
+                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._database = _opened(self._path)
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from error
         return self
 
     def __exit__(
@@ -97,8 +109,21 @@ class FileCache:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.commit()
-        self._database.close()
+        try:
+            if not isinstance(error, sqlite3.Error):
+                self.commit()
+        except sqlite3.Error as failed:
+            error = failed
+        finally:
+            self._database.close()
+        if isinstance(error, sqlite3.Error):
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> CacheError:
+        return CacheError(
+            f"cannot use the cache of file headers {self._path} ({error}); make room or give rights there, or set"
+            " XDG_CACHE_HOME to another folder; it can be deleted"
+        )
 
     def commit(self) -> None:
         """Bring what was put to the disk and let other processes write."""
