@@ -29,14 +29,14 @@ def unit_argument(text: str) -> str:
 
 
 def cron_line(text: str) -> str:
-    r"""A command of a crontab, where a percent sign ends the line.
+    r"""A command of a crontab, where a percent sign ends the line and a backslash before one, or before another, goes away.
 
     Examples
     --------
     >>> print(cron_line("date +%F"))
     date +\%F
     """
-    return text.replace("%", "\\%")
+    return re.sub(r"\\(?=[\\%])", r"\\\\", text).replace("%", "\\%")
 
 
 def yaml(value: object) -> str:

@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from renderings import planted, render, study, tool
 
 from cohort.deployment.files import CRON_LINE
+from cohort.deployment.quoting import cron_line
 from cohort.deployment.refusal import DeployError
 
 FILE = "cohort-balls.cron"
@@ -53,6 +56,25 @@ def check(path: Path) -> int:
     return subprocess.run(
         [tool("crontab"), "-n", path], check=False, capture_output=True
     ).returncode
+
+
+def cron_reads(text: str) -> str:
+    """A command as cron's `do_command.c` takes it: a backslash keeps a percent sign or a backslash, any other stays."""
+    out, escaped = "", False
+    for letter in text:
+        if escaped:
+            out = out[:-1] + letter if letter in "%\\" else out + letter
+            escaped = False
+            continue
+        if letter == "%":
+            return out
+        out, escaped = out + letter, letter == "\\"
+    return out
+
+
+@given(text=st.text(st.sampled_from("ab %\\'")))
+def test_cron_reads_the_command_that_was_meant(text):
+    assert cron_reads(cron_line(text)) == text
 
 
 def test_cron_takes_it_and_finds_a_planted_mistake(tmp_path):

@@ -172,7 +172,7 @@ def test_a_cache_that_cannot_be_used_is_one_line_and_an_error_of_the_place(tmp_p
     assert "\n" not in str(caught.value)
     scan = tmp_path / "scan.nii"
     scan.write_bytes(b"x")
-    full = pytest.raises(CacheError, match="full.*; make room")
+    full = pytest.raises(CacheError, match=r"full.*; make room")
     with full, FileCache(tmp_path / "cache") as cache:
         cache._database.execute("PRAGMA max_page_count = 3")  # as a disk that is full
         for n in range(1000):

@@ -31,6 +31,8 @@ def written(tmp_path, text):
         ("cluster: slurm\nmemory: 1MB\n", "a worker needs at least 420 MiB"),
         ("cluster: slurm\nworkers: 0\n", "workers: expected a whole number of at least 1, found 0"),
         ("cluster: slurm\nwalltime: tomorrow\n", "walltime: expected hours:minutes:seconds"),
+        ("cluster: slurm\nwalltime: '01:99:00'\n", "walltime: expected hours:minutes:seconds"),
+        ("cluster: slurm\nwalltime: '00:00:00'\n", "walltime: expected hours:minutes:seconds"),
         ("cluster: slurm\ninterface: ib0\n", "interface 'ib0' leaves this machine, .* expected `folder`"),
         ("cluster: scheduler\n", "address: expected such as tls://head:8786, found no such key"),
         ("cluster: scheduler\naddress: head\n", "address: expected the address of a scheduler"),

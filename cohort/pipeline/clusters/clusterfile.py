@@ -100,7 +100,8 @@ def _line(text: str) -> str:
 
 
 def _walltime(text: str) -> str:
-    if not re.match(r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$", text):
+    found = re.match(r"^(\d+-)?\d{1,2}:[0-5]\d:[0-5]\d$", text)
+    if not found or not re.search(r"[1-9]", text):  # none at all means no limit to SLURM
         raise ValueError(
             f"expected hours:minutes:seconds or days-hours:minutes:seconds, found {text!r}"
         )
