@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cohort.io import nifti_header
 from cohort.io.policy import DEFAULT, Policy
 from cohort.io.refusal import Refused
 from cohort.io.slices.dicom_group import KEY_PARTS, group, key_digest, mix
 from cohort.io.sources import content
 from cohort.io.sources.filecache import UNREADABLE, FileCache, Key
 from cohort.io.sources.files import SourceError, examined
-from cohort.io.sources.index import Index, Row
+from cohort.io.sources.index import Index, Row, ending
 from cohort.io.sources.series import Parts, Series
 
 __all__ = ["Discovery", "Series", "SourceError", "discover"]
@@ -27,9 +28,9 @@ __all__ = ["Discovery", "Series", "SourceError", "discover"]
 _SPLITTABLE = ("matrix", "PixelSpacing")
 """Parts of a key that may make series of their own within one, if the catalog says so."""
 
-_NO_META, _SRC_EMPTY = "DCM-NO-META", "SRC-EMPTY"
+_NO_META, _SRC_EMPTY, _SRC_DAMAGED = "DCM-NO-META", "SRC-EMPTY", "SRC-DAMAGED"
 
-_IMAGES = (".dcm", ".ima", ".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
+_IMAGES = (".dcm", ".dicom", ".ima", ".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 """How files are called that hold images."""
 
 ONE_SERIES = "looks_like_one_series"
@@ -111,7 +112,7 @@ def discover(
                     progress(result.n_files)
         for header in index.pairs():
             result.n_files += _join_pair(header, index, known)
-        _refuse_empty(index)
+        _refuse_lost(index)
         series = [*_nifti_series(index, finder), *_dicom_series(index, finder, policy, result)]
         result.series = sorted(series, key=lambda s: s.name)
         result.n_images, result.n_matched = index.n_images()
@@ -124,7 +125,7 @@ def discover(
     result.damaged = [
         refused.files[0]
         for one, refused in result.refused
-        if one is None and refused.code.startswith(("DCM-", _SRC_EMPTY))
+        if one is None and refused.code.startswith(("DCM-", _SRC_EMPTY, _SRC_DAMAGED))
     ]
     return result
 
@@ -151,22 +152,27 @@ def _plain(text: str | None) -> str | None:
     return unicodedata.normalize("NFC", text).strip() or None if text else None
 
 
-def _refuse_empty(index: Index) -> None:
-    """Refuse empty files that were images, as far as their names and what lies beside them tell."""
-    refusal = (
-        _SRC_EMPTY,
-        "no byte in {0}, which should be an image",
-        "copy the file again from its source.",
+def _refuse_lost(index: Index) -> None:
+    """Refuse what was an image, as far as its name and what lies beside it tell, and is empty or nothing any more."""
+    fix = "copy the file again from its source, or move it out of the sources."
+    empty = (_SRC_EMPTY, "no byte in {0}, which should be an image", fix)
+    damaged = (
+        _SRC_DAMAGED,
+        f"by its first {content.HEAD_BYTES} bytes neither image nor text: {{0}}, which should be an image",
+        fix,
     )
+    reasons = index.reasons()
     beside: dict[tuple[Path, str], bool] = {}
-    for path in index.reasons().get(content.EMPTY, ()):
-        if not path.name.lower().endswith(_IMAGES):
-            place = (path.parent, path.suffix)
-            if place not in beside:
-                beside[place] = index.slices_beside(path)
-            if not beside[place]:
-                continue
-        index.refuse(path, refusal)
+    for reason, refusal in ((content.EMPTY, empty), (content.OPAQUE, damaged)):
+        for path in reasons.get(reason, ()):
+            if not path.name.lower().endswith(_IMAGES):
+                place = (path.parent, ending(path))
+                if place not in beside:
+                    beside[place] = index.slices_beside(path)
+                if not beside[place]:
+                    continue
+            index.refuse(path, refusal)
+    index.rename_reason(content.OPAQUE, content.NOT_IMAGE)
 
 
 def _join_pair(header: Path, index: Index, known: FileCache) -> int:
@@ -177,8 +183,7 @@ def _join_pair(header: Path, index: Index, known: FileCache) -> int:
     int
         1 if the ``.img`` lies in no source, because the header itself is one; else 0.
     """
-    stem = header.name.removesuffix(".gz").removesuffix(".hdr")
-    for voxels in (header.with_name(stem + end) for end in (".img", ".img.gz")):
+    for voxels in nifti_header.voxel_files(header):
         listed = index.look_up(voxels)
         if listed is not None:
             reason, digest = listed

@@ -196,19 +196,20 @@ def _drain(stream: BinaryIO | Gunzip, volume: Volume, data: Path) -> bool:
     Raises
     ------
     Refused
-        ``NII-DIMS`` if more follows than the voxels are: then the dimensions do not describe the file.
+        ``NII-DIMS`` if one more along some axis, a plane or a volume, would fit into what follows: then the dimensions do
+        not describe the file.
     """
-    n, most = 0, max(volume.n_bytes, SLAB_BYTES)
-    while block := stream.read(SLAB_BYTES):
+    n, most = 0, volume.n_bytes // max(volume.shape)
+    while n <= max(most, SLAB_BYTES) and (block := stream.read(SLAB_BYTES)):
         n += len(block)
-        if n > most:
-            raise Refused(
-                "NII-DIMS",
-                f"over {most} bytes follow the {volume.n_bytes} of "
-                f"{' x '.join(map(str, volume.shape[::-1]))} voxels, in {{0}}",
-                fix="repair the dimensions in the header, or export the image again.",
-                files=[data],
-            )
+    if n >= most:
+        raise Refused(
+            "NII-DIMS",
+            f"{n} bytes{' or more' * (n > SLAB_BYTES)} follow the {volume.n_bytes} of "
+            f"{' x '.join(map(str, volume.shape[::-1]))} voxels, allowed are less than {most}, in {{0}}",
+            fix="repair the dimensions in the header, or export the image again.",
+            files=[data],
+        )
     return n > 0 or (isinstance(stream, Gunzip) and stream.junk > 0)
 
 

@@ -151,14 +151,26 @@ def data_file(path: Path) -> Path:
         return voxels_beside(path) if is_pair(stream.read(_HEADER_BYTES)) else path
 
 
-def voxels_beside(path: Path) -> Path:
-    """Find the ``.img`` (or ``.img.gz``) that belongs to a ``.hdr``, whatever the case of the endings."""
-    stem = path.name
+def voxel_files(header: Path) -> list[Path]:
+    """Where the voxels of a ``.hdr`` may be: ``.img`` or ``.img.gz``, in the case of its own ending first, then in any.
+
+    Examples
+    --------
+    >>> [path.name for path in voxel_files(Path("A.HDR"))]
+    ['A.IMG', 'A.IMG.GZ', 'A.IMG.gz', 'A.img', 'A.img.gz']
+    """
+    stem = header.name
     for end in (".gz", ".hdr"):
         if stem.lower().endswith(end):
             stem = stem[: -len(end)]
-    names = [f"{stem}{end}" for end in (".img", ".IMG", ".img.gz", ".IMG.GZ")]
-    beside = [path.with_name(name) for name in names]
+    lower, upper = [".img", ".img.gz"], [".IMG", ".IMG.GZ", ".IMG.gz"]
+    ends = upper + lower if header.name[len(stem) :].startswith(".HDR") else lower + upper
+    return [header.with_name(stem + end) for end in ends]
+
+
+def voxels_beside(path: Path) -> Path:
+    """Find the ``.img`` (or ``.img.gz``) that belongs to a ``.hdr``, whatever the case of the endings."""
+    beside = voxel_files(path)
     found = next((other for other in beside if other.is_file()), None)
     if found is None:
         raise Refused(

@@ -325,6 +325,57 @@ def test_bytes_that_were_an_archive_never_end_in_an_error(data, kind):
         assert found.n_files == n
 
 
+def zip_of(*names, **more):
+    """A zip of small NIfTI images, members stored as they are."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for seed, name in enumerate(names):
+            volume, affine = phantom(seed=seed)
+            archive.writestr(name, nib.Nifti1Image(volume.T, affine).to_bytes())
+        for name, content in more.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def test_a_zip_is_believed_only_if_its_directory_is_that_of_the_whole_file(tmp_path):
+    first, inner = zip_of("a.nii", "b.nii"), zip_of("c.nii")
+    outer = zip_of("d.nii", "e.nii", nested=inner)
+    end = outer.index(inner) + len(inner)
+    shifted = zipfile.ZipFile(tmp_path / "shifted", "w")
+    damaged = {
+        "two in a row": first + inner,
+        "a directory cut off": outer[: end + 10],
+        "a directory cut short": outer[:-30],
+        "the second cut short": first + inner[:-40],
+    }
+    for why, content in damaged.items():
+        path = tmp_path / why
+        path.write_bytes(content)
+        assert refusal(path).code == "ARC-DAMAGED", why
+    # Offsets that were moved behind another zip: the directory fits, and passes over what lies before it.
+    with shifted, shifted.open("x", "w") as member:
+        member.write(b"x")
+    path = tmp_path / "shifted"
+    raw = bytearray(path.read_bytes())
+    entry, tail = raw.index(b"PK\1\2"), raw.rindex(b"PK\5\6")
+    struct.pack_into("<I", raw, entry + 42, len(first))
+    struct.pack_into("<I", raw, tail + 16, entry + len(first))
+    path.write_bytes(first + raw)
+    assert "passes over the first" in str(refusal(path))
+
+
+def test_a_zip_may_have_a_comment_and_padding_behind_it(tmp_path):
+    path = tmp_path / "a.zip"
+    path.write_bytes(outer := zip_of("d.nii", nested=zip_of("c.nii")))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"made by somebody"
+    for content in (outer, path.read_bytes(), outer + bytes(100)):
+        path.write_bytes(content)
+        found = discover([path])
+        assert [s.relative for s in found.series] == ["a.zip/d.nii"]
+        assert [*found.skipped] == ["archive in an archive"]
+
+
 def tar_block(**fields):
     """One header of a tar whose checksum fits."""
     raw = bytearray(tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT)[:512])

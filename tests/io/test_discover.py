@@ -573,3 +573,66 @@ def test_real_folders_give_the_series_that_are_there(shared):
     assert shapes("dicom2nifti-samples/failing/sliceorientation/001") == [2, 2]
     assert shapes("sunnybrook-cine") == [222]
     assert len(shapes("hippocampus-msd")) == 256
+
+
+DAMAGE = {
+    "zeroed": lambda raw: bytes(len(raw)),
+    "random": lambda raw: np.random.default_rng(0).bytes(len(raw)),
+    "cut in the preamble": lambda raw: raw[:100],
+    "cut behind the mark": lambda raw: raw[:132],
+    "cut in the meta information": lambda raw: raw[:250],
+    "cut in the class": lambda raw: raw[:185],
+    "cut in the header": lambda raw: raw[:408],
+}
+
+
+@pytest.mark.parametrize("form", ["{}.dcm", "{}.IMA", "IM{}", "1.2.840.7.{}"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_slice_that_is_damaged_to_the_bone_is_named(damage, form, tmp_path):
+    for i, path in enumerate(write_series(tmp_path, *phantom())):
+        path = path.rename(tmp_path / form.format(i))
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    found = discover([tmp_path])
+    ((series, refusal),) = found.refused
+    assert (series, refusal.files) == (None, (path,))
+    assert refusal.code in ("SRC-DAMAGED", "DCM-HEADER")
+    assert found.damaged == [path]
+    assert found.skipped == {}
+
+
+BESIDE_SLICES = {
+    "IM9": b"a text, not a slice\n" * 9,
+    "8": "тоже".encode("utf-16"),
+    "7": gzip.compress(b"log"),
+    ".DS_Store": b"\0\0\0\1Bud1" + bytes(400),
+    "._3.dcm": b"\0\5\x16\7" + bytes(400),
+    "scan.dcm": b"\x89PNG\r\n\x1a\n" + bytes(99),
+    "voxels.bin": bytes(99),
+}
+
+
+def test_what_desktops_and_people_leave_among_slices_is_passed_over(tmp_path):
+    for path in write_series(tmp_path, *phantom()):
+        path.rename(path.with_suffix(""))
+    for name, content in BESIDE_SLICES.items():
+        (tmp_path / name).write_bytes(content)
+    found = discover([tmp_path])
+    assert (found.refused, found.damaged, len(found.series)) == ([], [], 1)
+    assert {k: len(v) for k, v in found.skipped.items()} == {"not an image": len(BESIDE_SLICES)}
+
+
+@pytest.mark.parametrize("content", [bytes(600), gzip.compress(bytes(600))], ids=["plain", "gzip"])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.img", "a.hdr"])
+def test_a_nifti_that_is_zeroed_is_named(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    assert [r.code for _, r in discover([tmp_path]).refused] == ["SRC-DAMAGED"]
+
+
+@pytest.mark.parametrize("ends", [(".HDR", ".IMG"), (".hdr", ".IMG"), (".HDR", ".img")])
+def test_a_pair_is_one_image_whatever_the_case_of_its_endings(ends, tmp_path):
+    nib.save(nib.Nifti1Pair(*phantom()), tmp_path / "a.hdr")
+    for old, new in zip((".hdr", ".img"), ends, strict=True):
+        (tmp_path / f"a{old}").rename(tmp_path / f"A{new}")
+    found = discover([tmp_path])
+    assert (found.refused, found.skipped, found.n_files) == ([], {}, 2)
+    assert [[p.suffix for p in s.files] for s in found.series] == [list(ends)]

@@ -422,7 +422,27 @@ def test_what_follows_the_voxels_is_flagged_and_never_read_as_voxels(
 
 def test_a_file_of_more_than_twice_what_its_dimensions_say_is_refused(tmp_path):
     path = plain(tmp_path, np.zeros((300, 200, 200), np.int16), dim=[3, 200, 200, 8, 1, 1, 1, 1])
-    refused(path, "NII-DIMS", "over 8388608 bytes follow the 640000 of 200 x 200 x 8 voxels")
+    refused(path, "NII-DIMS", "16777216 bytes or more follow the 640000 of 200 x 200 x 8 voxels")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("shape", "dim"),
+    [
+        ((9, 6, 5), [3, 4, 6, 9]),  # one column too few
+        ((9, 6, 5), [3, 5, 6, 8]),
+        ((3, 9, 6, 5), [4, 5, 6, 9, 2]),
+        ((2, 9, 6, 5), [3, 5, 6, 9]),  # four dimensions declared as three
+    ],
+)
+def test_dimensions_too_small_for_the_file_are_refused(shape, dim, suffix, tmp_path):
+    _, affine = phantom()
+    values = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    path = patch(save(tmp_path / "a.nii", values, affine), "dim", dim + [1] * (8 - len(dim)))
+    if suffix == ".nii.gz":
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    kept = 2 * int(np.prod(dim[1:]))
+    refused(path, "NII-DIMS", f"{values.nbytes - kept} bytes follow the {kept} of ")
 
 
 @pytest.mark.parametrize("offset", [np.nan, np.inf, -np.inf, 0, 351, 352.5, -352])
@@ -528,7 +548,7 @@ def test_half_a_pair_names_what_is_missing(tmp_path):
     np.testing.assert_array_equal(read_image(upper[1]).image, phantom()[0])
     upper[0].unlink()
     refusal = refused(upper[1], "NII-NO-PAIR", "file 1 is there, file 2 is not")
-    assert refusal.files == (upper[1], tmp_path / "B.img")
+    assert refusal.files == (upper[1], tmp_path / "B.IMG")
 
 
 @pytest.mark.parametrize("packed", ["hdr", "img", "hdr img"])

@@ -24,7 +24,8 @@ ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 MAX_DIRECTORY = 256 << 20
 """Bytes of the directory."""
 
-_ENTRY, _END, _LOCATOR = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x07"
+_LOCAL, _ENTRY, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+_LOCATOR, _END_64 = b"PK\x06\x07", b"PK\x06\x06"
 _END_BYTES, _LOCATOR_BYTES, _END_64_BYTES = 22, 20, 56
 """Of the records at the end of a zip (APPNOTE 4.3.14 to 4.3.16)."""
 
@@ -34,6 +35,8 @@ def zipped(stream: BinaryIO, size: int, path: Path) -> Generator[Found]:
     _check_directory(stream, size, path)
     with zipfile.ZipFile(stream) as archive:
         infos = archive.infolist()
+        if infos and (first := min(info.header_offset for info in infos)):
+            raise damaged(path, f"its directory passes over the first {first:,} bytes")
         if encrypted := sum(info.flag_bits & 1 for info in infos):
             raise Refused(
                 "ARC-ENCRYPTED",
@@ -73,21 +76,36 @@ def _unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> IO
 
 
 def _check_directory(stream: BinaryIO, size: int, path: Path) -> None:
-    """Refuse a directory that would fill the memory: zipfile reads it whole, whatever it claims to hold."""
+    """Refuse a directory that is not the one of the whole file, or would fill the memory: zipfile reads it whole.
+
+    The last directory in a file may be that of a zip inside it, or behind it: what begins as a zip is described from its
+    first byte on, or a part of it would be passed over without a word.
+    """
     tail_size = min(size, (1 << 16) + _END_BYTES + _LOCATOR_BYTES + _END_64_BYTES)
     stream.seek(size - tail_size)
     tail = stream.read(tail_size)
     at = tail.rfind(_END)
     if at < 0 or len(tail) < at + _END_BYTES:
         raise damaged(path, "its directory is missing")
-    directory = int.from_bytes(tail[at + 12 : at + 16], "little")
-    if tail[max(0, at - _LOCATOR_BYTES) : at].startswith(_LOCATOR):
-        at = max(0, at - _LOCATOR_BYTES - _END_64_BYTES)
-        directory = int.from_bytes(tail[at + 40 : at + 48], "little")
+    comment = int.from_bytes(tail[at + 20 : at + 22], "little")
+    if _LOCAL in tail[at + _END_BYTES + comment :]:
+        raise damaged(path, "more members follow behind its directory")
+    directory, offset = (int.from_bytes(tail[at + n : at + n + 4], "little") for n in (12, 16))
+    before = max(0, at - _LOCATOR_BYTES - _END_64_BYTES)
+    if tail[max(0, at - _LOCATOR_BYTES) : at].startswith(_LOCATOR) and tail.startswith(
+        _END_64, before
+    ):
+        at = before
+        directory, offset = (int.from_bytes(tail[at + n : at + n + 8], "little") for n in (40, 48))
     if directory > MAX_DIRECTORY:
         raise bomb(path, f"a directory of {directory:,} bytes")
     end = size - tail_size + at
-    stream.seek(max(0, end - directory))
-    if stream.read(min(directory, end)).count(_ENTRY) > MAX_MEMBERS:
+    if end != offset + directory:
+        raise damaged(
+            path,
+            f"its last directory ends at byte {end:,} and says {offset + directory:,}, so that it is of another archive",
+        )
+    stream.seek(offset)
+    if stream.read(directory).count(_ENTRY) > MAX_MEMBERS:
         raise bomb(path, f"more than {MAX_MEMBERS:,} members")
     stream.seek(0)

@@ -21,6 +21,15 @@ from cohort.io.sources.filecache import ARCHIVE, Entry, Key
 
 NOT_IMAGE, EMPTY = "not an image", "empty file"
 
+OPAQUE = "neither image nor text"
+"""Reason of bytes that nothing is known of: whether they should be an image, their name and what lies beside them tell."""
+
+_FOREIGN = (
+    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"II*\0", b"MM\0*", b"RIFF", b"\x89HDF", b"SQLite format 3",
+    b"\x7fELF", b"MZ", b"\xd0\xcf\x11\xe0", b"\0\5\x16\7", b"\0\0\0\1Bud1", b"NRRD", b"ObjectType",
+)  # fmt: skip
+"""How files begin that are whole and no image of ours; the last but three are what desktops leave among images."""
+
 NESTED = "archive in an archive"
 """Why an archive that lies in another is passed over: one level is what people pack, more is what bombs are made of."""
 
@@ -30,9 +39,15 @@ _VOXELS = (".img", ".img.gz")
 _NAMED_NIFTI = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
 _HEADER_BYTES = (348, 540)
 """With which of these numbers a NIfTI or Analyze header begins."""
+_IMAGE_CLASSES = dicom_header.SINGLE_FRAME + dicom_header.MULTI_FRAME
+
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 
-_HEAD = 4096
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x19\x1c-\x1f]")
+"""What stands in no text."""
+
+HEAD_BYTES = 4096
+"""By which it is decided what a file is."""
 _BLOCK = 1 << 20
 _SMALL = 8 << 20
 """A file that fits is read once and parsed in memory: several times faster than many small reads."""
@@ -47,7 +62,7 @@ def look(path: Path) -> Entry:
         If it cannot be read.
     """
     with path.open("rb", buffering=0) as raw:
-        head = raw.read(_HEAD)
+        head = raw.read(HEAD_BYTES)
         raw.seek(0)
         if dicom_header.is_dicom(head) and os.fstat(raw.fileno()).st_size <= _SMALL:
             whole = raw.readall()
@@ -62,7 +77,7 @@ def look(path: Path) -> Entry:
 
 def look_at(stream: BinaryIO, path: Path) -> Entry:
     """As `look`, for a stream that is read forwards once, such as a member of an archive or an object in a bucket."""
-    head = stream.read(_HEAD)
+    head = stream.read(HEAD_BYTES)
     if not dicom_header.is_dicom(head):
         if head.startswith(archives.COMPRESSED):
             head += stream.read(_BLOCK)  # enough for the first block of bzip2
@@ -93,23 +108,38 @@ def _no_dicom(head: bytes, start: BinaryIO, rest: BinaryIO, path: Path) -> Entry
         return Entry(reason="archive of a kind that is not read (7z, rar)")
     if archives.kind(head, start):
         return Entry(kind=ARCHIVE)
+    plain = _inflated(head)
+    reason = NOT_IMAGE if plain.startswith(_FOREIGN) or _is_text(plain) else OPAQUE
     # Voxels have no mark; the header beside them, if there is one, needs their digest.
     if not path.name.lower().endswith(_VOXELS):
-        return Entry(reason=NOT_IMAGE)
+        return Entry(reason=reason)
     if rest is start:
         rest.seek(len(head))
-    return Entry(reason=NOT_IMAGE, digest=digest(rest, head))
+    return Entry(reason=reason, digest=digest(rest, head))
+
+
+def _inflated(head: bytes) -> bytes:
+    """The first bytes of what is compressed by gzip; anything else as it is."""
+    if not head.startswith(nifti_header.GZIP):
+        return head
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, HEAD_BYTES)
+    except zlib.error:
+        return head
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a file begins as a text does, in any of the usual encodings."""
+    return head.startswith((b"\xff\xfe", b"\xfe\xff")) or not _CONTROL.search(head)
 
 
 def _begun(head: bytes, name: str) -> bool:
     """Whether a file that is called a NIfTI image begins as one, though it is damaged: its reader says how."""
     if not name.lower().endswith(_NAMED_NIFTI):
         return False
+    head = _inflated(head)
     if head.startswith(nifti_header.GZIP):
-        try:
-            head = zlib.decompressobj(wbits=31).decompress(head, 4)
-        except zlib.error:
-            return True
+        return True
     return any(head[:4] == n.to_bytes(4, order) for n in _HEADER_BYTES for order in _ORDERS)
 
 
@@ -122,12 +152,17 @@ def _dicom(stream: BinaryIO, path: Path, known: str = "") -> Entry:
     if not headers:
         return Entry(reason=NOT_IMAGE)
     first = headers[0]
+    # A cut header may hold a part of its class, or nothing of it.
+    if not first["rows"] and any(uid.startswith(first["sop_class"]) for uid in _IMAGE_CLASSES):
+        if not first["sop_class"] and not _is_marked(stream):
+            stream.seek(0)
+            return Entry(reason=OPAQUE, digest=known or digest(stream))
+        # What lacks only its pixels still names its series, whose reader refuses it.
+        lacking = "Rows" if first["sop_class"] in _IMAGE_CLASSES else "SOPClassUID"
+        what = f"the header stops before {lacking} in {{0}}"
+        return Entry(refusal=("DCM-HEADER", what, "copy the file again from its source."))
     if reason := no_image(first["sop_class"], rows=first["rows"]):
         return Entry(reason=reason)
-    # What lacks only its pixels still names its series, whose reader refuses it.
-    if not first["rows"]:
-        what = "the header stops before Rows in {0}"
-        return Entry(refusal=("DCM-HEADER", what, "copy the file again from its source."))
     stream.seek(0)
     dates = [h["acquisition_date"] for h in headers]
     return Entry(
@@ -138,6 +173,12 @@ def _dicom(stream: BinaryIO, path: Path, known: str = "") -> Entry:
         date=min((date for date in dates if re.fullmatch(r"[0-9]{8}", date)), default=""),
         has_meta=first["has_meta"],
     )
+
+
+def _is_marked(stream: BinaryIO) -> bool:
+    """Whether a file says itself that it is DICOM; others only look as if they were."""
+    stream.seek(128)
+    return stream.read(4) == b"DICM"
 
 
 def _parts(
@@ -156,8 +197,7 @@ def no_image(sop_class: str, *, rows: int) -> str | None:
     """Why what has this SOP class and so many rows holds no image; None if it should hold one."""
     if sop_class == dicom_header.DIRECTORY:
         return "DICOMDIR"
-    images = dicom_header.SINGLE_FRAME + dicom_header.MULTI_FRAME
-    if sop_class in images or rows:
+    if sop_class in _IMAGE_CLASSES or rows:
         return None
     # The dictionary's name, never what the file wrote: not in a warning either.
     uid = UID(sop_class, validation_mode=IGNORE)

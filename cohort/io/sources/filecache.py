@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from cohort.io.refusal import Refused
 
-_VERSION = 2
+_VERSION = 3
 """Raised whenever what is remembered of a file, or how it is derived, changes."""
 
 _WAIT_SECONDS = 60.0

@@ -5,6 +5,7 @@ What is kept in memory grows with the number of series, never with that of files
 
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ class Index:
             folder, folder[:-1] + b"0",
         )  # fmt: skip
         others = (_path(name) for (name,) in rows)
-        return any(p.parent == path.parent and p.suffix == path.suffix for p in others)
+        return any(p.parent == path.parent and ending(p) == ending(path) for p in others)
 
     def look_up(self, path: Path) -> tuple[str | None, str] | None:
         """Why a file was passed over, if it was, and its digest, if it has one; None for a file not added."""
@@ -162,6 +163,10 @@ class Index:
             "UPDATE files SET kind = '', reason = NULL, refusal = ? WHERE path = ?",
             json.dumps(refusal), os.fsencode(path),
         )  # fmt: skip
+
+    def rename_reason(self, old: str, new: str) -> None:
+        """Pass over for another reason what was passed over for one."""
+        self._rows("UPDATE files SET reason = ? WHERE reason = ?", new, old)
 
     def n_images(self) -> tuple[int, int]:
         """Images, and those of them in whose path the pattern was found."""
@@ -213,6 +218,17 @@ class Index:
 
     def _rows(self, query: str, *values: object) -> sqlite3.Cursor:
         return self._database.execute(query, values)
+
+
+def ending(path: Path) -> str:
+    """What the names of the slices of a series end with; numbers count as one, whatever they are.
+
+    Examples
+    --------
+    >>> [ending(Path(name)) for name in ("a.IMA", "IM0001", "MR.1.2.17", ".hidden")]
+    ['.ima', '', '.0', '']
+    """
+    return re.sub(r"[0-9]+", "0", path.suffix.lower())
 
 
 def _path(name: bytes) -> Path:
