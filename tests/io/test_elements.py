@@ -82,3 +82,48 @@ def test_an_element_cut_off_by_the_end_of_the_file_is_missing_whatever_its_vr_sa
         )
         assert elements.text(cut, "AcquisitionDate") == ""
         assert not elements.has(cut, "AcquisitionDate")
+
+
+def raw_text(text, charset=None):
+    """A PatientID of these bytes, as it stands in a file."""
+    dataset = made(**({"SpecificCharacterSet": charset} if charset else {}))
+    dataset[0x00100020] = RawDataElement(
+        Tag(0x00100020), "LO", len(text), text, 0, is_implicit_VR=False, is_little_endian=True
+    )
+    return dataset
+
+
+@pytest.mark.parametrize(
+    "charset", [None, "ISO_IR 6", "ISO_IR 192", "ISO_IR 100", "ISO 2022 IR 87", "NO SUCH SET"]
+)
+def test_bytes_that_cannot_be_decoded_stay_apart_and_warn_of_nothing(charset):
+    names = [b"M\xfcller", b"M\xf6ller", b"M\x1b(B\xfc", b"M\x1b(B\xf6"]
+    found = [elements.text(raw_text(name, charset), "PatientID") for name in names]
+    assert len(set(found)) == len(names)
+    assert not any("\ufffd" in text for text in found)
+
+
+@pytest.mark.parametrize("text", ["S1\\001", "S1\\002", "\\00111", "S1", "\\"])
+def test_a_backslash_in_a_single_value_is_part_of_it(text):
+    for dataset in (raw_text(text.encode()), made(PatientID=text)):
+        assert elements.whole(dataset, "PatientID") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("1,5", "decimal comma"), ("abc", "no decimal"), ("NaN", "not finite"), ("-inf", "not finite"), ("1\\2", "2 values"),
+        ("0x10", "no decimal"), ("1_000", "no decimal"), ("-1 024", "blank"), ("1e999", "not finite"), ("\\1", "2 values"),
+    ],
+)  # fmt: skip
+def test_what_should_be_one_number_says_of_what_kind_it_is_instead(text, kind):
+    with pytest.raises(elements.MalformedError, match=kind) as caught:
+        elements.decimal(raw_text(text.encode()), "PatientID")
+    assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("", None), ("  ", None), (" -1.5e2 ", -150.0), ("+.5", 0.5), ("7.", 7.0)]
+)
+def test_one_number_or_none_is_read(text, value):
+    assert elements.decimal(raw_text(text.encode()), "PatientID") == value

@@ -169,3 +169,47 @@ def test_values_pass_through_a_table_where_a_researcher_says_so(syntax, tmp_path
     ]
     np.testing.assert_array_equal(scan.image, np.array(expected))
     assert (scan.image.dtype, scan.accepted) == (np.float32, "DCM-LUT")
+
+
+def spoiled(files, tag, text):
+    """Put a text that pydicom would not write in the place of a number, in the second file."""
+    filler = "7" * (len(text) + len(text) % 2)
+    rewrite(files[1:2], lambda d, _: setattr(d, tag, filler))
+    data = files[1].read_bytes()
+    assert data.count(filler.encode()) == 1
+    files[1].write_bytes(data.replace(filler.encode(), text.encode().ljust(len(filler))))
+
+
+@pytest.mark.parametrize("tag", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize(
+    "text", ["1,50000", "abcdefg", "NaN    ", "-1 0240", "1.5\\2.5", "0x10000"]
+)
+def test_a_rescale_that_is_no_number_is_refused_and_its_text_kept_back(tag, text, tmp_path):
+    files = write_series(tmp_path, *phantom(), RescaleSlope="2", RescaleIntercept="1")
+    spoiled(files, tag, text)
+    with pytest.raises(Refused, match=rf"^DCM-RESCALE  {tag} is not one number") as caught:
+        read_series(files)
+    assert caught.value.files == (files[1],)
+    assert text.strip() not in str(caught.value)
+
+
+@pytest.mark.parametrize("tag", ["RescaleSlope", "RescaleIntercept"])
+def test_slices_with_a_rescale_and_slices_without_are_never_mixed(tag, tmp_path):
+    files = write_series(
+        tmp_path, *phantom(), RescaleSlope="2", RescaleIntercept="-1024",
+        per_slice=lambda n: {tag: None} if n == 3 else {},
+    )  # fmt: skip
+    with pytest.raises(Refused, match=rf"^DCM-RESCALE  1 of 7 slices have no {tag}") as caught:
+        read_series(files)
+    assert caught.value.files == (files[3],)
+
+
+@pytest.mark.parametrize("slope", ["1e300", "-1e37", "1e-300"])
+@pytest.mark.parametrize("one", [True, False])
+def test_a_slope_that_leads_out_of_float32_is_refused(slope, one, tmp_path):
+    per_slice = (lambda n: {"RescaleSlope": slope} if n == 2 or not one else {})  # fmt: skip
+    files = write_series(
+        tmp_path, *phantom(), RescaleSlope="1", RescaleIntercept="0", per_slice=per_slice
+    )
+    with pytest.raises(Refused, match="^DCM-SLOPE  a slope of"):
+        read_series(files)

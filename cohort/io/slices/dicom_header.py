@@ -60,12 +60,17 @@ _KEYWORDS = (
     "SpacingBetweenSlices EchoTime EchoNumbers TriggerTime TemporalPositionIdentifier TemporalResolution "
     "AcquisitionDate AcquisitionTime AcquisitionDateTime StudyDate ComplexImageComponent RescaleSlope "
     "RescaleIntercept RescaleType ModalityLUTSequence BurnedInAnnotation LossyImageCompression ImagesInAcquisition "
-    "Units DimensionIndexSequence SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
+    "Units RealWorldValueMappingSequence AcquisitionNumber RepetitionTime InversionTime FlipAngle DiffusionBValue "
+    "DimensionIndexSequence SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
 )
 _PHILIPS_INTERCEPT, _PHILIPS_SLOPE = 0x2005100D, 0x2005100E
+_GE_KIND = 0x0043102F
+_GE_KINDS = {1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
+"""What GE's images are besides magnitude, which their ImageType does not always say."""
 _TAGS = [
     *(tag for word in _KEYWORDS.split() if (tag := tag_for_keyword(word)) is not None),
     mosaic.N_IN_GRID,
+    _GE_KIND,
     _PHILIPS_INTERCEPT,
     _PHILIPS_SLOPE,
 ]
@@ -99,6 +104,7 @@ class Header(TypedDict):
     bits_stored: int
     high_bit: int
     signed: bool
+    has_sign: bool
     orientation: list[float] | None
     position: list[float] | None
     pixel_spacing: list[float] | None
@@ -109,6 +115,11 @@ class Header(TypedDict):
     trigger_time: float | None
     temporal_position: int | None
     temporal_resolution: float | None
+    acquisition_number: int | None
+    repetition_time: float | None
+    inversion_time: float | None
+    flip_angle: float | None
+    b_value: float | None
     volume: int | None
     """Rank among the volumes of a multi-frame file, by its dimension indices."""
     acquisition_date: str
@@ -116,7 +127,10 @@ class Header(TypedDict):
     slope: float
     intercept: float
     has_slope: bool
+    has_intercept: bool
     has_lut: bool
+    has_real_world: bool
+    """Whether a mapping to real-world values is there, which nothing here applies."""
     philips_slope: float | None
     philips_intercept: float | None
     units: str
@@ -261,19 +275,20 @@ def _header(d: Elements, parsed: Parsed) -> Header:
     e = elements
     date, seconds = _time(d)
     philips = e.text(d, "Manufacturer").casefold().startswith("philips")
+    slope, intercept, problem = _rescale(d)
     return Header(
         sop_class=e.text(d, "SOPClassUID") or parsed.sop_class,
         sop_uid=e.text(d, "SOPInstanceUID"),
         study_uid=e.text(d, "StudyInstanceUID"),
         series_uid=e.text(d, "SeriesInstanceUID"),
-        patient_id=e.text(d, "PatientID"),
+        patient_id=e.whole(d, "PatientID"),
         modality=e.text(d, "Modality"),
-        image_type=[*e.texts(d, "ImageType"), *e.texts(d, "ComplexImageComponent")],
+        image_type=_image_type(d),
         series_number=e.integer(d, "SeriesNumber"),
         instance=e.integer(d, "InstanceNumber"),
         frame=None,
         tile=None,
-        problem=None,
+        problem=problem,
         rows=e.integer(d, "Rows") or 0,
         columns=e.integer(d, "Columns") or 0,
         frames=e.integer(d, "NumberOfFrames") or 1,
@@ -282,7 +297,8 @@ def _header(d: Elements, parsed: Parsed) -> Header:
         bits_allocated=(bits := e.integer(d, "BitsAllocated") or 0),
         bits_stored=(stored := e.integer(d, "BitsStored") or bits),
         high_bit=stored - 1 if (high := e.integer(d, "HighBit")) is None else high,
-        signed=e.integer(d, "PixelRepresentation") == 1,
+        signed=(sign := e.integer(d, "PixelRepresentation")) == 1,
+        has_sign=sign is not None,
         orientation=e.numbers(d, "ImageOrientationPatient", 6),
         position=e.numbers(d, "ImagePositionPatient", 3),
         pixel_spacing=e.numbers(d, "PixelSpacing", 2),
@@ -293,13 +309,22 @@ def _header(d: Elements, parsed: Parsed) -> Header:
         trigger_time=e.number(d, "TriggerTime"),
         temporal_position=e.integer(d, "TemporalPositionIdentifier"),
         temporal_resolution=e.number(d, "TemporalResolution"),
+        acquisition_number=e.integer(d, "AcquisitionNumber"),
+        repetition_time=e.number(d, "RepetitionTime"),
+        inversion_time=e.number(d, "InversionTime"),
+        flip_angle=e.number(d, "FlipAngle"),
+        b_value=e.number(d, "DiffusionBValue"),
         volume=None,
         acquisition_date=date,
         acquisition_time=seconds,
-        slope=1.0 if (slope := e.number(d, "RescaleSlope")) is None else slope,
-        intercept=e.number(d, "RescaleIntercept") or 0.0,
+        slope=1.0 if slope is None else slope,
+        intercept=0.0 if intercept is None else intercept,
         has_slope=slope is not None,
+        has_intercept=intercept is not None,
         has_lut=e.has(d, "ModalityLUTSequence"),
+        has_real_world=any(
+            e.has(d, "RealWorldValue" + key) for key in ("MappingSequence", "Slope")
+        ),
         philips_slope=e.number(d, _PHILIPS_SLOPE) if philips else None,
         philips_intercept=e.number(d, _PHILIPS_INTERCEPT) if philips else None,
         units=e.text(d, "Units") or e.text(d, "RescaleType"),
@@ -311,6 +336,29 @@ def _header(d: Elements, parsed: Parsed) -> Header:
         pixel_offset=parsed.pixel_offset,
         pixel_bytes=parsed.pixel_bytes,
     )
+
+
+def _image_type(d: Elements) -> list[str]:
+    """What an image is, in words; empty ones at the end say nothing and come and go within a series."""
+    words = [*elements.texts(d, "ImageType"), *elements.texts(d, "ComplexImageComponent")]
+    while words and not words[-1]:
+        words.pop()
+    if elements.text(d, "Manufacturer").startswith("GE"):
+        kind = _GE_KINDS.get(elements.integer(d, _GE_KIND) or 0)
+        words += [kind] if kind and kind not in words else []
+    return words
+
+
+def _rescale(d: Elements) -> tuple[float | None, float | None, list[str] | None]:
+    """Slope and intercept, None where the header has none, and the refusal if it has something else there."""
+    values: list[float | None] = []
+    for key in ("RescaleSlope", "RescaleIntercept"):
+        try:
+            values.append(elements.decimal(d, key))
+        except elements.MalformedError as error:
+            what = f"{key} is not one number ({error}) in {{0}}"
+            return None, None, ["DCM-RESCALE", what, "export the series again from its source."]
+    return values[0], values[1], None
 
 
 def _time(d: Elements) -> tuple[str, float | None]:

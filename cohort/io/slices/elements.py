@@ -4,7 +4,9 @@ A tag that is absent, empty or malformed gives an empty answer; what to do about
 """
 
 import math
+import re
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from io import BytesIO
@@ -25,7 +27,7 @@ Key = str | int
 _BINARY = {"US": "H", "SS": "h", "AT": "H", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 """VRs whose values are binary numbers -> as `struct` names them."""
 
-_PRIVATE = {0x0019100A: "US", 0x2005100D: "FL", 0x2005100E: "FL"}
+_PRIVATE = {0x0019100A: "US", 0x0043102F: "SS", 0x2005100D: "FL", 0x2005100E: "FL"}
 """Private elements with such values, of which a file in implicit VR does not tell."""
 
 _CHARACTER_SET = 0x00080005
@@ -40,6 +42,16 @@ _ZEROS = bytes(8)
 """As many bytes as pydicom reads of an element, or an item, before anything else of it."""
 
 _PADDING = " \t\r\n\0"
+
+_DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+"""A number as the standard writes it; Python takes more for one (``1_000``)."""
+
+_ESCAPE, _LOST = b"\x1b", "\ufffd"
+"""What switches character sets within a value; what pydicom puts where a byte cannot be decoded."""
+
+
+class MalformedError(ValueError):
+    """A value that is there and is not what the standard has there; says of what kind it is, and nothing of its text."""
 
 
 class Counted:
@@ -112,6 +124,37 @@ def text(elements: Elements, key: Key) -> str:
     """Give the first value as text; "" when there is none."""
     values = texts(elements, key)
     return values[0] if values else ""
+
+
+def whole(elements: Elements, key: Key) -> str:
+    """Give all of an element that holds one value: a backslash in it separates nothing, and is kept."""
+    return "\\".join(texts(elements, key)).strip(_PADDING)
+
+
+def decimal(elements: Elements, key: Key) -> float | None:
+    """Give the one number of an element, None if it is absent or empty. Raises `MalformedError` if it holds anything else."""
+    values = _values(elements, key)
+    if not any(value != "" for value in values):
+        return None
+    if len(values) > 1:
+        raise MalformedError(f"{len(values)} values")
+    (value,) = values
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
+        raise MalformedError(_kind(value))
+    if not math.isfinite(float(value)):
+        raise MalformedError("not finite")
+    return float(value)
+
+
+def _kind(text: str) -> str:
+    """What is wrong with a text that should be a number, without a word of it."""
+    if re.fullmatch(r"[+-]?(nan|inf|infinity)", text, re.IGNORECASE):
+        return "not finite"
+    if _DECIMAL.fullmatch(text.replace(",", ".", 1)):
+        return "a decimal comma"
+    if _DECIMAL.fullmatch(re.sub(r"\s", "", text)):
+        return "a blank within a number"
+    return "no decimal number"
 
 
 def numbers(elements: Elements, key: Key, n: int) -> list[float] | None:
@@ -198,8 +241,23 @@ def _decoded(elements: Elements, raw: bytes) -> str:
         str(name).strip(_PADDING) for name in ([named] if isinstance(named, str) else named or [])
     ]
     # pydicom warns of a character set that it does not know in the words of the file.
-    known = any(names) and all(name in python_encoding for name in names)
+    if not (any(names) and all(name in python_encoding for name in names)):
+        names = ["ISO_IR 192"]
     try:
-        return decode_bytes(raw, convert_encodings(names if known else "ISO_IR 192"), set())
+        return _strictly(raw, names)
     except (LookupError, UnicodeError):
+        # In which every byte is a sign of its own: two names never become one.
         return raw.decode("latin-1")
+
+
+def _strictly(raw: bytes, names: list[str]) -> str:
+    """Text of bytes in known character sets. Raises UnicodeError where a byte cannot be decoded."""
+    if _ESCAPE not in raw:
+        return raw.decode(python_encoding[names[0]])
+    # Of what it cannot decode pydicom warns, and puts one sign for all of it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        text = decode_bytes(raw, convert_encodings(names), set())
+    if _LOST in text:
+        raise UnicodeError
+    return text

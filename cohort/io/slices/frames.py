@@ -29,7 +29,8 @@ _GROUPS = _tags(
     "PixelMeasuresSequence PlanePositionSequence PlaneOrientationSequence FrameContentSequence "
     "PixelValueTransformationSequence MRImageFrameTypeSequence CTImageFrameTypeSequence PETFrameTypeSequence "
     "MREchoSequence MRTimingAndRelatedParametersSequence MRModifierSequence MRAveragesSequence "
-    "CardiacSynchronizationSequence CTXRayDetailsSequence FrameAnatomySequence"
+    "CardiacSynchronizationSequence CTXRayDetailsSequence FrameAnatomySequence MRDiffusionSequence "
+    "RealWorldValueMappingSequence"
 )
 """Functional groups that say what a classic header says."""
 

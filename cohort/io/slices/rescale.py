@@ -19,6 +19,8 @@ from cohort.io.slices.pixels import stored_dtype
 _TABLE_TAGS = (0x00280103, 0x00283000)
 """PixelRepresentation and ModalityLUTSequence."""
 
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class Rescale:
@@ -70,12 +72,14 @@ def rescale(
     Raises
     ------
     Refused
-        ``DCM-SLOPE`` if a slope is 0, ``DCM-PHILIPS-SCALE`` if a precise one is asked for and a slice has none.
+        ``DCM-SLOPE`` if a slope is 0 or values overflow float32, ``DCM-RESCALE`` if some slices have no slope or no
+        intercept and others do, ``DCM-PHILIPS-SCALE`` if a precise one is asked for and a slice has none.
 
     Notes
     -----
     Oracle: DICOM PS3.3 C.11.1; Chenevert et al. 2014, Transl Oncol 7:65, for Philips.
     """
+    _check_all_have_one(headers, files)
     scales = [
         _scale(header, path, precise=precise) for header, path in zip(headers, files, strict=True)
     ]
@@ -97,7 +101,7 @@ def _scale(header: Header, path: Path, *, precise: bool) -> tuple[float, float]:
             files=[path],
         )
     if not precise:
-        return slope, intercept
+        return _checked(slope, intercept, header, path)
     private = header["philips_slope"]
     if not private:
         raise Refused(
@@ -106,7 +110,37 @@ def _scale(header: Header, path: Path, *, precise: bool) -> tuple[float, float]:
             fix="export the series again with its private elements, or leave philips_precise out.",
             files=[path],
         )
-    return 1 / private, intercept / (slope * private)
+    return _checked(1 / private, intercept / (slope * private), header, path)
+
+
+def _checked(slope: float, intercept: float, header: Header, path: Path) -> tuple[float, float]:
+    """Refuse a rescale whose values no float32 holds: they would become infinite, or all the same."""
+    largest = abs(slope) * 2.0 ** header["bits_stored"] + abs(intercept)
+    if largest <= _LARGEST and abs(slope) >= _SMALLEST:
+        return slope, intercept
+    raise Refused(
+        "DCM-SLOPE",
+        f"a slope of {slope:g} and an intercept of {intercept:g} lead out of what float32 holds "
+        f"({_SMALLEST:.3g} to {_LARGEST:.3g}) in {{0}}",
+        fix="export the series again from its source.",
+        files=[path],
+    )
+
+
+def _check_all_have_one(headers: Sequence[Header], files: Sequence[Path]) -> None:
+    """Refuse a series of which some slices have a rescale and others none: their numbers are not of one kind."""
+    plain = [
+        (header, path) for header, path in zip(headers, files, strict=True) if not header["has_lut"]
+    ]
+    for name, key in (("RescaleSlope", "has_slope"), ("RescaleIntercept", "has_intercept")):
+        without = [path for header, path in plain if not header[key]]  # type: ignore[literal-required]
+        if 0 < len(without) < len(plain):
+            raise Refused(
+                "DCM-RESCALE",
+                f"{len(without)} of {len(plain)} slices have no {name}, and the others have one: {{0}}",
+                fix="export the series again from its source, or remove the slices that do not belong to it.",
+                files=without[:1],
+            )
 
 
 def _looked_up(pixels: np.ndarray, path: Path) -> np.ndarray:
