@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cohort.io.deidentify import AGE_CAP, DAYS_PER_YEAR, parse_age
+from cohort.io.deidentify import AGE_CAP, parse_age
 from cohort.io.texttable import ParticipantsError
+from cohort.io.visits import DAYS_PER_YEAR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,19 +28,67 @@ CONFLICT_YEARS = 1.0
 """A header's age is in whole years: only a larger difference is one."""
 
 _COLUMN = re.compile(rf"age(?:[_ ]?({'|'.join(YEARS)}))?", re.IGNORECASE)
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
+_UNIT_WORDS: Mapping[str, str] = {
+    **dict.fromkeys(("month", "mo", "mos"), "months"),
+    **dict.fromkeys(("week", "wk", "wks"), "weeks"),
+    **dict.fromkeys(("day",), "days"),
+    **{unit: unit for unit in YEARS},
+}
+"""Words of a column's name that state a unit. One letter does not: ``age_m`` may be the mother's."""
+
+_NO_AGES = frozenset(
+    [
+        "group",
+        "groups",
+        "class",
+        "bin",
+        "band",
+        "category",
+        "cat",
+        "range",
+        "quartile",
+        "decile",
+        "percentile",
+        "gap",
+        "delta",
+        "diff",
+        "difference",
+        "capped",
+    ]
+)
+"""Beside these words ``age`` is the name of something else."""
+
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 _OLD = re.compile(r"([0-9]{1,3})\+|(?:>=?|≥) ?([0-9]{1,3})")
 
 
-def age_columns(columns: Iterable[str]) -> list[str]:
+def age_columns(columns: Iterable[str], *, every: bool = False) -> list[str]:
     """Columns that hold ages by their names: ``age``, ``Age``, ``age_years``, ``age_months``, ...
+
+    Parameters
+    ----------
+    columns : iterable of str
+    every : bool
+        Also those with the word among others: ``age_at_scan``, ``Age_y``, ``ScanAge``.
 
     Examples
     --------
-    >>> age_columns(["ID", "Age", "age_group", "age_months", "stage"])
+    >>> columns = ["ID", "Age", "age_group", "age_months", "stage", "AgeAtScan", "age_y", "MRI age"]
+    >>> age_columns(columns)
     ['Age', 'age_months']
+    >>> age_columns(columns, every=True)
+    ['Age', 'age_months', 'AgeAtScan', 'age_y', 'MRI age']
     """
-    return [column for column in columns if _COLUMN.fullmatch(column)]
+    return [c for c in columns if _COLUMN.fullmatch(c) or (every and _has_age(_words(c)))]
+
+
+def _words(column: str) -> list[str]:
+    return [word.lower() for word in _WORDS.findall(column)]
+
+
+def _has_age(words: Collection[str]) -> bool:
+    return not {"age", "ages"}.isdisjoint(words) and _NO_AGES.isdisjoint(words)
 
 
 def age_unit(column: str, units: Mapping[str, str]) -> str:
@@ -51,7 +100,8 @@ def age_unit(column: str, units: Mapping[str, str]) -> str:
         If the one stated is no unit of an age.
     """
     match = _COLUMN.fullmatch(column)
-    named = (match[1] or "years").lower() if match else "years"
+    stated = [_UNIT_WORDS[word] for word in _words(column) if word in _UNIT_WORDS]
+    named = (match[1] or "years").lower() if match else stated[0] if stated else "years"
     unit = units.get(column, named)
     if unit not in YEARS:
         raise ParticipantsError(
@@ -106,7 +156,7 @@ def _age(cell: str, unit: str, *, cap: bool, where: str) -> float:
             return age
         raise ParticipantsError(
             f"{where} holds {cell}, which in {unit} is over {OLDEST_YEARS:.0f} years; state the unit in the catalog "
-            "(participants: units) or list the cell under `missing`"
+            "(participants: units), list the cell under `missing`, or rename the column"
         )
     years = parse_age(cell)
     if years is not None:

@@ -48,6 +48,9 @@ _MAGIC = (
     b"\x80\x04",
     b"\x80\x05",
 )
+_OF_HEADERS = ("tables/protocols.parquet", "tables/scans.parquet")
+"""Tables whose columns are attributes of scans."""
+
 _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}")
 _TOKEN = r"[a-z2-7]{16}"
 _SCAN_ID = rf"sub-{_TOKEN}_ses-(?:\d{{1,3}}|{_TOKEN})_{_TOKEN}"
@@ -276,6 +279,10 @@ class _Audit:
             else:
                 cells = [(i, str(v)) for i, v in enumerate(values.to_pylist()) if v is not None]
                 lines += [(f"column {column}, row {i}", text) for i, text in cells]
+                strange = [t for _, t in cells if not deidentify.is_word(str(column), t)]
+                if strange and name in _OF_HEADERS:
+                    where = f"column {column}, {len(strange)} rows"
+                    yield Finding("attribute", name, where, masked(strange[0]))
                 shape = None if self.keep else _PUBLIC.get(str(column))
                 if shape is not None and (bad := [t for _, t in cells if not shape.fullmatch(t)]):
                     where = f"column {column}, {len(bad)} rows"
@@ -357,7 +364,10 @@ def _attributes(name: str, value: Any) -> Iterator[Finding]:
     for key, item in (attrs or {}).items():
         if key not in allowed:
             yield Finding("attribute", name, f"key {masked(str(key))}", masked(str(item)))
-        elif isinstance(item, str) and len(item) > LONGEST_ATTR:
+        elif isinstance(item, str) and (
+            len(item) > LONGEST_ATTR
+            or (allowed is deidentify.ATTRIBUTES and not deidentify.is_word(key, item))
+        ):
             yield Finding("attribute", name, f"key {key}", masked(item))
 
 

@@ -11,20 +11,18 @@ import secrets
 import stat
 from base64 import b32encode
 from collections.abc import Iterable, Mapping
-from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
 from pydicom.dataset import Dataset
 
 from cohort.io.slices import elements
+from cohort.io.visits import DAYS_PER_YEAR, day_of
 
 Kind = Literal["subject", "session", "series", "file"]
 
 AGE_CAP = 89
 """Ages over this many years are stored as 90: so few people are older that the number names them."""
-
-DAYS_PER_YEAR = 365.25
 
 _MODALITIES = frozenset(("CT", "MR", "PT", "NM", "US", "CR", "DX", "XA", "RF", "MG", "OT", "SC"))
 _SEXES = frozenset("MFO")
@@ -65,10 +63,13 @@ _MODEL_NAMES = (
     "uct umr upmr vantage verio vida vida_fit voyager"
 )
 _MODELS = frozenset(_MODEL_NAMES.split())
-_MODEL_CODE = re.compile(
-    r"(?:[a-z]{1,3})?\d{2,3}[a-z]?|\d(?:\.\d)?t|ct|mr|st|ste|rx|vct|pet|edge|force|as\+?|flash"
+_MODEL_CODE_NAMES = (
+    "mr355 mr360 mr430s mr450 mr450w mr750 mr750w ct450 ct540 ct660 ct680 ct750 355 360 450 450w 550 560 570 580 "
+    "590rt 600 660 670 680 690 710 740 750 750w 760 770 780 790 870 880 890 16 20 32 40 64 80 128 256 320 "
+    "0.55t 1.0t 1.5t 3.0t 3t 7t ct mr st ste rx vct pet edge force as as+ flash"
 )
-"""What may stand beside a known model's name: ``MR750w``, ``450``, ``3T``."""
+_MODEL_CODES = frozenset(_MODEL_CODE_NAMES.split())
+"""What may stand beside a known model's name. Every one is listed: a form would fit a room or a record number too."""
 
 
 ATTRIBUTES = frozenset(
@@ -237,6 +238,31 @@ _NUMBERS: Mapping[str, str] = {
 }
 
 
+def is_word(attribute: str, value: str) -> bool:
+    """Whether a text may stand in an attribute of the header; of others anything may.
+
+    Examples
+    --------
+    >>> is_word("manufacturer_model", "signa hdxt"), is_word("manufacturer_model", "skyra mrn123")
+    (True, False)
+    """
+    if attribute == "manufacturer_model":
+        return _model(value) == value
+    allowed = _WORDS.get(attribute)
+    return allowed is None or all(word in allowed for word in value.split("\\"))
+
+
+_WORDS: Mapping[str, frozenset[str]] = {
+    "modality": _MODALITIES,
+    "manufacturer": MANUFACTURERS | {"other"},
+    "acquisition_type": _DIMENSIONS,
+    "scanning_sequence": _SEQUENCES,
+    "sequence_variant": _SEQUENCE_VARIANTS,
+    "body_part": _BODY_PARTS,
+    "sex": _SEXES,
+}
+
+
 def manufacturer_class(name: str) -> str | None:
     """Class of a manufacturer's name: ``siemens``, ``ge``, ...; ``other`` for a name not listed, None for no name."""
     plain = name.casefold()
@@ -246,12 +272,21 @@ def manufacturer_class(name: str) -> str | None:
 
 
 def _model(name: str) -> str | None:
-    """Keep the words of a model's name that are known words; None if no known model is among them."""
+    """Keep the first words in a row that are known words; None if no known model is among them.
+
+    What comes after a word that is not known is no longer the name of a model: people write rooms and patients there.
+    """
     words = [word for word in re.split(r"[\s,()/]+", name.casefold()) if word]
-    families = [word for word in words if word in _MODELS]
+    known = [word in _MODELS or word in _MODEL_CODES for word in words]
+    families = [i for i, word in enumerate(words) if word in _MODELS]
     if not families:
         return None
-    return " ".join(word for word in words if word in _MODELS or _MODEL_CODE.fullmatch(word))
+    start = end = families[0]
+    while start and known[start - 1]:
+        start -= 1
+    while end < len(words) and known[end]:
+        end += 1
+    return " ".join(words[start:end])
 
 
 def _tesla(value: float | None) -> float | None:
@@ -276,8 +311,8 @@ def ages_disagree(dataset: Dataset) -> bool:
 
 
 def _age_from_dates(dataset: Dataset) -> float | None:
-    born = _date(elements.text(dataset, "PatientBirthDate"))
-    seen = _date(elements.text(dataset, "AcquisitionDate")) or _date(
+    born = day_of(elements.text(dataset, "PatientBirthDate"))
+    seen = day_of(elements.text(dataset, "AcquisitionDate")) or day_of(
         elements.text(dataset, "StudyDate")
     )
     return (seen - born).days / DAYS_PER_YEAR if born and seen and seen >= born else None
@@ -310,40 +345,3 @@ def parse_age(text: str) -> float | None:
         return None
     per_year = {"Y": 1.0, "M": 12.0, "W": DAYS_PER_YEAR / 7, "D": DAYS_PER_YEAR}
     return int(found[1]) / per_year[found[2]]
-
-
-def _date(text: str) -> date | None:
-    try:
-        return date(int(text[:4]), int(text[4:6]), int(text[6:8])) if len(text) == 8 else None
-    except ValueError:
-        return None
-
-
-def days_since_first_scan(dates: Mapping[str, tuple[str, str]]) -> dict[str, int]:
-    """Replace dates by what studies need of them: the days between the visits of a person.
-
-    Parameters
-    ----------
-    dates : mapping of scan id -> (subject, date)
-        Dates as DICOM writes them, YYYYMMDD.
-
-    Returns
-    -------
-    dict of scan id -> days
-        Since the first dated scan of the subject, which has 0. A scan without a date, or with a text that is none, is
-        left out.
-
-    Examples
-    --------
-    >>> days_since_first_scan({"a": ("s1", "20240301"), "b": ("s1", "20240228"), "c": ("s2", "")})
-    {'a': 2, 'b': 0}
-    """
-    known = {
-        scan: (subject, day)
-        for scan, (subject, text) in dates.items()
-        if (day := _date(text.strip())) is not None
-    }
-    first: dict[str, date] = {}
-    for subject, day in known.values():
-        first[subject] = min(day, first.get(subject, day))
-    return {scan: (day - first[subject]).days for scan, (subject, day) in known.items()}

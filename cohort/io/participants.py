@@ -58,6 +58,8 @@ class Participants:
     """Subject as the scans name it -> subject and session as the table does, where the catalog has a map."""
     map_without_row: tuple[str, ...] = ()
     """Subjects of the map, as the scans name them, whose participant the table lacks."""
+    capped: Mapping[str, int] = field(default_factory=dict)
+    """Column of ages -> how many were over the cap, where the catalog caps ages."""
 
     def key_of(self, subject: str | None, session: str | None) -> _Key | None:
         """Subject and session of a scan as the table names them; None if there is a map that lacks the subject."""
@@ -141,7 +143,7 @@ def read_participants(
             )
     table = _keys(list(rows), subject_pattern, first.name)
     texts = {column: [row.get(column, "") for row in rows.values()] for column in columns}
-    ages, units = _ages(texts, spec, missing, first.name)
+    ages, units, capped = _ages(texts, spec, missing, first.name)
     table = table.assign(**{c: _typed(cells, missing) for c, cells in texts.items()} | ages)
     table = _derive(table, spec.derive, first.name)
     for column in spec.units:
@@ -150,7 +152,7 @@ def read_participants(
                 f"{first.name}: units: no column {column!r}{did_you_mean(column, map(str, table.columns))}"
             )
     keys = None if spec.map is None else _read_map(spec.map, folder, missing, subject_pattern)
-    return Participants(table, units, unjoined, keys, _without_row(keys, table))
+    return Participants(table, units, unjoined, keys, _without_row(keys, table), capped)
 
 
 def _read_map(
@@ -258,12 +260,13 @@ def _typed(
 
 def _ages(
     texts: Mapping[str, Sequence[str]], spec: ParticipantsTable, missing: Collection[str], name: str
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Columns of ages, `age_capped` if the catalog wants them capped, and the units of all columns."""
+) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, int]]:
+    """Columns of ages, `age_capped` if the catalog wants them capped, the units of all columns, and what was capped."""
     found: dict[str, np.ndarray] = {}
+    n_capped: dict[str, int] = {}
     capped = np.zeros(max(map(len, texts.values()), default=0), bool)
     units = dict(spec.units)
-    for column in age_columns(texts):
+    for column in age_columns(texts, every=spec.cap_ages):
         cells = texts[column]
         if not (spec.cap_ages or any(c.isdigit() for cell in cells for c in cell)):
             continue  # words, such as "young" and "old"
@@ -279,13 +282,14 @@ def _ages(
             where=f"{name}: column {column!r}",
         )
         capped |= over
+        n_capped[column] = int(over.sum())
     if not spec.cap_ages:
-        return found, units
+        return found, units, {}
     if not found:
         raise ParticipantsError(
             f"{name}: cap_ages: true, but no column is called age, age_years or age_months; rename it so"
         )
-    return {**found, "age_capped": capped.astype(float)}, units
+    return {**found, "age_capped": capped.astype(float)}, units, n_capped
 
 
 def _derive(table: pd.DataFrame, derive: Mapping[str, str], name: str) -> pd.DataFrame:

@@ -178,6 +178,8 @@ PLANTED = {
     "a name among the attributes": (in_json("scans/*.json", "attrs", "patient", value="DOE^JANE"), [("attribute", "key p…t"), ("person name", "attrs.patient")]),
     "a date in a flag": (in_json("scans/*.json", "attrs", "flags", value="seen 19991231"), [("date", "attrs.flags")]),
     "a date as a number": (in_json("scans/*.json", "attrs", "n_nan", value=19891231), [("date", "attrs.n_nan")]),
+    "a number behind a model": (in_json("scans/*.json", "attrs", "manufacturer_model", value="skyra jd45"), [("attribute", "key manufacturer_model")]),
+    "a model in the table": (in_table("tables/scans.parquet", "manufacturer_model", "skyra mrn123"), [("attribute", "column manufacturer_model")]),
     "a story as an attribute": (in_json("scans/*.json", "attrs", "flags", value="word " * 50), [("attribute", "key flags")]),
     "an attribute of a group": (in_json("scans/*.zarr/zarr.json", "attributes", "station", value="MR2"), [("attribute", "key s…n (7")]),
     "an attribute of an array": (in_json("scans/*.zarr/image/zarr.json", "attributes", "descrip", value="TE=3"), [("attribute", "key d…p (7")]),

@@ -11,7 +11,7 @@ from datetime import date, timedelta
 
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydicom.datadict import DicomDictionary
 
@@ -19,12 +19,12 @@ from cohort.io.covariates import ParticipantsTable
 from cohort.io.deidentify import (
     KeyFileError,
     Tokens,
-    days_since_first_scan,
     header_attrs,
     load_key,
     parse_age,
 )
 from cohort.io.participants import read_participants
+from cohort.io.visits import days_since_first_scan
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
 
@@ -212,7 +212,8 @@ def test_a_capped_table_says_90_where_the_ages_are_89_90_101_and_90_plus(tmp_pat
 # --- dates -----------------------------------------------------------------------------------------------------------
 
 
-DAYS = st.dates(date(1970, 1, 1), date(2035, 12, 31))
+DAYS = st.dates(date(1980, 1, 1), date(2015, 12, 31))
+"""Within forty years, and still in those of scanners when they are shifted."""
 
 
 @given(
@@ -227,6 +228,8 @@ def test_only_the_days_between_the_visits_of_a_person_are_left(scans, shift):
             {scan: (who, f"{day + timedelta(by):%Y%m%d}") for scan, (who, day) in scans.items()}
         )
 
+    shown = [f"{day + timedelta(by):%m%d}" for _, day in scans.values() for by in (0, shift)]
+    assume("0101" not in shown)  # may be a dummy
     found = days(0)
     assert found == days(shift)  # the dates themselves are gone
     assert found.keys() == scans.keys()
@@ -243,6 +246,25 @@ def test_a_scan_without_a_date_has_no_days_and_does_not_move_the_others():
         "e": ("t", "2020-01-01"), "f": ("t", " 20200101"), "g": ("s", "20201301"),
     }  # fmt: skip
     assert days_since_first_scan(dates) == {"a": 2, "c": 0, "f": 0}
+
+
+@pytest.mark.parametrize("dummy", ["19000101", "19700101", "18991231", "20000101", "99991231"])
+def test_a_dummy_for_a_date_makes_no_absolute_date_of_the_others(dummy):
+    dates = {
+        "a": ("s", dummy),
+        "b": ("s", "20240228"),
+        "c": ("s", "20240301"),
+        "d": ("t", "20200101"),
+    }
+    assert days_since_first_scan(dates) == {"b": 0, "c": 2, "d": 0}
+
+
+def test_of_dates_further_apart_than_any_study_none_counts():
+    far = {"a": ("s", "19750605"), "b": ("s", "20240228")}
+    assert days_since_first_scan(far) == {}
+    assert days_since_first_scan(far | {"b": ("s", "20140228")}) == {"a": 0, "b": 14148}
+    new_year = {"a": ("s", "20200101"), "b": ("s", "20240228")}
+    assert days_since_first_scan(new_year) == {"a": 0, "b": 1519}
 
 
 # --- headers -------------------------------------------------------------------------------------------------------
@@ -275,6 +297,12 @@ def test_what_may_pass_passes():
         ("Jane Doe 750", None),
         ("Prisma 19870605", "prisma"),
         ("Prisma 2024-01-02", "prisma"),
+        ("Skyra room 117 JD45 MRN123", "skyra"),
+        ("Skyra JD45", "skyra"),
+        ("MRN123 450 Skyra", "450 skyra"),
+        ("Skyra of Vida 64", "skyra"),
+        ("Biograph 64 mCT", "biograph 64 mct"),
+        ("SOMATOM Definition AS+", "somatom definition as+"),
     ],
 )
 def test_only_known_words_of_a_model_pass(model, passed):

@@ -454,3 +454,20 @@ def test_oasis_rows_and_scans_meet_as_published(shared, request):
         "ad": 0,
         "male": 0,
     }
+
+
+def test_a_column_with_age_among_its_words_is_capped_too(tmp_path):
+    text = "ID,age_at_scan,Age_y,ScanAge,age_mo,age_group,stage\na,95,90+,70,1100,old,95\nb,40,90,101,30,5,2\n"
+    found = read(tmp_path, text, cap_ages=True)
+    ages = {
+        name: found.table[name].tolist() for name in ("age_at_scan", "Age_y", "ScanAge", "age_mo")
+    }
+    assert ages == {
+        "age_at_scan": [90, 40], "Age_y": [90, 90], "ScanAge": [70, 90], "age_mo": [1080, 30]
+    }  # fmt: skip
+    assert found.capped == {"age_at_scan": 1, "Age_y": 2, "ScanAge": 1, "age_mo": 1}
+    assert found.table["stage"].tolist() == [95, 2]
+    assert found.table["age_group"].tolist() == ["old", "5"]
+    assert found.table["age_capped"].tolist() == [1, 1]
+    plain = read(tmp_path, "ID,age_at_scan\na,95\n")
+    assert (plain.table["age_at_scan"].tolist(), plain.capped) == ([95], {})

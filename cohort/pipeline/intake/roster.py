@@ -11,9 +11,9 @@ import pandas as pd
 
 from cohort import grid
 from cohort.io.ages import age_conflicts
-from cohort.io.deidentify import days_since_first_scan
 from cohort.io.participants import Participants, join
 from cohort.io.store import Store
+from cohort.io.visits import days_since_first_scan
 from cohort.pipeline.intake.likeness import TIMING, looks_like_one_series
 from cohort.pipeline.intake.protocols import mixed, protocols
 from cohort.pipeline.intake.units import Names
