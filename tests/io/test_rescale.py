@@ -211,5 +211,5 @@ def test_a_slope_that_leads_out_of_float32_is_refused(slope, one, tmp_path):
     files = write_series(
         tmp_path, *phantom(), RescaleSlope="1", RescaleIntercept="0", per_slice=per_slice
     )
-    with pytest.raises(Refused, match="^DCM-SLOPE  a slope of"):
+    with pytest.raises(Refused, match=r"^DCM-SLOPE  a slope of"):
         read_series(files)
