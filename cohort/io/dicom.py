@@ -17,6 +17,7 @@ from cohort.io.deidentify import ages_disagree, header_attrs
 from cohort.io.policy import DEFAULT, Notes, Policy
 from cohort.io.refusal import Refused
 from cohort.io.slices import dicom_header, resample, volumes
+from cohort.io.slices.agreement import check_agreement, varying
 from cohort.io.slices.dicom_file import parse
 from cohort.io.slices.dicom_header import Header, group_key, read_slices
 from cohort.io.slices.dicom_kind import check_kind
@@ -67,7 +68,9 @@ def read_series(
         ``n_files``, ``n_duplicates`` (slices), ``photometric``, ``philips_scale_slope``, ``philips_scale_intercept``,
         ``philips_precise``, ``resampled``, ``accepted`` (what was used of the policy) and ``flags``:
         ``possible_truncation``, ``lossy_source``, ``slice_spacing_tag_wrong``, ``time_inferred``, ``negative_slope``,
-        ``monochrome1``, ``sheared``, ``philips_scale_varies``.
+        ``monochrome1``, ``sheared``, ``philips_scale_varies``, ``volume_order_conflict`` (tags disagree about which slices
+        are one volume), ``sign_assumed`` (no PixelRepresentation), ``real_world_values_unused`` (the values are the stored
+        numbers, although a mapping to others is there). What differs from slice to slice is no attribute.
 
     Raises
     ------
@@ -94,9 +97,12 @@ def read_series(
         _check_size(header, path, max_bytes)
     kept = _without_duplicates(found)
     headers, paths = [header for header, _ in kept], [path for _, path in kept]
+    check_agreement(headers, paths)
     slices = stack(headers, paths, policy=policy)
     shown = _shown(headers[0], paths[0])
     attrs = header_attrs(shown)
+    for name in varying(headers):
+        attrs.pop(name, None)
     if ages_disagree(shown):
         notes.flags.add("age_conflict")
     precise = policy.philips_precise and (attrs.get("manufacturer"), headers[0]["modality"]) == (
@@ -147,7 +153,7 @@ def _slices(path: Path, wanted: Frames) -> list[Header]:
 
 def _check_one_group(slices: Sequence[Slice]) -> None:
     keys = [group_key(header) for header, _ in slices]
-    groups = dicom_header.group(keys)
+    groups = dicom_header.group(keys, clashing=False)
     if len(groups) == 1:
         return
     first, other = (keys[numbers[0]] for numbers in groups[:2])
@@ -202,6 +208,7 @@ def _identity(header: Header) -> Hashable:
     """What tells a slice from the others of its series, but for its pixels and its name."""
     return (
         tuple(header["position"] or ()),
+        header["frame"],
         header["instance"],
         header["trigger_time"],
         header["temporal_position"],
@@ -289,8 +296,12 @@ def _flags(headers: Sequence[Header], slices: Stack) -> set[str]:
         "monochrome1": any(h["photometric"] == "MONOCHROME1" for h in headers),
         "sheared": grid.is_sheared(slices.affine),
         "philips_scale_varies": len(private) > 1,
+        "sign_assumed": not all(h["has_sign"] for h in headers),
+        "real_world_values_unused": any(
+            h["has_real_world"] and not h["has_slope"] for h in headers
+        ),
     }
-    return {flag for flag, is_so in says.items() if is_so}
+    return {*slices.flags, *(flag for flag, is_so in says.items() if is_so)}
 
 
 def _possible_truncation(headers: Sequence[Header]) -> bool:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from pydicom.encaps import get_frame
+from pydicom.encaps import get_frame, parse_basic_offsets, parse_fragments
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
+from pydicom.pixels.utils import get_j2k_parameters, pixel_array
 from pydicom.uid import UID, AllTransferSyntaxes
 
 from cohort.io.refusal import Refused
@@ -44,6 +44,18 @@ _CODECS = {
 }
 """Transfer syntaxes for which pydicom has no decoder free of the GPL, or a slow one -> that of imagecodecs."""
 
+
+_JPEG_2000, _JPEG_LS, _RLE = (
+    ("jpeg2k", "htj2k"),
+    ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"),
+    "1.2.840.10008.1.2.5",
+)
+
+_JPEG_LS_FRAME = 0xF7
+"""Marker of the segment with rows and columns."""
+
+_BEGINNINGS = (b"\xff\xd8\xff", b"\xff\x4f\xff")
+"""Of a JPEG or JPEG-LS and of a JPEG 2000 stream."""
 
 LOSSY = (
     "1.2.840.10008.1.2.4.50",
@@ -156,16 +168,83 @@ def decode_frame(path: Path, header: Header) -> np.ndarray:
     # Heavy, and most series need none of it.
     import imagecodecs
 
+    frame = _frame(path, header, number)
+    image = np.asarray(getattr(imagecodecs, f"{codec}_decode")(frame))
+    return _as_signed(image, frame, header) if codec in _JPEG_2000 else image
+
+
+def _frame(path: Path, header: Header, number: int) -> bytes:
+    """The stream of one image; refuses a file that holds more of them than its header says."""
     with path.open("rb") as stream:
         stream.seek(header["pixel_offset"])
-        frame = get_frame(stream, number, number_of_frames=header["frames"])
-    return np.asarray(getattr(imagecodecs, f"{codec}_decode")(frame))
+        if number == 0:
+            _check_count(stream, path, header)
+            stream.seek(header["pixel_offset"])
+        return get_frame(stream, number, number_of_frames=header["frames"])
+
+
+def _check_count(stream: BinaryIO, path: Path, header: Header) -> None:
+    parse_basic_offsets(stream)
+    n, places = parse_fragments(stream)
+    if n <= header["frames"]:
+        return
+    if header["syntax"] != _RLE:  # all others may cut a stream into pieces
+        starts = 0
+        for place in places:
+            stream.seek(place + 8)
+            starts += stream.read(3) in _BEGINNINGS
+        n = starts
+    if n > header["frames"]:
+        raise Refused(
+            "DCM-PIXELS",
+            f"{n} compressed images, expected {header['frames']}, in {{0}}",
+            fix="export the series again from its source.",
+            files=[path],
+        )
+
+
+def _as_signed(image: np.ndarray, stream: bytes, header: Header) -> np.ndarray:
+    """Take the bits of a JPEG 2000 image for what the header says, signed or not, where the stream says otherwise.
+
+    Oracle: pydicom.
+    """
+    told, dtype = get_j2k_parameters(stream), stored_dtype(header)
+    if (
+        told.get("is_signed", header["signed"]) == header["signed"]
+        or image.itemsize > dtype.itemsize
+    ):
+        return image
+    spare = 8 * dtype.itemsize - int(told["precision"])
+    return (image.astype(dtype) << spare) >> spare
+
+
+def _check_size(stream: bytes, path: Path, header: Header) -> None:
+    """Refuse a JPEG-LS image of other rows and columns than the header's; its decoder does not look."""
+    place = 2
+    while stream[place : place + 1] == b"\xff":
+        length = int.from_bytes(stream[place + 2 : place + 4], "big")
+        if stream[place + 1] == _JPEG_LS_FRAME:
+            rows, columns = (
+                int.from_bytes(stream[place + at : place + at + 2], "big") for at in (5, 7)
+            )
+            if (rows, columns) == (header["rows"], header["columns"]):
+                return
+            raise Refused(
+                "DCM-PIXELS",
+                f"a compressed image of {rows} x {columns} pixels, expected {header['rows']} x {header['columns']}, in {{0}}",
+                fix="export the series again from its source.",
+                files=[path],
+            )
+        place += 2 + length
 
 
 def _by_pydicom(path: Path, header: Header, number: int) -> np.ndarray:
     """One image as pydicom decodes it: stored values, no conversion of colours."""
     if header["syntax"] == BIG_ENDIAN:  # not compressed
         return np.asarray(pixel_array(path, index=number, raw=True))
+    frame = _frame(path, header, number)
+    if header["syntax"] in _JPEG_LS:
+        _check_size(frame, path, header)
     # What stands before the pixels is known: it is not parsed for each of a thousand frames again.
     options: dict[str, Any] = {
         "rows": header["rows"],

@@ -16,7 +16,7 @@ import xarray as xr
 from cohort import grid
 from cohort.io.policy import DEFAULT, Policy
 from cohort.io.refusal import Refused
-from cohort.io.slices import resample, volumes
+from cohort.io.slices import acquisitions, resample, volumes
 from cohort.io.slices.dicom_header import Header, named
 
 GAP_MM = 0.01
@@ -47,6 +47,8 @@ class Stack:
         How to interpolate slices that lie unevenly.
     gaps : tuple of float
         Smallest and largest distance from slice to slice along the normal, mm; both 0 for one slice.
+    flags : frozenset of str
+        What is doubtful about the order of volumes.
     """
 
     order: np.ndarray
@@ -54,6 +56,7 @@ class Stack:
     time: xr.Variable | None
     even: resample.Even | None
     gaps: tuple[float, float]
+    flags: frozenset[str] = frozenset()
 
 
 def stack(headers: Sequence[Header], files: Sequence[Path], *, policy: Policy = DEFAULT) -> Stack:
@@ -71,7 +74,7 @@ def stack(headers: Sequence[Header], files: Sequence[Path], *, policy: Policy = 
     Raises
     ------
     Refused
-        ``DCM-NO-GEOMETRY``, ``DCM-SPACING-MISSING``, ``DCM-TOO-FEW``, ``DCM-GAP``, ``DCM-UNEVEN``, ``DCM-DUP-POS``
+        ``DCM-NO-GEOMETRY``, ``DCM-SPACING-MISSING``, ``DCM-TOO-FEW``, ``DCM-GAP``, ``DCM-UNEVEN``, ``DCM-DUP-POS``, ``DCM-MIXED``
         or ``DCM-4D-INCOMPLETE``, with the numbers in mm and the files.
     """
     _check_present(headers, files)
@@ -85,7 +88,8 @@ def stack(headers: Sequence[Header], files: Sequence[Path], *, policy: Policy = 
         raise Refused(
             "DCM-TOO-FEW",
             f"{len(levels)} slice position{'s' if len(levels) > 1 else ''} "
-            f"({len(headers)} slice{'s' if len(headers) > 1 else ''}), expected at least {minimum}: {{0}}"
+            f"({len(headers)} slice{'s' if len(headers) > 1 else ''}{_spread(positions, normal)}), "
+            f"expected at least {minimum}: {{0}}"
             + (", ..." if len(own := list(dict.fromkeys(files))) > 1 else ""),
             fix=f"nothing, unless slices were lost on the way, or state min_slices: {len(levels)} in the catalog.",
             files=own,
@@ -94,14 +98,18 @@ def stack(headers: Sequence[Header], files: Sequence[Path], *, policy: Policy = 
     pixel_mm = min(row_mm, column_mm)
     _check_one_place(levels, positions, headers, files, tolerance=DRIFT_VOXELS * pixel_mm)
     volumes.check_repeats(levels, positions @ normal, headers, files)
+    if max(repeats) == 1:
+        acquisitions.check_not_interleaved(
+            [int(level[0]) for level in levels], positions @ normal, headers, files
+        )
     centres = np.array([np.median(positions[level], axis=0) for level in levels])
     slices = _Slices(centres, normal, [int(level[0]) for level in levels], headers, files)
     step, even = slices.even_step(pixel_mm, policy)
     lps = np.eye(4)
     lps[:3] = np.column_stack([row * column_mm, column * row_mm, step, centres[0]])
-    order, time = volumes.times(levels, headers, files)
+    order, time, flags = volumes.times(levels, headers, files)
     gaps = np.diff(centres @ normal) if len(centres) > 1 else np.zeros(1)
-    return Stack(order, grid.to_ras(lps), time, even, (float(gaps.min()), float(gaps.max())))
+    return Stack(order, grid.to_ras(lps), time, even, (float(gaps.min()), float(gaps.max())), flags)
 
 
 def _check_present(headers: Sequence[Header], files: Sequence[Path]) -> None:
@@ -139,6 +147,19 @@ def _check_present(headers: Sequence[Header], files: Sequence[Path]) -> None:
             fix="export the series again with PixelSpacing; a detector's spacing is not the patient's.",
             files=list(dict.fromkeys(without)),
         )
+
+
+def _spread(positions: np.ndarray, normal: np.ndarray) -> str:
+    """Say how slices lie that are too close to each other, or too much beside each other, to be one stack."""
+    off = positions - positions[0]
+    along = np.ptp(off @ normal)
+    across = np.linalg.norm(off - np.outer(off @ normal, normal), axis=1).max()
+    said = ""
+    if along > 0 and across <= GAP_MM:
+        said = f" within {along:.4f} mm; those less than {GAP_MM} mm apart count as one position"
+    if across > GAP_MM:
+        said = f", up to {across:.3f} mm apart in their plane"
+    return said
 
 
 def _is_length(mm: float) -> bool:
