@@ -265,6 +265,17 @@ def why(
             print(f"{entry['unit']}  {entry['stage']}  {entry['state']}: {entry['reason']}")
 
 
+@app.command(epilog="Example: cohort skipped catalogs/cohorts/oasis1.yaml")
+def skipped(catalog: CatalogPath, store: StorePath = None, as_json: Json = False) -> None:
+    """Name the files in the sources that are passed over, and why: for the operator, on this terminal only."""
+    from cohort import overview
+
+    with errors():
+        for reason, path in overview.skipped(catalog, store):
+            found = {"reason": reason, "path": str(path)}
+            print(json.dumps(found, ensure_ascii=False) if as_json else f"{reason}: {path}")
+
+
 def _options(**given: Any) -> "Options":
     from cohort import api
     from cohort.options import parse_seconds

@@ -135,6 +135,11 @@ def show_result(result: "Result", *, as_json: bool) -> None:
         )
     for reason, n in manifest.get("found", {}).get("skipped", {}).items():
         print(f"  {n} files skipped: {reason}")
+    if manifest.get("found", {}).get("skipped"):
+        print(f"  `{PROGRAM} skipped {result.catalog.path}` names them")
+    if capped := manifest.get("ages_capped"):
+        each = ", ".join(f"{column} ({n})" for column, n in capped.items())
+        print(f"  ages over 89 became 90 in the columns {each}")
     for name, fitted in result.fits.items():
         if fitted is not None and not isinstance(fitted, str):
             print(f"\nmodel {name}")

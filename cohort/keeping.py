@@ -89,7 +89,8 @@ def doctor(
     url: Annotated[
         str,
         typer.Argument(
-            help="A folder or s3://bucket/prefix, there or not yet; or dicomweb://host:port/root"
+            metavar="PLACE",
+            help="A catalog: its store and sources; or a folder, s3://bucket/prefix or dicomweb://host:port/root",
         ),
     ],
     as_json: Json = False,
@@ -102,18 +103,31 @@ def doctor(
     from cohort.io.sources.dicomweb.address import is_url
 
     with errors():
-        if is_url(url):
+        if Path(url).suffix in (".yaml", ".yml"):
+            from cohort.io.catalog import read_catalog
+
+            read = read_catalog(Path(url))
+            store = str(read.store_root())
+            found = [(store, "store", trial.probe(store))]
+            for source, path in zip(read.sources, read.source_paths(), strict=True):
+                found.append((source, "source", trial.probe_source(source, path)))
+        elif is_url(url):
             from cohort.io import node_doctor
 
-            checks, use = node_doctor.probe(url), "source"
+            found = [(url, "source", node_doctor.probe(url))]
+        elif "://" not in url and not Path(url).is_dir():
+            raise ValueError(
+                f"no folder {url}; make it first, or give the catalog of a store that is still to be made"
+            )
         else:
-            checks, use = trial.probe(url), "store"
-    if as_json:
-        for check in checks:
-            _tell(check.__dict__, as_json=True)
-    else:
-        print(trial.render(checks, use=use))
-    raise typer.Exit(0 if trial.is_fit(checks) else 1)
+            found = [(url, "store", trial.probe(url))]
+    for place, use, checks in found:
+        if as_json:
+            for check in checks:
+                _tell({"place": place, "use": use, **check.__dict__}, as_json=True)
+        else:
+            print(f"{use} {place}\n" * (len(found) > 1) + trial.render(checks, use=use))
+    raise typer.Exit(0 if all(trial.is_fit(checks) for _, _, checks in found) else 1)
 
 
 def gc(

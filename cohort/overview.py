@@ -32,6 +32,9 @@ TAIL_BYTES = 1 << 16
 LOOK_SECONDS = 1.0
 """How often somebody who follows a run looks for news."""
 
+LOOKS_FOR_INGEST = 50
+"""Runs that are asked for what an ingest found, from the latest on."""
+
 LOOKS_FOR_MANIFEST = 30
 """So many looks after its last event, a run that left no manifest was killed."""
 
@@ -108,6 +111,7 @@ def status(store: Papers) -> dict[str, Any]:
         else None,
         "alarms": manifest.get("n_alarms", 0),
         "unmatched": manifest.get("unmatched"),
+        "skipped": _last_found(store, manifest).get("skipped", {}),
         "killed": _killed(store) if now is None else None,
         "running": None if now is None else {"run_id": now.run_id, "by": now.by, **now.event},
     }
@@ -126,6 +130,39 @@ def last_manifest(store: Papers) -> dict[str, Any]:
         if manifest := store.manifest(run):
             return manifest
     return {}
+
+
+def _last_found(store: Papers, last: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the latest ingest found, a bounded number of runs back."""
+    if "found" in last:
+        return last["found"] or {}
+    runs = store.files.names("runs")[::-1][:LOOKS_FOR_INGEST]
+    return next((m["found"] for run in runs if (m := store.manifest(run)).get("found")), {})
+
+
+def skipped(catalog: Path, store: str | None = None) -> Iterator[tuple[str, Path]]:
+    """Name every file that an ingest passes over now, and why: for the operator, written down nowhere.
+
+    Headers are read only of files that the last ingest did not see.
+
+    Yields
+    ------
+    reason : str
+    path : Path
+    """
+    from cohort.call import cache_file
+    from cohort.io.catalog import read_catalog
+    from cohort.io.discover import discover
+    from cohort.io.store import Store
+
+    read = read_catalog(catalog, store=store)
+    cache = cache_file(Store(read.store_root()))
+    found = discover(
+        read.source_paths(), subject=read.subject, cache=cache if cache.is_file() else None
+    )
+    for reason, paths in sorted(found.skipped.items()):
+        for path in paths:
+            yield reason, path
 
 
 def running(store: Papers) -> Running | None:

@@ -220,6 +220,12 @@ def _show_status(found: Mapping[str, Any]) -> None:
         print(f"  and {more} more in quarantine; `cohort why` explains each")
     if rows := (found["unmatched"] or {}).get("rows_without_scan"):
         print(f"  {len(rows)} rows of the participants table have no scan")
+    if scans := (found["unmatched"] or {}).get("scans_without_row"):
+        print(f"  {len(scans)} scans have no row in the participants table")
+    for reason, n in found["skipped"].items():
+        print(f"  {n} files skipped: {reason}")
+    if found["skipped"]:
+        print("  `cohort skipped` names them")
     if last := found["last_run"]:
         counts = ", ".join(f"{n} {state}" for state, n in last["counts"].items())
         print(

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cohort.io.storage import s3
@@ -52,6 +53,39 @@ def probe(url: str | Path) -> list[Check]:
     if "://" in str(url):
         return _Bucket(str(url)).checks()
     return _Folder(Path(url)).checks()
+
+
+def probe_source(source: str, path: Path) -> list[Check]:
+    """Try out whether scans can be read from a source of a catalog; nothing is written.
+
+    Parameters
+    ----------
+    source : str
+        As the catalog states it: a URL, or the folder or file at `path`.
+    path : Path
+    """
+    from cohort.io.sources.dicomweb.address import is_url
+
+    if is_url(source):
+        from cohort.io import node_doctor
+
+        return node_doctor.probe(source)
+    listing = partial(_first_objects, source) if "://" in source else partial(_first_files, path)
+    return [Trial("list", listing, "no scan can be found: look at the path and the rights").check()]
+
+
+def _first_objects(url: str) -> tuple[bool, str]:
+    name, prefix = parse_url(url)
+    n = len(s3.connect(name, retry_s=RETRY_S).children(prefix))
+    return n > 0, f"{n} names directly below {url}"
+
+
+def _first_files(path: Path) -> tuple[bool, str]:
+    if path.is_dir():
+        n = sum(1 for _ in path.iterdir())
+        return n > 0, f"{n} names in {path}"
+    with path.open("rb") as stream:
+        return bool(stream.read(1)), f"a file of {path.stat().st_size:,} bytes"
 
 
 def is_fit(checks: Sequence[Check]) -> bool:

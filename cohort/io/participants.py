@@ -17,7 +17,14 @@ from cohort import expression
 from cohort.io.ages import age_columns, age_conflicts, age_unit, read_ages
 from cohort.io.covariates import IdMap, ParticipantsTable
 from cohort.io.fields import did_you_mean
-from cohort.io.texttable import ParticipantsError, TextTable, clean, colliding, read_table
+from cohort.io.texttable import (
+    ParticipantsError,
+    TextTable,
+    clean,
+    colliding,
+    read_table,
+    zero_padded,
+)
 
 __all__ = [
     "Joined",
@@ -60,6 +67,8 @@ class Participants:
     """Subjects of the map, as the scans name them, whose participant the table lacks."""
     capped: Mapping[str, int] = field(default_factory=dict)
     """Column of ages -> how many were over the cap, where the catalog caps ages."""
+    n_zero_padded: int = 0
+    """Groups of ids that differ in the zeros before a number alone: most likely one person each."""
 
     def key_of(self, subject: str | None, session: str | None) -> _Key | None:
         """Subject and session of a scan as the table names them; None if there is a map that lacks the subject."""
@@ -152,7 +161,9 @@ def read_participants(
                 f"{first.name}: units: no column {column!r}{did_you_mean(column, map(str, table.columns))}"
             )
     keys = None if spec.map is None else _read_map(spec.map, folder, missing, subject_pattern)
-    return Participants(table, units, unjoined, keys, _without_row(keys, table), capped)
+    return Participants(
+        table, units, unjoined, keys, _without_row(keys, table), capped, len(zero_padded(rows))
+    )
 
 
 def _read_map(

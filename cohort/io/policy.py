@@ -130,14 +130,17 @@ class Notes:
 
 
 def _codes(codes: list[str]) -> list[str]:
-    for code in codes:
-        if code in INSTEAD:
-            raise ValueError(f"{code} cannot be accepted as it is; state {INSTEAD[code]} instead")
-        if code not in ACCEPTABLE:
-            raise ValueError(
-                f"unknown code {code!r}{did_you_mean(code, ACCEPTABLE)}; "
-                f"those that may be accepted are {', '.join(sorted(ACCEPTABLE))}"
-            )
+    wrong = [
+        f"{code} cannot be accepted as it is; state {INSTEAD[code]} instead"
+        for code in codes
+        if code in INSTEAD
+    ]
+    unknown = [code for code in codes if code not in INSTEAD and code not in ACCEPTABLE]
+    wrong += [f"unknown code {code!r}{did_you_mean(code, ACCEPTABLE)}" for code in unknown]
+    if unknown:
+        wrong.append(f"those that may be accepted are {', '.join(sorted(ACCEPTABLE))}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
     return sorted(set(codes))
 
 

@@ -117,7 +117,10 @@ def _begins(token: str, start: str) -> bool:
 def everything(path: Path) -> Iterator[Row]:
     """All rows, in no order. Raises `PrivateError` if there is no table, or it cannot be read."""
     if not path.is_file():
-        raise PrivateError(f"no token table {path}; `cohort ingest` on this machine writes it")
+        raise PrivateError(
+            f"no token table {path} on this machine; `cohort ingest` writes it where it runs, for the place where the store "
+            "lies then: ask there, or give the catalog instead of a store that was moved"
+        )
     with _opened(path) as database:
         for token, kind, original, files in database.execute("SELECT * FROM tokens"):
             yield Row(_text(token), kind, _text(original), tuple(json.loads(files)))

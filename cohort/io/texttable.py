@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,6 +13,11 @@ from cohort.io.fields import did_you_mean
 from cohort.io.patience import patiently
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SAID = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+
+
+_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
+"""Those before a number."""
 
 
 class ParticipantsError(ValueError):
@@ -48,6 +54,20 @@ def colliding(names: Iterable[str]) -> list[tuple[str, ...]]:
     groups: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for name in names:
         groups[_folded(name)][name] = None
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def zero_padded(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names that differ in nothing but the zeros before their numbers, grouped as `colliding` does.
+
+    Examples
+    --------
+    >>> zero_padded(["001", "1", "s02", "s2", "10", "100"])
+    [('001', '1'), ('s02', 's2')]
+    """
+    groups: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for name in names:
+        groups[_ZEROS.sub("", name)][name] = None
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
@@ -94,6 +114,11 @@ def read_table(
             f"{name}: expected every column once, found {some(twice)} more than once; rename one of each"
         )
     if identity not in header:
+        if other := _other_delimiter(header):
+            raise ParticipantsError(
+                f"{name}: its cells are parted by {other}, expected {_SAID[_DELIMITERS[path.suffix.lower()]]} "
+                f"in a {path.suffix.lower()} file; save it with that, or name it by what it is"
+            )
         raise ParticipantsError(
             f"{name}: no column {identity!r} for the ids; columns are {', '.join(header)}"
             f"{did_you_mean(identity, header)}"
@@ -130,6 +155,13 @@ def read_table(
     if not rows:
         raise ParticipantsError(f"{name}: expected rows below the header, found none")
     return TextTable(name, header[:at] + header[at + 1 :], rows)
+
+
+def _other_delimiter(header: Sequence[str]) -> str | None:
+    """In words, what parts the cells of a header that came as one cell; None if nothing does."""
+    return next(
+        (said for mark, said in _SAID.items() if len(header) == 1 and mark in header[0]), None
+    )
 
 
 def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -17,6 +17,7 @@ from cohort.io.store import Store
 from cohort.pipeline.dispatch.cost import Spent
 from cohort.pipeline.dispatch.stopping import Stop
 from cohort.pipeline.dispatch.window import TIME_LIMIT_SECONDS, Connect, Failure, each
+from cohort.pipeline.intake import doubt
 from cohort.pipeline.intake.arrivals import Settling, leave_out
 from cohort.pipeline.intake.book import Book, Problem
 from cohort.pipeline.intake.likeness import image_twice, twins
@@ -119,11 +120,11 @@ def ingest(
     orphans = [path for path in orphans if path not in left.files]
     book = Book(store, ledger, names)
     result = Ingested(problems=book.problems, orphans=orphans)
-    book.warn(catalog, found)
+    book.warn(catalog, found, participants)
     told = {path for series, refusal in found.refused if series is None for path in refusal.files}
     for path in found.unreadable:
         if path not in told:
-            book.refuse(names.path(path), None, _unreadable(path), "", lasting=False)
+            book.refuse(names.path(path), None, doubt.unreadable(path), "", lasting=False)
     for series, refusal in [*found.refused, *collisions]:
         book.refuse_found(series, refusal)
     roster = Roster()
@@ -225,6 +226,7 @@ def ingest(
             "map_without_row": result.map_without_row,
             "attachments_without_scan": [names.file(p) for p in result.orphans],
         },
+        "ages_capped": dict(participants.capped) if participants is not None else {},
         "warnings": book.warnings,
     }
     ledger.stages["ingest"] = {
@@ -288,10 +290,12 @@ def _to_read(
         entry = book.known.get(unit.scan_id)
         is_whole = record is not None and not lost
         folders = {path.parent for path in unit.series.files} if blind or torn else set()
-        # Beside what cannot be read, or shorter than it was while something cannot: a part may be missing.
+        # Beside what cannot be read, or shorter than it was while something cannot: a part may be missing. What is a file
+        # by itself, or names the other, lacks none.
         n_files = len(unit.series.parts.paths)
-        doubtful = not folders.isdisjoint(blind) or (
-            bool(blind) and record is not None and n_files < record.get("n_files", 0)
+        doubtful = unit.series.kind == "dicom" and (
+            not folders.isdisjoint(blind)
+            or (bool(blind) and record is not None and n_files < record.get("n_files", 0))
         )
         damaged = next((torn[f] for f in folders if f in torn), None)
         if is_whole and record is not None and record["stamp"] == unit.stamp:
@@ -306,11 +310,11 @@ def _to_read(
         elif doubtful and is_whole:
             whole.append(unit)
         elif doubtful:
-            refusal = _doubtful(unit, found.unreadable)
+            refusal = doubt.doubtful(unit, found.unreadable)
             book.refuse(unit.scan_id, unit.series, refusal, unit.stamp, lasting=False)
         elif unit.series.kind == "dicom" and damaged is not None:
             store.remove_scan(unit.scan_id)
-            refusal = _beside_damage(unit, damaged)
+            refusal = doubt.beside_damage(unit, damaged)
             book.refuse(unit.scan_id, unit.series, refusal, unit.stamp, lasting=False)
         elif entry is not None and entry["stamp"] == unit.stamp and entry.get("lasting", True):
             book.again(unit, entry)
@@ -353,35 +357,6 @@ def _remember(tokens: Path | None, names: Names, units: Sequence[Unit]) -> None:
                 for u in units[start : start + REMEMBERED]
             ],
         )
-
-
-def _unreadable(path: Path) -> Refused:
-    return Refused(
-        "SRC-UNREADABLE",
-        "{0} cannot be read; scans beside it stay as they are",
-        fix="allow reading it, look after the disk, or move it out of the sources",
-        files=[path],
-    )
-
-
-def _doubtful(unit: Unit, unreadable: Sequence[Path]) -> Refused:
-    folders = {f.parent for f in unit.series.files}
-    path = next((p for p in unreadable if p.parent in folders), unreadable[0])
-    return Refused(
-        "SRC-UNREADABLE",
-        "{0} may lack a part: {1} cannot be read",
-        fix="allow reading it, look after the disk, or move it out of the sources",
-        files=[unit.series.files[0], path],
-    )
-
-
-def _beside_damage(unit: Unit, damaged: Path) -> Refused:
-    return Refused(
-        "DCM-BESIDE-DAMAGE",
-        "{0} may lack a slice: the header of {1} in its folder is damaged, so that nobody knows what series it belongs to",
-        fix="copy the damaged file again from its source, or move it out of the sources",
-        files=[unit.series.files[0], damaged],
-    )
 
 
 def _without_attachments(catalog: Catalog, found: Discovery) -> None:

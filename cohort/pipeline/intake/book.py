@@ -8,6 +8,7 @@ from typing import Any
 
 from cohort.io.catalog import Catalog
 from cohort.io.discover import Discovery, Series
+from cohort.io.participants import Participants
 from cohort.io.refusal import Refused
 from cohort.io.sources import content, places
 from cohort.io.store import Store
@@ -39,12 +40,26 @@ class Book:
         self.counts: Counter[str] = Counter()
         self.warnings: list[str] = []
 
-    def warn(self, catalog: Catalog, found: Discovery) -> None:
-        """Say that the pattern for subjects fits no file: a mistake in it, not a property of the files."""
+    def warn(
+        self, catalog: Catalog, found: Discovery, participants: Participants | None = None
+    ) -> None:
+        """Say that the pattern for subjects fits no file, or that there is no scan at all: a mistake in the catalog most likely."""
         if catalog.subject and found.n_images and not found.n_matched:
-            text = f"the subject pattern matched 0 of {found.n_images} files"
-            self.warnings.append(text)
-            self.ledger.event("warning", stage="ingest", text=text)
+            self._warn(f"the subject pattern matched 0 of {found.n_images} files")
+        if catalog.sources and not (found.n_images or found.refused or found.unreadable):
+            self._warn(
+                f"no scan in {len(catalog.sources)} sources, which hold {found.n_files} files"
+            )
+
+        if participants is not None and participants.n_zero_padded:
+            self._warn(
+                "ids of the participants table that differ in leading zeros alone, such as 7 and 007, count as different "
+                f"people: {participants.n_zero_padded} such"
+            )
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self.ledger.event("warning", stage="ingest", text=text)
 
     def fresh(self, unit: Unit) -> None:
         """Leave a scan as it is."""

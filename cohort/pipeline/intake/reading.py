@@ -164,6 +164,13 @@ def _attached(unit: Unit, name: str, path: Path, image: xr.DataArray) -> xr.Data
 def unexpected(failure: Failure, unit: Unit) -> Refused:
     """An error nobody foresaw: named with its type; the text may hold paths, so it stays with the operator."""
     message = failure.message.replace("{", "(").replace("}", ")")
+    if (gone := _gone(unit)) is not None:
+        return Refused(
+            f"READ-{failure.kind.upper()}",
+            "{0} went away after the sources were looked through",
+            fix="put it back, or call again when nobody moves files any more",
+            files=[gone],
+        )
     for file in unit.series.files:
         message = message.replace(
             str(file), file.name if len(unit.series.files) == 1 else "one of its files"
@@ -178,6 +185,18 @@ def unexpected(failure: Failure, unit: Unit) -> Refused:
         f"{where} cannot be read: {message}",
         fix=_what_to_do(failure),
         files=unit.series.files[:1],
+    )
+
+
+def _gone(unit: Unit) -> Path | None:
+    """A file of a series on this machine that is no more there."""
+    return next(
+        (
+            path
+            for path in unit.series.parts.paths
+            if path.is_absolute() and not any(p.is_file() for p in (path, *path.parents))
+        ),
+        None,
     )
 
 
