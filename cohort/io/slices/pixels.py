@@ -242,9 +242,10 @@ def _by_pydicom(path: Path, header: Header, number: int) -> np.ndarray:
     """One image as pydicom decodes it: stored values, no conversion of colours."""
     if header["syntax"] == BIG_ENDIAN:  # not compressed
         return np.asarray(pixel_array(path, index=number, raw=True))
-    frame = _frame(path, header, number)
-    if header["syntax"] in _JPEG_LS:
-        _check_size(frame, path, header)
+    if header["syntax"] in _JPEG_LS or number == 0:
+        frame = _frame(path, header, number)
+        if header["syntax"] in _JPEG_LS:
+            _check_size(frame, path, header)
     # What stands before the pixels is known: it is not parsed for each of a thousand frames again.
     options: dict[str, Any] = {
         "rows": header["rows"],
