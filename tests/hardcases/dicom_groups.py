@@ -223,6 +223,20 @@ def uid_collision(folder):
     return Truth(refused=[Refusal(("DCM-UID-COLLISION",), files)], also=[scans])
 
 
+@case("D21", "two patients in two studies under one SeriesInstanceUID")
+def uid_collision_of_studies(folder):
+    common = {"SeriesInstanceUID": generate_uid()}
+    affine, files, scans = phantom.grid("LPS"), [], []
+    for number, who in enumerate(("ANNA", "BERT")):
+        values = phantom.fill(affine, time=number)
+        found, scan = write(
+            folder / who, affine, values, PatientID=who, StudyInstanceUID=generate_uid(), **common
+        )
+        files.append(tuple(found))
+        scans.append(scan)
+    return Truth(refused=[Refusal(("DCM-UID-COLLISION",), files)], also=[scans])
+
+
 @case("D21", "two patients under one SeriesInstanceUID, at the same positions")
 def uid_collision_in_place(folder):
     common = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid()}

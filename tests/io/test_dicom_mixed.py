@@ -68,12 +68,37 @@ def test_what_no_series_may_have_different_refuses_all_of_it(tags, code, others,
     assert {refusal.code for refusal in refused} == {code}
 
 
+@pytest.mark.parametrize("word", ["NORM", "DIS2D"])
+def test_two_halves_that_a_word_sets_apart_are_no_two_stacks(word, tmp_path):
+    kinds = ["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "M", word]
+    scans, refused = one_series(
+        tmp_path, lambda n: {"ImageType": kinds[n % 2]}, SpacingBetweenSlices="3"
+    )
+    assert not scans
+    assert [refusal.code for refusal in refused] == ["DCM-MIXED"] * 2
+
+
+def test_numbers_that_two_kinds_of_image_share_do_not_make_halves_of_them(tmp_path):
+    common = {
+        "SeriesInstanceUID": generate_uid(),
+        "StudyInstanceUID": "1.2",
+        "SpacingBetweenSlices": "3",
+    }
+    for number, kind in enumerate("MP"):
+        write_series(
+            tmp_path / kind, *phantom(seed=number), ImageType=["ORIGINAL", "PRIMARY", kind],
+            per_slice=lambda n, k=number: {"InstanceNumber": 2 * n + k}, **common,
+        )  # fmt: skip
+    scans, refused = found_in(tmp_path)
+    assert [scan.n_files for scan in scans] == [7, 7]
+    assert not refused
+
+
 def test_two_echoes_remain_two_scans(tmp_path):
     uid = generate_uid()
-    for echo, number in (("4.92", None), ("7.38", None), ("4.92", "1")):
+    for echo in ("4.92", "7.38"):
         common = {"SeriesInstanceUID": uid, "StudyInstanceUID": "1.2", "EchoTime": echo}
-        if number is None:
-            write_series(tmp_path / echo, *phantom(seed=int(echo[0])), **common)
+        write_series(tmp_path / echo, *phantom(seed=int(echo[0])), **common)
     scans, refused = found_in(tmp_path)
     assert sorted(scan.echo_time_ms for scan in scans) == [4.92, 7.38]
     assert not refused

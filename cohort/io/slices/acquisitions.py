@@ -50,6 +50,36 @@ def check_not_interleaved(
         )
 
 
+def check_not_halved(
+    numbers: Sequence[int], depth: np.ndarray, headers: Sequence[Header], files: Sequence[Path]
+) -> None:
+    """Raise `Refused`, ``DCM-MIXED``, where SpacingBetweenSlices and InstanceNumber both say that slices lie between these.
+
+    A word that comes and goes in a tag makes two even stacks of every second slice, each of which seems to lack nothing.
+
+    Parameters
+    ----------
+    numbers, depth
+        As in `check_not_interleaved`.
+    """
+    tag = headers[numbers[0]]["slice_spacing"]
+    instances = [n for i in numbers if (n := headers[i]["instance"]) is not None]
+    if not tag or len(instances) < max(len(numbers), 3):
+        return
+    skips = set(np.abs(np.diff(instances)).tolist())
+    every = skips.pop()
+    step = (depth[numbers[-1]] - depth[numbers[0]]) / (len(numbers) - 1)
+    if skips or every < 2 or abs(abs(tag) * every - step) > _SAME_SHARE * step:
+        return
+    raise Refused(
+        "DCM-MIXED",
+        f"slices lie {step:.3f} mm apart, SpacingBetweenSlices is {abs(tag):g} mm and InstanceNumber goes up by {every}: "
+        "others of the series lie between them, for example between {0} and {1}",
+        fix="find out which tag sets them apart (ImageType, EchoNumbers, ...) and export the series again.",
+        files=[files[numbers[0]], files[numbers[1]]],
+    )
+
+
 def _is_own(
     said: Sequence[int], numbers: Sequence[int], depth: np.ndarray, headers: Sequence[Header]
 ) -> bool:

@@ -99,9 +99,9 @@ def stack(headers: Sequence[Header], files: Sequence[Path], *, policy: Policy = 
     _check_one_place(levels, positions, headers, files, tolerance=DRIFT_VOXELS * pixel_mm)
     volumes.check_repeats(levels, positions @ normal, headers, files)
     if max(repeats) == 1:
-        acquisitions.check_not_interleaved(
-            [int(level[0]) for level in levels], positions @ normal, headers, files
-        )
+        single = [int(level[0]) for level in levels]
+        acquisitions.check_not_interleaved(single, positions @ normal, headers, files)
+        acquisitions.check_not_halved(single, positions @ normal, headers, files)
     centres = np.array([np.median(positions[level], axis=0) for level in levels])
     slices = _Slices(centres, normal, [int(level[0]) for level in levels], headers, files)
     step, even = slices.even_step(pixel_mm, policy)
