@@ -165,7 +165,10 @@ def _refuse_lost(index: Index) -> None:
     beside: dict[tuple[Path, str], bool] = {}
     for reason, refusal in ((content.EMPTY, empty), (content.OPAQUE, damaged)):
         for path in reasons.get(reason, ()):
-            if not path.name.lower().endswith(_IMAGES):
+            # Voxels have no mark: without their header nothing tells whether they are damaged.
+            name = path.name.lower()
+            is_voxels = reason == content.OPAQUE and name.endswith(content.VOXELS)
+            if is_voxels or not name.endswith(_IMAGES):
                 place = (path.parent, ending(path))
                 if place not in beside:
                     beside[place] = index.slices_beside(path)

@@ -622,7 +622,7 @@ def test_what_desktops_and_people_leave_among_slices_is_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("content", [bytes(600), gzip.compress(bytes(600))], ids=["plain", "gzip"])
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.img", "a.hdr"])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.hdr"])
 def test_a_nifti_that_is_zeroed_is_named(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     assert [r.code for _, r in discover([tmp_path]).refused] == ["SRC-DAMAGED"]

@@ -33,7 +33,7 @@ _FOREIGN = (
 NESTED = "archive in an archive"
 """Why an archive that lies in another is passed over: one level is what people pack, more is what bombs are made of."""
 
-_VOXELS = (".img", ".img.gz")
+VOXELS = (".img", ".img.gz")
 """Names of files that hold the voxels of a NIfTI header beside them."""
 
 _NAMED_NIFTI = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
@@ -111,7 +111,7 @@ def _no_dicom(head: bytes, start: BinaryIO, rest: BinaryIO, path: Path) -> Entry
     plain = _inflated(head)
     reason = NOT_IMAGE if plain.startswith(_FOREIGN) or _is_text(plain) else OPAQUE
     # Voxels have no mark; the header beside them, if there is one, needs their digest.
-    if not path.name.lower().endswith(_VOXELS):
+    if not path.name.lower().endswith(VOXELS):
         return Entry(reason=reason)
     if rest is start:
         rest.seek(len(head))
@@ -154,9 +154,12 @@ def _dicom(stream: BinaryIO, path: Path, known: str = "") -> Entry:
     first = headers[0]
     # A cut header may hold a part of its class, or nothing of it.
     if not first["rows"] and any(uid.startswith(first["sop_class"]) for uid in _IMAGE_CLASSES):
-        if not first["sop_class"] and not _is_marked(stream):
-            stream.seek(0)
-            return Entry(reason=OPAQUE, digest=known or digest(stream))
+        stream.seek(0)
+        head = stream.read(HEAD_BYTES)
+        if not first["sop_class"] and (_is_text(head) or head[128:132] != b"DICM"):
+            # It only looks as if it were DICOM.
+            reason = NOT_IMAGE if _is_text(head) else OPAQUE
+            return Entry(reason=reason, digest=known or digest(stream, head))
         # What lacks only its pixels still names its series, whose reader refuses it.
         lacking = "Rows" if first["sop_class"] in _IMAGE_CLASSES else "SOPClassUID"
         what = f"the header stops before {lacking} in {{0}}"
@@ -173,12 +176,6 @@ def _dicom(stream: BinaryIO, path: Path, known: str = "") -> Entry:
         date=min((date for date in dates if re.fullmatch(r"[0-9]{8}", date)), default=""),
         has_meta=first["has_meta"],
     )
-
-
-def _is_marked(stream: BinaryIO) -> bool:
-    """Whether a file says itself that it is DICOM; others only look as if they were."""
-    stream.seek(128)
-    return stream.read(4) == b"DICM"
 
 
 def _parts(
