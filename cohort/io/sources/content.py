@@ -158,8 +158,8 @@ def _dicom(stream: BinaryIO, path: Path, known: str = "") -> Entry:
         head = stream.read(HEAD_BYTES)
         if not first["sop_class"] and (_is_text(head) or head[128:132] != b"DICM"):
             # It only looks as if it were DICOM.
-            reason = NOT_IMAGE if _is_text(head) else OPAQUE
-            return Entry(reason=reason, digest=known or digest(stream, head))
+            looks = NOT_IMAGE if _is_text(head) else OPAQUE
+            return Entry(reason=looks, digest=known or digest(stream, head))
         # What lacks only its pixels still names its series, whose reader refuses it.
         lacking = "Rows" if first["sop_class"] in _IMAGE_CLASSES else "SOPClassUID"
         what = f"the header stops before {lacking} in {{0}}"
