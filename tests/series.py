@@ -111,7 +111,9 @@ def slice_of(pixels, lps, number, **tags: Any) -> Dataset:
 
 def decimal(values) -> list[str]:
     """Decimal strings of at most 16 characters, as the standard has them."""
-    return [format_number_as_ds(float(value)) for value in values]
+    texts = [format_number_as_ds(float(value)) for value in values]
+    # pydicom writes 17 of some numbers that are nearly nothing.
+    return [t if len(t) <= 16 else f"{v:.8g}" for t, v in zip(texts, values, strict=True)]
 
 
 def save(dataset: Dataset, path: Path, *, syntax=None) -> Path:
