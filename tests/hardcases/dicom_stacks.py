@@ -126,15 +126,21 @@ def middle_slice_resampled(folder):
     return Truth(scans=[interpolated(scan)])
 
 
-@case("D4", "every second slice is missing, which nothing can tell")
+@case("D4", "every second slice is missing, which two tags tell")
 def every_second_missing(folder):
     affine = phantom.grid("LPS", spacing=(1.2, 0.9, 2.0))
-    files, scan = write(
-        folder, affine, per_slice=lambda n: {"SpacingBetweenSlices": "2", "ImagesInAcquisition": 10}
-    )
+    files, _ = write(folder, affine, per_slice=lambda n: {"SpacingBetweenSlices": "2"})
+    without(files, 1, 3, 5, 7, 9)
+    return Truth(refused=[Refusal(("DCM-GAP",), (files[0], files[2]), says=r"4\.0+ mm.*2\.0+")])
+
+
+@case("D4", "every second slice is missing, which nothing can tell")
+def every_second_missing_unseen(folder):
+    affine = phantom.grid("LPS", spacing=(1.2, 0.9, 2.0))
+    files, scan = write(folder, affine, ImagesInAcquisition=10)
     without(files, 1, 3, 5, 7, 9)
     wide = affine @ np.diag([1, 1, 2, 1])
-    flags = frozenset({"possible_truncation", "slice_spacing_tag_wrong"})
+    flags = frozenset({"possible_truncation"})
     return Truth(scans=[Scan(affine=wide, values=scan.values[::2], flags=flags, subject="P1")])
 
 

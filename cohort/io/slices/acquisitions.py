@@ -53,9 +53,9 @@ def check_not_interleaved(
 def check_not_halved(
     numbers: Sequence[int], depth: np.ndarray, headers: Sequence[Header], files: Sequence[Path]
 ) -> None:
-    """Raise `Refused`, ``DCM-MIXED``, where SpacingBetweenSlices and InstanceNumber both say that slices lie between these.
+    """Raise `Refused`, ``DCM-GAP``, where SpacingBetweenSlices and InstanceNumber both say that slices lie between these.
 
-    A word that comes and goes in a tag makes two even stacks of every second slice, each of which seems to lack nothing.
+    Lost on the way, or set apart by a word that comes and goes in a tag: an even stack of every second slice seems to lack nothing.
 
     Parameters
     ----------
@@ -72,10 +72,10 @@ def check_not_halved(
     if skips or every < 2 or abs(abs(tag) * every - step) > _SAME_SHARE * step:
         return
     raise Refused(
-        "DCM-MIXED",
-        f"slices lie {step:.3f} mm apart, SpacingBetweenSlices is {abs(tag):g} mm and InstanceNumber goes up by {every}: "
-        "others of the series lie between them, for example between {0} and {1}",
-        fix="find out which tag sets them apart (ImageType, EchoNumbers, ...) and export the series again.",
+        "DCM-GAP",
+        f"gap {step:.3f} mm, expected {abs(tag):.3f}, between any two slices, such as {{0}} and {{1}}: SpacingBetweenSlices says "
+        f"so, and InstanceNumber goes up by {every}",
+        fix="export the series again; if they are there, find out which tag sets them apart (ImageType, EchoNumbers, ...).",
         files=[files[numbers[0]], files[numbers[1]]],
     )
 
