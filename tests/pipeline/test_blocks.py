@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import time
 
 import cohorts
 import dask
@@ -75,6 +76,24 @@ def test_a_block_that_hangs_is_ended_and_the_workers_are_free_again(client):
         stuck.compute()
     with blocks.on_workers(client, Stop(), seconds=600.0):
         assert da.ones(4, chunks=2).sum().compute() == 4
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_workers_that_are_lost_again_and_again_come_back_and_stay(client):
+    for _ in range(
+        2
+    ):  # the second time within the seconds after which Dask would let go of their nannies
+        client.wait_for_workers(2, timeout=120)
+        for pid in client.run(os.getpid).values():
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 120
+        while client.nthreads():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    time.sleep(16)
+    client.wait_for_workers(2, timeout=120)
+    assert da.ones(4, chunks=2).sum().compute(scheduler=client) == 4
 
 
 @pytest.mark.slow

@@ -13,6 +13,10 @@ MEMORY_SHARE = 0.6
 """Of a machine's free memory, what local workers share by default."""
 
 
+NEVER = "1000 days"
+"""No cluster is there so long."""
+
+
 def available_bytes() -> int:
     """Memory of this machine that is free for use now, respecting a control group's limit."""
     from distributed.system import MEMORY_LIMIT
@@ -37,8 +41,21 @@ def share(spec: Local, workers: int | None) -> int:
     return int(MEMORY_SHARE * available_bytes() / (workers or spec.workers or worker_count()))
 
 
-def open_local(spec: Local, workers: int | None, memory: int | None) -> Any:
+@contextmanager
+def open_local(spec: Local, workers: int | None, memory: int | None) -> "Iterator[Any]":
     """A new cluster of one process a worker, on loopback. Raises ClusterError."""
+    import dask
+
+    # A nanny starts its worker anew. Dask would close the nanny if the worker is away 15 s after it was lost: on a busy
+    # machine it still is, and so it is if it was lost twice in that time.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": NEVER}),
+        _started(spec, workers, memory) as cluster,
+    ):
+        yield cluster
+
+
+def _started(spec: Local, workers: int | None, memory: int | None) -> Any:
     import dask
     from distributed import LocalCluster
 
