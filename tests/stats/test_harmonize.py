@@ -18,11 +18,14 @@ def simulated(seed=0, per_site=25, sites=3, effect=1.0):
     rng = np.random.default_rng(seed)
     n = per_site * sites
     site = rng.permutation(np.arange(n) % sites)
+    dx = np.where(rng.random(n) < 0.5, "AD", "CN")
+    for each in range(sites):  # a site that holds one group by chance would be refused
+        dx[np.flatnonzero(site == each)[:2]] = "AD", "CN"
     table = pd.DataFrame(
         {
             "scan_id": [f"s{i}" for i in range(n)],
             "site": np.array([f"site {i}" for i in range(sites)])[site],
-            "dx": np.where(rng.random(n) < 0.5, "AD", "CN"),
+            "dx": dx,
             "age": rng.uniform(55, 90, n),
         }
     )
