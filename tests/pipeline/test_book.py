@@ -50,9 +50,11 @@ def test_looking_for_attachments_takes_no_memory_for_each_file(tmp_path, n):
     series = [Slices(tmp_path / f"scans/{number}", n) for number in range(3)]
     found = Discovery(series=series)
     read = read_catalog(catalog)
-    tracemalloc.start()
-    _without_attachments(read, found)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    peaks = []
+    for _ in range(3):  # the least: threads that other tests left may take some meanwhile
+        tracemalloc.start()
+        _without_attachments(read, found)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
     assert found.series == series
-    assert peak < 300_000  # 60,000 paths take 20 MB
+    assert min(peaks) < 300_000  # 60,000 paths take 20 MB
