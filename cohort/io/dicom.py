@@ -12,6 +12,7 @@ import xarray as xr
 from pydicom.dataset import Dataset
 
 from cohort import grid, schema
+from cohort.io import patience
 from cohort.io.canvas import canvas
 from cohort.io.deidentify import ages_disagree, header_attrs
 from cohort.io.policy import DEFAULT, Notes, Policy
@@ -127,7 +128,7 @@ def read_series(
 
 
 def _slices(path: Path, wanted: Frames) -> list[Header]:
-    with path.open("rb") as stream:
+    with patience.opened(path) as stream:
         headers = read_slices(stream, path) or []
     if headers and headers[0]["problem"] and not headers[0]["pixel_offset"]:
         code, what, fix = headers[0]["problem"]
@@ -235,7 +236,7 @@ def _compared(pairs: Sequence[tuple[Slice, Slice]]) -> Iterator[tuple[Slice, Sli
 
 def _shown(header: Header, path: Path) -> Dataset:
     """The header of a slice, as `deidentify` looks at it."""
-    with path.open("rb") as stream:
+    with patience.opened(path) as stream:
         parsed = parse(stream, path)
     elements = parsed.elements if parsed else {}
     if dicom_header.is_enhanced(header, elements):

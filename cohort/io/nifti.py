@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from cohort import schema
+from cohort.io import patience
 from cohort.io.canvas import canvas
 from cohort.io.gunzip import Gunzip
 from cohort.io.nifti_header import (
@@ -168,7 +169,7 @@ def _read(
 def _check_size(volume: Volume, data: Path) -> None:
     """Refuse a file too short for what its header claims, before anything is allocated."""
     size = data.stat().st_size
-    with data.open("rb") as stream:
+    with patience.opened(data) as stream:
         # Deflate shrinks at most 1032 to 1.
         most = size * 1032 if stream.read(2) == GZIP else size
     if most < volume.offset + volume.n_bytes:

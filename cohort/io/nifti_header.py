@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from cohort import grid
+from cohort.io import patience
 from cohort.io.gunzip import DamagedGzipError, Gunzip
 from cohort.io.nifti_forms import orientation
 from cohort.io.nifti_units import Units
@@ -345,7 +346,7 @@ def _by(shape: tuple[int, ...]) -> str:
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO | Gunzip]:
     """The uncompressed bytes of a file."""
-    with path.open("rb") as stream:
+    with patience.opened(path) as stream:
         gzipped = stream.read(2) == GZIP
         stream.seek(0)
         try:

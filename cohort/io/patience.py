@@ -1,9 +1,12 @@
 """A disk or a file server that fails for a moment is asked again, a bounded number of times."""
 
 import errno
+import io
+import os
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 Result = TypeVar("Result")
 
@@ -41,3 +44,88 @@ def patiently(read: Callable[[], Result]) -> Result:
                 raise
         time.sleep(pause)
     return read()
+
+
+def opened(path: Path) -> io.BufferedReader:
+    """Open a file whose every read is tried again by itself.
+
+    To read a whole file again would fail as often as it has reads: with one read in twenty failing, a file of a hundred is
+    never read.
+
+    Raises
+    ------
+    OSError
+        From here and from every read, if all tries fail; ENOENT if the file became another one between two tries.
+    """
+    return io.BufferedReader(opened_raw(path))
+
+
+def opened_raw(path: Path) -> io.RawIOBase:
+    """As `opened`, each read as large as it is asked for."""
+    return _Patient(path, patiently(lambda: _open(path)))
+
+
+class _Patient(io.RawIOBase):
+    def __init__(self, path: Path, raw: io.FileIO) -> None:
+        self._path = path
+        self._raw = raw
+        self._state = _state(raw)
+
+    def readinto(self, buffer: Any) -> int:
+        return cast(int, self._again("readinto", buffer))
+
+    def readall(self) -> bytes:
+        return cast(bytes, self._again("readall"))
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._raw.seekable()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+    def _again(self, name: str, *arguments: Any) -> Any:
+        at = self._raw.tell() if self._raw.seekable() else None
+
+        def read() -> Any:
+            if self._raw.closed:
+                self._open_again(cast(int, at))
+            try:
+                return getattr(self._raw, name)(*arguments)
+            except OSError:
+                # A file server that moved knows nothing of what was open, and after an error the position may be any.
+                if at is not None:
+                    self._raw.close()
+                raise
+
+        return patiently(read)
+
+    def _open_again(self, at: int) -> None:
+        raw = _open(self._path)
+        if _state(raw) != self._state:
+            raw.close()
+            raise OSError(errno.ENOENT, "another file by now", str(self._path))
+        raw.seek(at)
+        self._raw = raw
+
+
+def _open(path: Path) -> io.FileIO:
+    return path.open("rb", buffering=0)
+
+
+def _state(raw: io.FileIO) -> tuple[int, ...]:
+    found = os.fstat(raw.fileno())
+    return found.st_ino, found.st_size, found.st_mtime_ns

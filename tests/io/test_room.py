@@ -1,11 +1,15 @@
 """A disk that takes nothing is named with what it lacks; one that fails for a moment is asked again, not for ever."""
 
 import errno
+import io
+import itertools
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cohort.io.patience import PAUSES_S, patiently
+from cohort.io.patience import PAUSES_S, opened, opened_raw, patiently
 from cohort.io.storage.backend import AWAY, Unwritable
 from cohort.io.storage.disk import LocalFiles
 from cohort.io.storage.room import writing
@@ -69,6 +73,54 @@ def test_what_will_fail_again_is_an_error_at_once(kind):
     with pytest.raises(OSError, match="in passing"):
         patiently(read)
     assert len(calls) == 1
+
+
+class _Flaky(io.FileIO):
+    """Every read moves on, and one in three of them then fails."""
+
+    reads = itertools.count(1)
+
+    def readinto(self, buffer):
+        found = super().readinto(buffer)
+        if next(self.reads) % 3 == 0:
+            raise OSError(errno.ESTALE, "in passing")
+        return found
+
+    def readall(self):
+        found = super().readall()
+        if next(self.reads) % 3 == 0:
+            raise OSError(errno.EIO, "in passing")
+        return found
+
+
+@pytest.fixture
+def flaky(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    path = tmp_path / "file"
+    path.write_bytes(np.random.default_rng(0).bytes(100_000))
+    monkeypatch.setattr(Path, "open", lambda self, *args, **kwargs: _Flaky(self, "r"))
+    return path
+
+
+@pytest.mark.parametrize("n", [1_000, 10_000])
+def test_a_file_whose_reads_fail_in_passing_is_read_to_its_end(flaky, n):
+    content = np.random.default_rng(0).bytes(100_000)
+    with opened(flaky) as stream:
+        assert b"".join(iter(lambda: stream.read(n), b"")) == content
+        stream.seek(5)
+        assert stream.read() == content[5:]
+    with opened_raw(flaky) as raw:
+        raw.seek(7)
+        assert raw.readall() == content[7:]
+
+
+def test_a_file_that_became_another_one_between_two_tries_is_not_read_on(flaky):
+    with opened(flaky) as stream:
+        stream.read(10)
+        shutil.copy(__file__, flaky.with_name("other")).replace(flaky)
+        reads = (stream.read(10_000) for _ in range(9))  # one in three fails, and opens again
+        with pytest.raises(FileNotFoundError, match="another file by now"):
+            list(reads)
 
 
 def test_what_a_killed_writer_left_is_swept_wherever_it_lies(tmp_path):

@@ -26,7 +26,6 @@ from weakref import finalize
 
 import numpy as np
 
-from cohort.io.patience import patiently
 from cohort.io.refusal import Refused
 from cohort.io.slices.dicom_header import Header
 
@@ -363,7 +362,7 @@ def _answer(
     decoder: Callable[[Path, Header], np.ndarray], path: Path, header: Header
 ) -> tuple[dict[str, Any], bytes | memoryview]:
     try:
-        frame = np.ascontiguousarray(patiently(lambda: decoder(path, header)))
+        frame = np.ascontiguousarray(decoder(path, header))
         frame = frame.astype(frame.dtype.newbyteorder("="), copy=False)
         if frame.shape != (shape := (header["rows"], header["columns"])):
             found = " x ".join(map(str, frame.shape))

@@ -19,6 +19,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
 
+from cohort.io import patience
 from cohort.io.refusal import Refused
 from cohort.io.slices.elements import Counted
 from cohort.io.slices.skim import NotPlainError, skim
@@ -213,8 +214,9 @@ def _parse(stream: BinaryIO, path: Path, tags: Sequence[int] | None) -> Parsed:
 def open_data(path: Path, syntax: str) -> BinaryIO:
     """Open a file so that offsets of its data set count as in `Parsed`."""
     if syntax != DEFLATED:
-        return path.open("rb")
-    stream = BytesIO(path.read_bytes())
+        return patience.opened(path)
+    with patience.opened(path) as whole:
+        stream = BytesIO(whole.read())
     stream.seek(_start(stream.read(132)))
     deque(_elements(stream, EXPLICIT, _after_meta), maxlen=0)
     return cast(BinaryIO, _Inflated(stream, path))

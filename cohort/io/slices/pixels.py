@@ -11,6 +11,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import get_j2k_parameters, pixel_array
 from pydicom.uid import UID, AllTransferSyntaxes
 
+from cohort.io import patience
 from cohort.io.refusal import Refused
 from cohort.io.slices import child
 from cohort.io.slices.dicom_file import (
@@ -175,7 +176,7 @@ def decode_frame(path: Path, header: Header) -> np.ndarray:
 
 def _frame(path: Path, header: Header, number: int) -> bytes:
     """The stream of one image; refuses a file that holds more of them than its header says."""
-    with path.open("rb") as stream:
+    with patience.opened(path) as stream:
         stream.seek(header["pixel_offset"])
         if number == 0:
             _check_count(stream, path, header)
@@ -258,7 +259,7 @@ def _by_pydicom(path: Path, header: Header, number: int) -> np.ndarray:
         "pixel_representation": int(header["signed"]),
         "pixel_keyword": "PixelData",
     }
-    with path.open("rb") as stream:
+    with patience.opened(path) as stream:
         stream.seek(header["pixel_offset"])
         decoder = get_decoder(UID(header["syntax"]))
         image, _ = decoder.as_array(stream, index=number, raw=True, **options)

@@ -11,6 +11,7 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID
 
 from cohort import schema
+from cohort.io import patience
 from cohort.io.refusal import Refused
 from cohort.io.slices.dicom_file import parse
 from cohort.io.slices.dicom_header import Header
@@ -146,7 +147,7 @@ def _check_all_have_one(headers: Sequence[Header], files: Sequence[Path]) -> Non
 def _looked_up(pixels: np.ndarray, path: Path) -> np.ndarray:
     """Pass stored values through the modality table of their file."""
     try:
-        with path.open("rb") as stream:
+        with patience.opened(path) as stream:
             parsed = parse(stream, path, tags=_TABLE_TAGS)
         dataset = Dataset(cast(Any, parsed.elements if parsed else {}))
         dataset.file_meta = FileMetaDataset()

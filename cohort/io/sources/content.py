@@ -13,7 +13,7 @@ from typing import BinaryIO, Literal, cast
 from pydicom.config import IGNORE
 from pydicom.uid import UID
 
-from cohort.io import nifti_header
+from cohort.io import nifti_header, patience
 from cohort.io.refusal import Refused
 from cohort.io.slices import dicom_header
 from cohort.io.sources import archives
@@ -61,7 +61,7 @@ def look(path: Path) -> Entry:
     OSError
         If it cannot be read.
     """
-    with path.open("rb", buffering=0) as raw:
+    with patience.opened_raw(path) as raw:
         head = raw.read(HEAD_BYTES)
         raw.seek(0)
         if dicom_header.is_dicom(head) and os.fstat(raw.fileno()).st_size <= _SMALL:

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from cohort.io import patience
 from cohort.io.patience import patiently
 from cohort.io.sources import archives, content
 from cohort.io.sources.archive_limits import LINK, NOT_REGULAR
@@ -49,7 +50,7 @@ class _Item:
             with self.bucket.opened(self.found.key, etag=self.found.etag) as stream:
                 yield stream
         else:
-            with self.path.open("rb") as stream:
+            with patience.opened(self.path) as stream:
                 yield stream
 
     def look(self) -> Entry:
@@ -60,7 +61,7 @@ class _Item:
             return Entry(kind=ARCHIVE)
         try:
             if self.bucket is None:
-                return patiently(lambda: content.look(self.path))
+                return content.look(self.path)
             with self.opened() as stream:
                 return content.look_at(stream, self.path)
         except OSError:

@@ -17,6 +17,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+from cohort.io import patience
 from cohort.io.sources import archives, buckets
 from cohort.io.sources.buckets import UrlError, is_object
 from cohort.io.sources.dicomweb import address
@@ -88,7 +89,7 @@ def opened(path: Path) -> BinaryIO:
         If the archive is damaged; see `archives.members`.
     """
     if not is_node(path) and _archive(path) is None:
-        return _ranged(path, _LOOK) if is_object(path) else path.open("rb")
+        return _ranged(path, _LOOK) if is_object(path) else patience.opened(path)
     with local([path]) as (copy,):
         # On POSIX an open file outlives its name.
         return copy.open("rb")
@@ -225,7 +226,7 @@ def _fetch(copies: dict[Path, Path]) -> None:
 def _unpack(archive: Path, wanted: dict[str, Path]) -> None:
     """Copy members of an archive to the files that `wanted` names."""
     left = set(wanted)
-    with _ranged(archive, _RANGE) if is_object(archive) else archive.open("rb") as stream:
+    with _ranged(archive, _RANGE) if is_object(archive) else patience.opened(archive) as stream:
         for member in archives.members(stream, archive, wanted=wanted):
             if member.stream is not None:
                 with wanted[member.label].open("xb") as copy:

@@ -9,7 +9,6 @@ import xarray as xr
 
 from cohort import grid
 from cohort.io import dicom, nifti
-from cohort.io.patience import patiently
 from cohort.io.refusal import Refused
 from cohort.io.sources import places
 from cohort.io.sources.filecache import FileCache
@@ -42,7 +41,7 @@ def read_and_write(job: Job) -> dict[str, Any] | Refused:
     try:
         with places.local(series.files, digests=series.digests) as files:
             try:
-                dataset = patiently(lambda: _read(unit, files))
+                dataset = _read(unit, files)
             except Refused as refusal:
                 return _renamed(refusal, dict(zip(files, series.files, strict=True)))
             for name, path in unit.attachments.items():
@@ -147,7 +146,7 @@ def _attached(unit: Unit, name: str, path: Path, image: xr.DataArray) -> xr.Data
             fix=f"put the file there, or take {name!r} out of `attach`",
             files=(scan, path),
         )
-    attached = patiently(lambda: nifti.read_labels(path, name=name, policy=unit.policy))
+    attached = nifti.read_labels(path, name=name, policy=unit.policy)
     try:
         grid.check_same_grid(**{"image": image, name: attached})
     except grid.GridError as error:

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cohort.io import deidentify, private
+from cohort.io import deidentify, patience, private
 from cohort.io.catalog import Catalog
 from cohort.io.discover import Series
 from cohort.io.participants import Participants
-from cohort.io.patience import patiently
 from cohort.io.policy import DEFAULT, Policy
 from cohort.io.refusal import Refused
+from cohort.io.sources.content import digest
 from cohort.io.sources.filecache import FileCache
 from cohort.io.sources.places import is_node
 from cohort.io.texttable import colliding
-from cohort.provenance import Stamp, file_digest
+from cohort.provenance import Stamp
 
 REVISION = 3
 """Raised when the readers give other voxels, coordinates or attributes for the same bytes."""
@@ -204,7 +204,8 @@ def _attached_digest(path: Path, cached: FileCache) -> str:
     known = cached.get(path, state) if stat.S_ISREG(state.st_mode) else None
     if known is not None and known.digest:
         return known.digest
-    return patiently(lambda: file_digest(path))
+    with patience.opened(path) as stream:
+        return digest(stream)
 
 
 def _collision(scan_id: str, units: Sequence[Unit]) -> Refused:
