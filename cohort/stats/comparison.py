@@ -13,6 +13,7 @@ import pandas as pd
 
 from cohort.stats import effects
 from cohort.stats.columns import DesignError
+from cohort.stats.correlation import correlation as pearson
 from cohort.stats.design import Design, prepare
 
 
@@ -247,8 +248,6 @@ def correlation(
     >>> correlation(table, x="a", y="b", one_scan_per="all")[["r", "n"]].round(3).values.tolist()
     [[0.8, 5.0]]
     """
-    from scipy import stats
-
     design = prepare(
         table,
         outcome=y,
@@ -262,15 +261,11 @@ def correlation(
     )
     if list(design.X.columns[1:]) != [x]:
         raise DesignError(f"column {x!r} holds categories; a correlation takes numbers")
-    values = np.column_stack([design.X[x], design.y])
-    centred = values - values.mean(axis=0)
-    unit = centred / np.sqrt((centred**2).sum(axis=0))
-    r = float(unit[:, 0] @ unit[:, 1])
+    r, p = pearson(design.X[x].to_numpy(), design.y.to_numpy())
     if 1 - abs(r) < 1e-14:
         raise DesignError(f"{y!r} is an exact multiple of {x!r}, up to a constant: no test")
-    df = len(values) - 2
+    df = len(design.y) - 2
     t = r * math.sqrt(df / ((1 - r) * (1 + r)))
     _, low, high = effects.partial_correlation(t, df)
     found = {"r": r, "ci_low": low, "ci_high": high, "df": float(df), "statistic": t}
-    p = 2 * float(stats.t.sf(abs(t), df))
-    return pd.DataFrame([{"x": x, "y": y, **found, "p": p, "n": len(values)}])
+    return pd.DataFrame([{"x": x, "y": y, **found, "p": p, "n": len(design.y)}])

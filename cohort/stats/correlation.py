@@ -26,4 +26,4 @@ def correlation(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     r = float(np.clip(x @ y / math.sqrt((x @ x) * (y @ y)), -1, 1))
     r = 0.0 if abs(r) < ROUNDING else r
     df = len(a) - 2
-    return r, float(special.betainc(df / 2, 0.5, 1 - r * r))
+    return r, float(special.betainc(df / 2, 0.5, (1 - r) * (1 + r)))

@@ -75,6 +75,18 @@ class Design:
         """Rows that are not fitted, counted by reason."""
         return count(self.dropped)
 
+    @property
+    def account(self) -> dict[str, Any]:
+        """How many rows there were, were used, and were dropped for which reason."""
+        return {
+            "n_table": self.n_table,
+            "n_used": len(self.y),
+            "n_subjects": self.n_subjects,
+            "n_repeated_subjects": self.n_repeated,
+            "reasons": self.reasons,
+            "dropped": [dict(entry) for entry in self.dropped],
+        }
+
 
 def prepare(
     table: pd.DataFrame,

@@ -59,15 +59,7 @@ class MixedFit:
     @property
     def rows(self) -> dict[str, Any]:
         """Account of the rows: how many there were, were used, and were dropped for which reason."""
-        design = self.design
-        return {
-            "n_table": design.n_table,
-            "n_used": len(design.y),
-            "n_subjects": len(self.subjects),
-            "n_repeated_subjects": design.n_repeated,
-            "reasons": design.reasons,
-            "dropped": [dict(entry) for entry in design.dropped],
-        }
+        return {**self.design.account, "n_subjects": len(self.subjects)}
 
     def to_json(self) -> dict[str, Any]:
         """Resolve the model into plain values that JSON can hold (NaN as None)."""

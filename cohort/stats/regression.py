@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
-from cohort.stats import diagnostics, effects, reading
+from cohort.stats import diagnostics, effects, reading, records
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design, prepare
 
@@ -61,15 +61,7 @@ class Fit:
     @property
     def rows(self) -> dict[str, Any]:
         """Account of the rows: how many there were, were used, and were dropped for which reason."""
-        design = self.design
-        return {
-            "n_table": design.n_table,
-            "n_used": len(design.y),
-            "n_subjects": design.n_subjects,
-            "n_repeated_subjects": design.n_repeated,
-            "reasons": design.reasons,
-            "dropped": [dict(entry) for entry in design.dropped],
-        }
+        return self.design.account
 
     def to_json(self) -> dict[str, Any]:
         """Resolve the model into plain values that JSON can hold (NaN as None)."""
@@ -88,8 +80,8 @@ class Fit:
             ],
             "coding": design.coding,
             "rows": self.rows,
-            "glance": {str(k): _plain(v) for k, v in self.glance.iloc[0].items()},
-            "vif": {name: _plain(value) for name, value in self.vif.items()},
+            "glance": records.plain(self.glance)[0],
+            "vif": records.plain(pd.DataFrame([self.vif]))[0],
             "warnings": list(self.warnings),
             "reading": list(self.reading),
             "versions": versions,
@@ -346,9 +338,3 @@ def _glance(design: Design, results: Any, condition: float, augment: pd.DataFram
             }
         ]
     )
-
-
-def _plain(value: Any) -> Any:
-    """Python's own type of a NumPy scalar; None for what JSON cannot hold."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value

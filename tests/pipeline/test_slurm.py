@@ -208,15 +208,22 @@ def test_the_workers_of_a_driver_that_was_killed_are_ended_with_it(nodes, folder
     nodes.wait_for(lambda: not nodes.jobs())
 
 
-@pytest.mark.slow
-def test_the_nightly_script_submits_the_driver_and_itself_again(nodes, folder):
+def nightly(nodes: Nodes, folder: Path, clock: str, days: tuple[int, ...] = ()) -> str:
+    """Submit the clock of a driver that counts its nights; return the first job."""
     where = read_where(nodes.cluster())
     (folder / f"{UNIT}.sbatch").write_text(
         render("UNIT.sbatch", folder, program(folder, "echo night >>nights\n"), where=where)
     )
     script = folder / f"{UNIT}-nightly.sbatch"
-    script.write_text(render("UNIT-nightly.sbatch", folder, [], where=where, clock="now+5"))
-    batch.submit(script)
+    script.write_text(
+        render("UNIT-nightly.sbatch", folder, [], where=where, clock=clock, days=days)
+    )
+    return batch.submit(script)
+
+
+@pytest.mark.slow
+def test_the_nightly_script_submits_the_driver_and_itself_again(nodes, folder):
+    nightly(nodes, folder, "now+5")
     nights = folder / "nights"
     nodes.wait_for(lambda: nights.exists() and nights.read_text().count("night") >= 3)
     # The next night waits, once, and nothing else.
@@ -227,17 +234,9 @@ def test_the_nightly_script_submits_the_driver_and_itself_again(nodes, folder):
 
 @pytest.mark.slow
 def test_the_nightly_script_leaves_out_the_days_that_are_not_meant(nodes, folder):
-    where = read_where(nodes.cluster())
-    (folder / f"{UNIT}.sbatch").write_text(
-        render("UNIT.sbatch", folder, program(folder, "echo night >>nights\n"), where=where)
-    )
-    script = folder / f"{UNIT}-nightly.sbatch"
     today = date.today().weekday()
     days = tuple(day for day in range(7) if day not in (today, (today + 1) % 7))
-    script.write_text(
-        render("UNIT-nightly.sbatch", folder, [], where=where, clock="now+1", days=days)
-    )
-    first = batch.submit(script)
+    first = nightly(nodes, folder, "now+1", days)
     # The night after the next one waits: two have come to their end.
     nodes.wait_for(
         lambda: (n := nodes.jobs(f"--name={UNIT}-nightly")) and int(n[0]) >= int(first) + 2

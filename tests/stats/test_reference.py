@@ -16,7 +16,6 @@ COVERED = ("V.", "U.", "E.", "C.", "CE.")
 """Prefixes of the keys that are looked at, all but those of `ELSEWHERE`."""
 
 ELSEWHERE = {
-    "E.ratio.": "adjustment for head size",
     "E.resid_all.": "adjustment for head size",
     "E.resid_ctl.": "adjustment for head size",
     "E.pcp.": "adjustment for head size",
@@ -37,6 +36,7 @@ MODELS = {
     "U.age2": ("volumes", "brain_vol", ANCOVA + " + I(age**2)", {}),
     "E.crude": ("volumes", "brain_vol", "dx", {"where": ELDERLY}),
     "E.ancova": ("volumes", "brain_vol", ANCOVA, {"where": ELDERLY}),
+    "E.ratio": ("volumes", "ratio", "dx + age + male", {"where": ELDERLY}),
     "C.ancova": ("oasis1", "nWBV", OASIS1, {}),
     "CE.ancova": ("oasis1", "nWBV", OASIS1, {"where": ASSESSED}),
     "CE.full": ("oasis1", "nWBV", OASIS1 + " + Educ", {"where": ASSESSED}),

@@ -5,6 +5,7 @@ import json
 import math
 
 import numpy as np
+import oasis_tables
 import pandas as pd
 import pytest
 import statsmodels.api as sm
@@ -14,7 +15,6 @@ from scipy import stats
 from statsmodels.stats.diagnostic import het_breuschpagan
 from statsmodels.stats.outliers_influence import OLSInfluence, variance_inflation_factor
 
-from cohort import expression
 from cohort.stats import effects
 from cohort.stats.regression import DesignError, added_variable, fit
 
@@ -199,36 +199,14 @@ def test_the_published_correlations_give_the_published_regressions():
 # ---------------------------------------------------------------- the OASIS tables
 
 
-def oasis(shared, name):
-    """A table of `shared`, read as text, with scan, subject and session from the ID."""
-    table = pd.read_csv(shared / "oasis" / name, dtype=str)
-    table[["subject", "session"]] = table["ID"].str.extract(r"^OAS1_(\d{4})_MR(\d)$")
-    return table.assign(scan_id=table["ID"])
-
-
 @pytest.fixture
 def volumes(shared):
-    table = oasis(shared, "oasis_all_volumes.csv")
-    return table.assign(
-        dx=expression.column(table, "alzheimers == True"),
-        male=expression.column(table, "sex == M"),
-        ratio=expression.column(table, "brain_vol / skull_vol"),
-    )
+    return oasis_tables.volumes(shared)
 
 
 @pytest.fixture
 def oasis1(shared):
-    table = oasis(shared, "oasis1_cross_sectional.csv")
-    return table.assign(
-        dx=expression.column(table, "CDR > 0, missing false"),
-        male=(table["M/F"] == "M").astype(float),
-    )
-
-
-@pytest.fixture
-def reference(shared):
-    rows = pd.read_csv(shared / "oasis" / "reference_stats.csv")
-    return rows.set_index("key")["statsmodels"]
+    return oasis_tables.cross_sectional(shared)
 
 
 ANCOVA = "dx + age + male + skull_vol"
@@ -340,66 +318,6 @@ def test_the_adjusted_model_of_189_elderly_people_in_full(volumes):
     crude = fit(volumes, outcome="brain_vol", formula="dx", where="age >= 60").tidy.iloc[1]
     assert crude["statistic"] == pytest.approx(-2.069440887363, rel=1e-10)
     assert crude["p"] == pytest.approx(0.039879645826, rel=1e-9)
-
-
-VOLUME_MODELS = {
-    "V.ancova": ("brain_vol", ANCOVA, {"one_scan_per": "all"}),
-    "U.ancova": ("brain_vol", ANCOVA, {}),
-    "U.inter": ("brain_vol", "dx * age + male + skull_vol", {}),
-    "U.age2": ("brain_vol", ANCOVA + " + I(age**2)", {}),
-    "E.crude": ("brain_vol", "dx", {"where": "age >= 60"}),
-    "E.ancova": ("brain_vol", ANCOVA, {"where": "age >= 60"}),
-    "E.ratio": ("ratio", "dx + age + male", {"where": "age >= 60"}),
-}
-OASIS1_MODELS = {
-    "C.ancova": ("nWBV", "dx + Age + eTIV + male", {}),
-    "CE.ancova": ("nWBV", "dx + Age + eTIV + male", {"where": "CDR >= 0"}),
-    "CE.full": ("nWBV", "dx + Age + eTIV + male + Educ", {"where": "CDR >= 0"}),
-    "CE.ses": ("nWBV", "dx + Age + eTIV + male + Educ + SES", {"where": "CDR >= 0"}),
-}
-STATISTICS = {
-    "b": "estimate",
-    "se": "se",
-    "t": "statistic",
-    "p": "p",
-    "lo": "ci_low",
-    "hi": "ci_high",
-}
-WHOLE = {
-    "rsq": "r2",
-    "sigma": "sigma",
-    "df": "df_resid",
-    "F": "f",
-    "aic": "aic",
-    "llf": "log_likelihood",
-}
-
-
-@pytest.mark.parametrize("key", [*VOLUME_MODELS, *OASIS1_MODELS])
-def test_every_number_of_the_reference_list(key, request, reference):
-    table = request.getfixturevalue("volumes" if key in VOLUME_MODELS else "oasis1")
-    outcome, formula, rows = (VOLUME_MODELS | OASIS1_MODELS)[key]
-    result = fit(table, outcome=outcome, formula=formula, **rows)
-    tidy, whole = result.tidy.set_index("term"), result.glance.iloc[0]
-    compared = 0
-    for name, expected in reference[reference.index.str.startswith(f"{key}.")].items():
-        match name.removeprefix(f"{key}.").split("."):
-            case ["ols", term, quantity]:
-                actual = tidy.loc[term, STATISTICS[quantity]]
-            case ["hc3", term, quantity]:
-                actual = tidy.loc[term, f"hc3_{STATISTICS[quantity]}"]
-            case [quantity] if quantity in WHOLE:
-                actual = whole[WHOLE[quantity]]
-            case ["partial_r" | "partial_eta2" as quantity, term]:
-                actual = tidy.loc[term, quantity]
-            case ["d_adj", term] if term == "dx":
-                actual = tidy.loc[term, "d_adj"]
-            case _:
-                continue
-        tolerance = 1e-9 if name.endswith(".p") else 1e-10
-        assert actual == pytest.approx(expected, rel=tolerance), name
-        compared += 1
-    assert compared >= 17
 
 
 def test_columns_with_awkward_names_work_on_the_real_table(oasis1):
