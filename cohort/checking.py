@@ -1,10 +1,12 @@
 """A catalog against its recipes and models: every mistake that can be known before a byte of a scan is read."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from cohort.io.catalog import Catalog, CatalogError
+from cohort.io.covariates import Model
+from cohort.io.fields import did_you_mean, listed
 
 if TYPE_CHECKING:
     from cohort.pipeline.recipe import Recipe
@@ -30,13 +32,13 @@ def read_recipes(catalog: Catalog) -> "list[Recipe]":
 
 
 def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
-    """Check every model against the columns there will be: outcome, formula, confounds, where. Raises `CatalogError`."""
-    if not catalog.models and catalog.participants is None:
+    """Check models, checks and reliability against the columns there will be. Raises `CatalogError`."""
+    if not (catalog.models or catalog.checks or catalog.reliability) and not catalog.participants:
         return
     from cohort import expression
     from cohort.stats.formula import check_formula
 
-    columns: set[str] = set()
+    columns: set[str] = {"participant", "subject", "session"} if catalog.sources else set()
     if catalog.participants is not None:
         from cohort.io.participants import read_participants
 
@@ -50,9 +52,12 @@ def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
     problems = []
     for name, model in catalog.models.items():
         try:
-            check_formula(model.formula, sorted(columns | {model.outcome}))
-            for column in (model.outcome, *model.confounds):
+            check_formula(model.formula, sorted(columns | {*model.all_outcomes}))
+            for column in (*model.all_outcomes, *model.confounds):
                 expression.check_names(expression.parse(column), columns, column)
+            for place, others in _columns(model).items():
+                for column in others:
+                    _check_column(column, columns, place)
             if model.where:
                 expression.check_columns(model.where, columns)
             words = set(re.findall(r"\w+", model.formula)) | set(model.confounds)
@@ -65,5 +70,36 @@ def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
                         raise ValueError(f"{key}: {term!r} is no term of {model.formula!r}")  # noqa: TRY301
         except ValueError as error:
             problems.append(f"{catalog.path}: models.{name}: {error}")
+    for name, check in catalog.checks.items():
+        try:
+            expression.check_columns(check.constant or check.holds or "", columns)
+        except ValueError as error:
+            problems.append(f"{catalog.path}: checks.{name}: {error}")
+    for column in catalog.reliability or ():
+        try:
+            _check_column(column, columns, "")
+        except ValueError as error:
+            problems.append(f"{catalog.path}: reliability: {error}")
     if problems:
         raise CatalogError(problems)
+
+
+def _columns(model: Model) -> dict[str, list[str]]:
+    """Columns that a model names beside its formula, by the key that names them."""
+    random = model.random
+    found: dict[str, list[str | None]] = {
+        "head": [model.head],
+        "site": [model.site],
+        "cluster": [model.cluster],
+        "ratios": [*model.ratios, *(name for pair in model.ratios.values() for name in pair)],
+        "random": [] if random is None else [random.subject, random.slope],
+    }
+    return {key: [name for name in names if name] for key, names in found.items()}
+
+
+def _check_column(name: str, columns: Collection[str], key: str) -> None:
+    if name not in columns:
+        place = f"{key}: " if key else ""
+        raise ValueError(
+            f"{place}no column {name!r}{did_you_mean(name, columns)}; known are {listed(columns)}"
+        )

@@ -110,6 +110,21 @@ WRONG = {
         ("confounds: [weight]", 'confounds: [weight], where: "open(1)"'),
         r"call",
     ),
+    "an unknown head": (
+        "catalog.yaml",
+        ("confounds: [weight]", "confounds: [weight], head: wieght"),
+        r"models.size: head: no column 'wieght'; did you mean 'weight'",
+    ),
+    "an unknown column in a check": (
+        "catalog.yaml",
+        ("models:", "checks: {heavy: {holds: wieght > 10}}\nmodels:"),
+        r"checks.heavy: .*no 'wieght' here.*did you mean 'weight'",
+    ),
+    "an unknown column for reliability": (
+        "catalog.yaml",
+        ("models:", "reliability: [wieght]\nmodels:"),
+        r"reliability: no column 'wieght'; did you mean 'weight'",
+    ),
     "a missing folder": (
         "catalog.yaml",
         ("[scans]", "[scanz]"),

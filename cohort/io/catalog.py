@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
-from cohort.io.covariates import IdMap, Model, ParticipantsTable
+from cohort.io import covariates
+from cohort.io.covariates import Check, Columns, IdMap, Model, ParticipantsTable
 from cohort.io.fields import (
     LocalPath,
     Name,
@@ -83,6 +84,10 @@ class Catalog(Part):
     recipes: list[str] = Field(default_factory=list)
     participants: ParticipantsTable | None = Field(default=None, validate_default=True)
     models: dict[Name, Model] = Field(default_factory=dict)
+    checks: dict[Name, Check] = Field(default_factory=dict)
+    """What must hold of every row of the table; rows that stray are named."""
+    reliability: Columns | None = None
+    """Columns whose scan-rescan reliability is told, from the people who were scanned twice."""
     allow_unmatched: bool = False
     acknowledgement: str | None = None
     """Printed wherever results are shown."""
@@ -353,7 +358,9 @@ def _from_here(path: str | Path) -> str:
 
 def _part_at(place: Sequence[str]) -> type[Part]:
     if len(place) > 2 and place[0] == "models":
-        return Model
+        return covariates.part_at(place[2:])
+    if len(place) > 2 and place[0] == "checks":
+        return Check
     if len(place) > 1 and place[0] == "participants":
         return IdMap if len(place) > 2 and place[1] == "map" else ParticipantsTable
     if len(place) > 2 and place[0] == "series":

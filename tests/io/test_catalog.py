@@ -15,6 +15,10 @@ SMALL = {"cohort": "small", "sources": ["scans"], "store": "store"}
 TABLE = {"table": "people.csv", "id": "ID"}
 
 
+def model(**changes):
+    return {"models": {"m": {"outcome": "x", "formula": "y", **changes}}}
+
+
 def write(folder, **changes):
     path = folder / "cohort.yaml"
     path.write_text(yaml.safe_dump({**SMALL, **changes}))
@@ -106,6 +110,31 @@ def test_every_problem_is_listed_at_once(tmp_path):
         ({"models": {"m": {"outcome": "x", "formula": "y", "where": "open('a')"}}}, "models.m.where: .*a call is not allowed"),
         ({"models": {"m": {"outcome": "x", "formula": "y", "recipe": "brain"}}}, r"models.m.recipe: expected one of this catalog's recipes \(none\), found 'brain'"),
         ({"models": {"m": {"outcome": "x", "formula": "y", "truth": {"y": "big"}}}}, "models.m.truth.y: expected a number, found 'big'"),
+        (model(outcomes=[]), "models.m.outcomes: expected at least one, found an empty list"),
+        (model(outcomes=["a", "a"]), "models.m.outcomes: 'a' is listed twice"),
+        (model(ratios={"r": ["a"]}), r"models.m.ratios.r: expected \[numerator, denominator\], found 1 names"),
+        (model(contrasts={"a b": "dx"}), "models.m.contrasts.a b: expected a name of letters"),
+        (model(contrasts={"a": " "}), "models.m.contrasts.a: expected text, found none"),
+        (model(family={"outcomes": ["x"]}), "models.m.family.terms: expected a list of terms or contrasts, found no such key"),
+        (model(family={"terms": ["y"], "outcomes": ["z"]}), r"models.m: family.outcomes: 'z' is no outcome of the model \(x\)"),
+        (model(equivalence={"y": {"bound": 0}}), "models.m.equivalence.y.bound: expected a number above 0"),
+        (model(equivalence={"y": {"bound": [1, 2]}}), "models.m.equivalence.y.bound: .* with 0 between them; found"),
+        (model(equivalence={"y": {"bnd": 2}}), "models.m.equivalence.y: unknown key 'bnd'; did you mean 'bound'?"),
+        (model(equivalence={"y": {"bound": 2, "scale": "sds"}}), "models.m.equivalence.y.scale: expected one of outcome, sd; found 'sds'; did you mean 'sd'"),
+        (model(random={"sloep": "years"}), "models.m.random: unknown key 'sloep'; did you mean 'slope'.; known are subject, slope, method"),
+        (model(random={"method": "rml"}), "models.m.random.method: expected one of reml, ml; found 'rml'; did you mean"),
+        (model(random={}, contrasts={"a": "y"}), "models.m: contrasts belongs to least squares; expected it without random"),
+        (model(random={}, one_scan_per="first"), "models.m: random takes all scans of each subject; found one_scan_per: first"),
+        (model(impute={"draws": 20}), "models.m.impute.seed: expected a whole number from 0, found no such key"),
+        (model(impute={"seed": -1}), "models.m.impute.seed: expected a whole number from 0, found -1"),
+        (model(impute={"seed": 1, "draws": 5}), "models.m.impute.draws: expected at least 20 draws, found 5"),
+        ({"checks": {"a": {}}}, "checks.a: expected one of constant and holds, each an expression"),
+        ({"checks": {"a": {"constant": "x", "holds": "y > 1"}}}, "checks.a: expected one of constant and holds"),
+        ({"checks": {"a": {"holds": "x > 1", "sds": 3}}}, "checks.a: sds and tolerance belong to constant"),
+        ({"checks": {"a": {"constant": "open('x')"}}}, "checks.a.constant: .*a call is not allowed"),
+        ({"checks": {"a": {"constnt": "x"}}}, "checks.a: unknown key 'constnt'; did you mean 'constant'.; known are constant, holds"),
+        ({"checks": {"a": {"constant": "x", "sds": 0}}}, "checks.a.sds: expected a number above 0, found 0"),
+        ({"reliability": "x"}, "reliability: expected a list, found 'x'"),
         ({"recipes": ["a.yaml", "sub/a.yaml"]}, "recipes: 'a' is listed twice"),
         ({"participants": {**TABLE, "table": []}}, "participants.table: expected at least one, found an empty list"),
         ({"participants": {**TABLE, "derive": {"a": "__import__('os')"}}}, "participants.derive.a: .*a call is not allowed"),
@@ -133,6 +162,30 @@ def test_a_mistake_is_named_with_its_place(tmp_path, changes, message):
         (tmp_path / path).write_text("recipe: a")
     with pytest.raises(CatalogError, match=message):
         read_catalog(write(tmp_path, **changes))
+
+
+def test_a_model_of_several_outcomes_shows_the_first_unless_another_is_named(tmp_path):
+    models = {
+        "m": {"outcomes": ["a", "b"], "formula": "y"},
+        "n": {"outcome": "b", "outcomes": ["a", "b"], "formula": "y"},
+    }
+    read = read_catalog(write(tmp_path, models=models))
+    assert [read.models[m].all_outcomes for m in "mn"] == [["a", "b"], ["b", "a"]]
+
+
+def test_a_bound_is_a_number_or_two_and_keys_of_a_model_stay_as_written(tmp_path):
+    bounds = {"dx": {"bound": 2}, "age": {"bound": [-1, 3], "scale": "sd"}}
+    read = read_catalog(write(tmp_path, **model(equivalence=bounds, random=None, head="skull")))
+    said = read.models["m"]
+    assert [said.equivalence[t].bound for t in bounds] == [[-2, 2], [-1, 3]]
+    assert (said.head, said.random, said.one_scan_per) == ("skull", None, "first")
+
+
+def test_what_nobody_states_does_not_change_the_digest_of_a_catalog(tmp_path):
+    plain = read_catalog(write(tmp_path, **model())).digest
+    stated = model(contrasts={}, site=None) | {"checks": {}, "reliability": None}
+    assert read_catalog(write(tmp_path, **stated)).digest == plain
+    assert read_catalog(write(tmp_path, **model(site="scanner"))).digest != plain
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path):
