@@ -49,14 +49,18 @@ class Call:
         self._stack = ExitStack()
         self._stop = Stop()
         self._changes = Comparison(self.store)
-        self.result = Result(self.catalog, self.store)
+        self.result = Result(self.catalog, self.store, compare=options.compare)
 
     def check(
         self, stages: Sequence[str], *, recipe: str | None = None, model: str | None = None
     ) -> None:
         """Raise whatever can be known to be wrong with a call of these stages before anything is written."""
         self._chosen(recipe)
-        self._chosen_models(model)
+        models = self._chosen_models(model)
+        if self.options.compare and not any(self.catalog.models[m].head for m in models):
+            asked = "--compare adjustments needs a model that states its head (head: COLUMN)"
+            found = ", ".join(models) or "no models"
+            raise CatalogError([f"{self.catalog.path}: models: {asked}; found none in {found}"])
         check_models(self.catalog, self.recipes)
         if "ingest" in stages:
             self._check_places()
@@ -99,7 +103,7 @@ class Call:
                             {k: v for k, v in f.items() if k != "new"} for f in self.result.failed
                         ]
                     elif stage == "fit":
-                        self._fit(ledger, self._chosen_models(model))
+                        self._fit(ledger, self._chosen_models(model), shown=model is not None)
                 self._compare(ledger)
             if "report" in stages and not self.result.is_halted and not self._stop.is_final:
                 # After the manifest: the page shows the run it belongs to.
@@ -247,24 +251,28 @@ class Call:
             for s, kind, said, new in done.failed
         ]
 
-    def _fit(self, ledger: Ledger, models: Sequence[str]) -> None:
-        from cohort.stats.models import fit_model
+    def _fit(self, ledger: Ledger, models: Sequence[str], *, shown: bool) -> None:
+        from cohort.stats.models import fit_model, fit_table, model_table
+        from cohort.stats.tablechecks import examine
 
         for gone in set(self.store.models()) - set(self.catalog.models):
             self.store.remove_model(gone)
         states: dict[str, str] = {}
         names = [r.name for r in self.recipes]
+        ledger.manifest["checks"] = list(examine(self.store, self.catalog, names))
+        mixing = self.options.accept_versions
         for number, name in enumerate(models, 1):
             try:
-                fit = fit_model(
-                    self.catalog,
-                    name,
-                    self.store,
-                    names,
-                    accept_versions=self.options.accept_versions,
-                )
-                self.result.fits[name] = fit
+                fit = fit_model(self.catalog, name, self.store, names, accept_versions=mixing)
                 states[name] = "fresh" if fit is None else "done"
+                if fit is None and (shown or self.options.compare):
+                    # What is asked for by name is shown again; what is on the disk stays.
+                    spec = self.catalog.models[name]
+                    table, units = model_table(
+                        self.store, self.catalog, spec, names, accept_versions=mixing
+                    )
+                    fit = fit_table(table, spec, units)
+                self.result.fits[name] = fit
             except ValueError as error:
                 # What was fitted before does not describe the cohort any more.
                 self.store.remove_model(name)

@@ -175,6 +175,10 @@ def run(
 def fit(
     catalog: CatalogPath,
     model: Annotated[str | None, typer.Argument(help="One model; all by default")] = None,
+    compare: Annotated[
+        Literal["adjustments"] | None,
+        typer.Option("--compare", help="Also show head size taken into account in six ways"),
+    ] = None,
     store: StorePath = None,
     accept_versions: planning.AcceptVersions = False,
     as_json: Json = False,
@@ -184,6 +188,7 @@ def fit(
 
     _stage(
         lambda options: api.fit(catalog, model, options=options),
+        compare=compare,
         store=store,
         accept_versions=accept_versions,
         as_json=as_json,

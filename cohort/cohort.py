@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from cohort.stats.regression import Fit
+    from cohort.fitted import Fitted
 
 
 class Cohort:
@@ -121,9 +121,22 @@ class Cohort:
                 connection.register(name, self.store.table(name))
             return connection.sql(query).df()
 
-    def fit(self, model: str) -> "Fit":
-        """Fit a model of the catalog to the tables as they are; nothing is written. Raises `CatalogError`, `ModelError`."""
+    def fit(self, model: str) -> "Fitted":
+        """Screen and fit a model of the catalog on the tables as they are; nothing is written.
+
+        Returns
+        -------
+        Fitted
+            ``.summary()`` for the eye; ``.tidy``, ``.glance``, ``.augment``, ``.rows``, ``.influence``, ``.screen``,
+            ``.adjustments``, ``.tables`` for the notebook; ``.figure(kind)``.
+
+        Raises
+        ------
+        CatalogError, ModelError, DesignError
+            In one line.
+        """
         from cohort.checking import read_recipes
+        from cohort.fitted import Fitted
         from cohort.stats.models import fit_table, model_table
 
         if self.catalog is None or model not in self.catalog.models:
@@ -136,7 +149,7 @@ class Cohort:
         spec = self.catalog.models[model]
         recipes = [r.name for r in read_recipes(self.catalog)]
         table, units = model_table(self.store, self.catalog, spec, recipes)
-        return fit_table(table, spec, units)
+        return Fitted(**vars(fit_table(table, spec, units)))
 
     def explain(self, scan_id: str, quantity: str) -> dict[str, Any]:
         """Where a number comes from: value, unit, recipe, its steps as they were run, inputs and their digests.

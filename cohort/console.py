@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from cohort.api import Cohort, Result
+    from cohort.stats.analysis import Analysis
 
 SHOWN = 20
 """Alarms that are shown one by one."""
@@ -112,6 +113,8 @@ def show_result(result: "Result", *, as_json: bool) -> None:
         say(
             f"failed{'' if failed['new'] else ' before'} {failed['scan_id']}: {failed['recipe']}: {failed['type']}: {failed['message']}"
         )
+    for text in manifest.get("checks", []):
+        say(f"warning: {text}")
     for name, fitted in result.fits.items():
         if isinstance(fitted, str):
             say(f"failed model {name}: {fitted}")
@@ -143,9 +146,21 @@ def show_result(result: "Result", *, as_json: bool) -> None:
     for name, fitted in result.fits.items():
         if fitted is not None and not isinstance(fitted, str):
             print(f"\nmodel {name}")
-            print(fitted.summary())
+            show_fit(fitted, compare=result.compare)
     if result.report is not None:
         print(result.report)
+
+
+def show_fit(fitted: "Analysis", *, compare: str | None) -> None:
+    """A model on stdout; its warnings went to stderr before."""
+    from cohort.stats import layout
+
+    print("\n".join(layout.lines(fitted)))
+    if compare == "adjustments":
+        if fitted.adjustments is not None:
+            print("\n" + "\n".join(layout.adjustments(fitted.adjustments)))
+        elif "adjustments" not in fitted.left_out:
+            print("\nno adjustments: the model states no head")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from cohort.pipeline.ledger import Listener, silent
 
 if TYPE_CHECKING:
     from cohort.pipeline.canary import Canary
-    from cohort.stats.regression import Fit
+    from cohort.stats.analysis import Analysis
 
 
 def _never(found: "Canary") -> bool:
@@ -56,6 +56,8 @@ class Options:
     means anything."""
     confirm: "Callable[[Canary], bool]" = _never
     """Asked whether to go on although the canary's numbers moved."""
+    compare: Literal["adjustments"] | None = None
+    """What is laid out side by side besides the fit; a fresh model, too."""
     listen: Listener = silent
     """Called with every event."""
 
@@ -81,8 +83,10 @@ class Result:
     """Whether a canary ended the call: its recipe's tables, the models and the report stand as they did."""
     alarms: list[dict[str, Any]] = field(default_factory=list)
     """Numbers that moved although nothing they depend on did: scan_id, recipe, quantity, before, after."""
-    fits: dict[str, "Fit | str | None"] = field(default_factory=dict)
-    """Model -> fit, None if it was fresh, or in one line why it could not be fitted."""
+    fits: dict[str, "Analysis | str | None"] = field(default_factory=dict)
+    """Model -> fit, None if it was fresh (and nobody asked for it by name), or in one line why it could not be fitted."""
+    compare: str | None = None
+    """What is shown side by side besides each fit."""
     report: Path | str | None = None
     """The page: a path, or a URL in an object store."""
 

@@ -73,7 +73,7 @@ class Comparison:
         """Note the coefficients of all models: model -> its tidy table, None if it could not be fitted."""
         before = _coefficients(self._baseline("models"))
         now = {
-            (name, str(row["term"])): {
+            (name, _term(row, table)): {
                 "estimate": _number(row["estimate"]),
                 "se": _number(row["se"]),
                 "n": _number(row["n"]),
@@ -327,3 +327,10 @@ def _then(before: str | None, how: str) -> str:
     if before == "withdrawn":
         return "replaced"
     return how
+
+
+def _term(row: Mapping[Any, Any], table: "pd.DataFrame") -> str:
+    """Name of a coefficient: its term, with the outcome where that is not the model's first."""
+    if "outcome" not in table or row["outcome"] == table["outcome"].iloc[0]:
+        return str(row["term"])
+    return f"{row['outcome']}: {row['term']}"

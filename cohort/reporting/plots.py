@@ -91,7 +91,7 @@ def box_by_group(
     largest = frame["group"].value_counts().index[:MAX_GROUPS]
     names = sorted(largest, key=lambda name: (isinstance(name, str), name))
     figure = blank(min(9.0, 2.6 + 0.9 * max(2, len(names))), 3.6)
-    axes = _axes(figure)
+    axes = empty_axes(figure)
     samples = [frame.loc[frame["group"] == name, "value"].to_numpy() for name in names]
     if samples:
         axes.boxplot(
@@ -116,7 +116,7 @@ def box_by_group(
     ]
     axes.set_xticks(range(1, len(names) + 1), ticks, parse_math=False)
     axes.set_xlabel(group_label, parse_math=False)
-    axes.set_ylabel(_with_unit(label, unit), parse_math=False)
+    axes.set_ylabel(with_unit(label, unit), parse_math=False)
     if not samples:
         _say_nothing(axes)
     return figure
@@ -139,7 +139,7 @@ def added_variable(x: Any, y: Any, *, term: str, outcome: str, unit: str = "") -
     """
     across, up = np.asarray(x, np.float64), np.asarray(y, np.float64)
     figure = blank(4.6, 3.4)
-    axes = _axes(figure)
+    axes = empty_axes(figure)
     finite = np.isfinite(across) & np.isfinite(up)
     across, up = across[finite], up[finite]
     axes.axhline(0, color=FILL, linewidth=1, zorder=0)
@@ -154,11 +154,11 @@ def added_variable(x: Any, y: Any, *, term: str, outcome: str, unit: str = "") -
             linewidth=2,
             label="slope = coefficient",
         )
-        _legend(axes)
+        legend(axes)
     else:
         _say_nothing(axes)
     axes.set_xlabel(f"{term}, other terms removed", parse_math=False)
-    axes.set_ylabel(f"{_with_unit(outcome, unit)}, other terms removed", parse_math=False)
+    axes.set_ylabel(f"{with_unit(outcome, unit)}, other terms removed", parse_math=False)
     return figure
 
 
@@ -178,9 +178,9 @@ def distribution(values: Any, *, label: str, unit: str = "") -> "Figure":
     """
     numbers = np.asarray(values, np.float64)
     figure = blank(3.6, 2.1)
-    axes = _axes(figure)
+    axes = empty_axes(figure)
     finite = numbers[np.isfinite(numbers)]
-    axes.set_xlabel(_with_unit(label, unit), parse_math=False)
+    axes.set_xlabel(with_unit(label, unit), parse_math=False)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     if not finite.size:
@@ -196,7 +196,7 @@ def distribution(values: Any, *, label: str, unit: str = "") -> "Figure":
     axes.plot(finite, np.full(finite.size, low), "|", color=FAINT, markersize=5)
     if out.size:
         axes.plot(out, np.full(out.size, low), "^", color=MARK, markersize=7, label="outlier")
-    _legend(axes)
+    legend(axes)
     return figure
 
 
@@ -219,7 +219,7 @@ def forest(
     Figure
     """
     figure = blank(4.6, 1.0 + 0.34 * max(1, len(effects)))
-    axes = _axes(figure)
+    axes = empty_axes(figure)
     places = np.arange(len(effects))[::-1]
     estimate, low, high = (
         effects[c].to_numpy(np.float64) for c in ("estimate", "ci_low", "ci_high")
@@ -238,7 +238,7 @@ def forest(
             markeredgecolor=MARK,
             label="stated truth",
         )
-        _legend(axes)
+        legend(axes)
     axes.set_yticks(places, [str(name) for name in effects.index], parse_math=False)
     axes.set_ylim(-0.6, max(0.6, len(effects) - 0.4))
     axes.set_xlabel(label, parse_math=False)
@@ -256,7 +256,8 @@ def blank(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout=layout, facecolor="white")
 
 
-def _axes(figure: "Figure") -> "Axes":
+def empty_axes(figure: "Figure") -> "Axes":
+    """Axes in the colours of this page, with nothing in them."""
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
@@ -266,7 +267,7 @@ def _axes(figure: "Figure") -> "Axes":
     return axes
 
 
-def _legend(axes: "Axes") -> None:
+def legend(axes: "Axes") -> None:
     """Above the plot, where it hides no value."""
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=7.5, borderpad=0
@@ -285,7 +286,8 @@ def _say_nothing(axes: "Axes") -> None:
     )
 
 
-def _with_unit(label: str, unit: str) -> str:
+def with_unit(label: str, unit: str) -> str:
+    """What an axis says; a pure number has no unit."""
     return f"{label} [{unit}]" if unit and unit != "1" else label
 
 

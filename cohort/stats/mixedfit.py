@@ -83,6 +83,11 @@ class MixedFit:
 
     def summary(self) -> str:
         """Lay the fit out for a terminal."""
+        told = [f"warning: {text}" for text in self.warnings]
+        return "\n".join([*self.layout(), *told, "", *self.reading])
+
+    def layout(self) -> list[str]:
+        """Lay the formula, the rows, the effects and the whole out, a line each."""
         design, whole, tidy = self.design, self.glance.iloc[0], self.tidy
         ends = zip(
             tidy["ci_low"].map(reading.number), tidy["ci_high"].map(reading.number), strict=True
@@ -109,16 +114,14 @@ class MixedFit:
             )
             if not math.isnan(whole[column])
         )
-        lines = [
+        return [
             f"{design.y.name} ~ {design.formula} + ({self.model['slope'] or 1} | subject)",
             f"{used}{f' (left out: {dropped})' if dropped else ''}",
             "",
             shown.to_string(index=False),
             "",
             f"variance {variances}   ICC {whole['icc']:.4f}   log-likelihood {whole['log_likelihood']:.4f}",
-            *(f"warning: {text}" for text in self.warnings),
         ]
-        return "\n".join([*lines, "", *self.reading])
 
 
 def warnings(whole: pd.Series, n_subjects: int, slopes: Slopes | None) -> list[str]:

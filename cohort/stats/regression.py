@@ -89,6 +89,11 @@ class Fit:
 
     def summary(self) -> str:
         """Lay the fit out for a terminal."""
+        told = [f"warning: {text}" for text in self.warnings]
+        return "\n".join([*self.layout(), *told, "", *self.reading])
+
+    def layout(self) -> list[str]:
+        """Lay the formula, the rows, the effects and the whole out, a line each."""
         design, whole = self.design, self.glance.iloc[0]
         tidy = self.tidy
         ends = zip(
@@ -109,16 +114,14 @@ class Fit:
         )
         dropped = "; ".join(f"{n} {reason}" for reason, n in design.reasons.items())
         joint = f"F({whole['df_model']:.0f}, {whole['df_resid']:.0f}) {whole['f']:.4g}"
-        lines = [
+        return [
             f"{design.y.name} ~ {design.formula}",
             f"{len(design.y)} of {design.n_table} rows{f' (left out: {dropped})' if dropped else ''}",
             "",
             shown.to_string(index=False),
             "",
             f"R2 {whole['r2']:.4f}   residual sd {reading.number(whole['sigma'])}   {joint}",
-            *(f"warning: {text}" for text in self.warnings),
         ]
-        return "\n".join([*lines, "", *self.reading])
 
 
 def fit(

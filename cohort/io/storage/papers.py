@@ -180,7 +180,7 @@ class Papers:
         return self.read_json(f"models/{name}/model.json")
 
     def model_table(self, name: str, table: str) -> "pd.DataFrame":
-        """Table ``tidy``, ``glance`` or ``augment`` of a model. Raises `StoreError` if it is damaged."""
+        """Table of a model, such as ``tidy``, ``glance`` or ``augment``. Raises `StoreError` if it is damaged."""
         place = f"models/{name}/{table}.parquet"
         content = self.files.read(place)
         listed = (self.model(name) or {}).get("files", {}).get(f"{table}.parquet")
@@ -198,6 +198,9 @@ class Papers:
         self.files.remove(f"models/{name}/model.json")
         contents = {f"{key}.parquet": _parquet(table) for key, table in tables.items()}
         contents["tidy.csv"] = _csv(tables["tidy"])
+        for file in set(self.files.names(f"models/{name}")) - set(contents):
+            if file.endswith(".parquet"):  # of what the model asked for before
+                self.files.remove(f"models/{name}/{file}")
         for file, content in contents.items():
             self.files.write(f"models/{name}/{file}", content)
         listed = {file: _digest(content) for file, content in contents.items()}

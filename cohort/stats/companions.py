@@ -1,0 +1,144 @@
+"""What stands beside a fit of least squares: contrasts, means, the ladder, bounds, sites, head size, imputation."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pandas as pd
+
+from cohort.io.covariates import Model
+from cohort.stats import columns as cells
+from cohort.stats import comparison, contrasts, equivalence, imputation, means, regression
+from cohort.stats.adjust import Adjustments, compare
+from cohort.stats.columns import DesignError
+from cohort.stats.ladder import ladder
+from cohort.stats.persite import per_site
+from cohort.stats.regression import Fit
+from cohort.stats.rows import row_ids
+from cohort.stats.screen import Screen
+
+if TYPE_CHECKING:
+    from cohort.stats.comparison import Comparison
+    from cohort.stats.imputation import Imputed
+    from cohort.stats.outcomes import Outcomes
+
+ROW_ID = "scan_id"
+
+_T = TypeVar("_T")
+
+
+def asked(model: Model, units: Mapping[str, str]) -> dict[str, Any]:
+    """What a model asks of every fit of it."""
+    return {
+        "formula": model.formula,
+        "confounds": tuple(model.confounds),
+        "where": model.where,
+        "one_scan_per": model.one_scan_per,
+        "units": units,
+    }
+
+
+class Companions:
+    """What stands beside a fit of least squares; what cannot be computed and was not declared is noted with its reason."""
+
+    def __init__(
+        self,
+        fit: Fit,
+        table: pd.DataFrame,
+        model: Model,
+        units: Mapping[str, str],
+        screen: Screen,
+    ) -> None:
+        self.fit, self.table, self.model, self.units = fit, table, model, units
+        self.screen = screen
+        self.left_out: dict[str, str] = {}
+
+    def _try(self, name: str, compute: Callable[[], _T]) -> _T | None:
+        try:
+            return compute()
+        except DesignError as error:
+            self.left_out[name] = str(error)
+            return None
+
+    def contrasts(self, others: "Outcomes | None") -> pd.DataFrame | None:
+        """Declared contrasts of every outcome that could be fitted."""
+        declared = self.model.contrasts
+        if not declared:
+            return None
+        fits = [self.fit]
+        if others is not None:
+            good = others.glance.loc[others.glance["reason"] == "", "outcome"]
+            common = asked(self.model, self.units)
+            fits += [regression.fit(self.table, outcome=str(o), **common) for o in good]
+        texts, names = list(declared.values()), list(declared)
+        found = [contrasts.estimates(fit, texts, names=names) for fit in fits]
+        return pd.concat(found, ignore_index=True)
+
+    def comparison(self) -> "Comparison | None":
+        """The two groups as they are, on the rows of the fit."""
+        group, design = self.screen.group, self.fit.design
+        if group is None:
+            return None
+        named = self.table.set_axis(row_ids(self.table, ROW_ID), axis=0).loc[design.X.index]
+        outcome = str(design.y.name)
+        rows = pd.DataFrame({outcome: design.y, group: cells.take(named, group, "group")})
+        return self._try(
+            "comparison",
+            lambda: comparison.two_groups(
+                rows, outcome=outcome, group=group, one_scan_per="all", units=self.units
+            ),
+        )
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Adjusted means, equal slopes, the ladder, declared bounds, sites."""
+        fit, group, model = self.fit, self.screen.group, self.model
+        found: dict[str, pd.DataFrame | None] = {}
+        if group is not None:
+            found["means"] = self._try("means", lambda: means.adjusted_means(fit, group))
+            others = [t for t in fit.design.terms if t is not None and group not in t.columns]
+            if others:
+                found["slopes"] = self._try("slopes", lambda: means.equal_slopes(fit, group))
+                found["ladder"] = self._try(
+                    "ladder", lambda: ladder(fit.design, group, units=self.units)
+                )
+        if model.equivalence:
+            bounds = [
+                equivalence.term(fit, t, bound=(e.bound[0], e.bound[1]), scale=e.scale)
+                for t, e in model.equivalence.items()
+            ]
+            found["equivalence"] = pd.concat(bounds, ignore_index=True)
+        if model.site is not None:
+            found["per_site"] = per_site(fit.design, self.table, model.site, units=self.units)
+        return {name: table for name, table in found.items() if table is not None}
+
+    def adjustments(self) -> Adjustments | None:
+        """Head size in six ways, where the model states it and the outcome is not divided by it already."""
+        model, group = self.model, self.screen.group
+        head = model.head
+        if head is None or group is None:
+            return None
+        divided = self.screen.ratios
+        if ((divided["column"] == model.outcome) & (divided["denominator"] == head)).any():
+            self.left_out["adjustments"] = f"{model.outcome} is divided by {head} already"
+            return None
+        common = asked(model, self.units)
+        return self._try(
+            "adjustments",
+            lambda: compare(self.table, outcome=model.outcome, head=head, group=group, **common),
+        )
+
+    def imputed(self) -> "Imputed | None":
+        """The model with its missing covariates drawn, where it states a seed."""
+        wish = self.model.impute
+        if wish is None:
+            return None
+        design = self.fit.design
+        if not set(design.reasons) & {f"missing {c}" for c in design.formula.columns}:
+            self.left_out["imputed"] = "no covariate of the model is missing"
+            return None
+        return imputation.impute(
+            self.table,
+            seed=wish.seed,
+            draws=wish.draws,
+            outcome=self.model.outcome,
+            **asked(self.model, self.units),
+        )

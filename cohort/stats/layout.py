@@ -1,0 +1,177 @@
+"""An analysis as lines for a terminal: the effects, the plain comparison beside the adjusted one, means, families."""
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from cohort.stats import reading
+from cohort.stats.adjust import Adjustments
+from cohort.stats.columns import DesignError
+from cohort.stats.groups import group_columns
+
+if TYPE_CHECKING:
+    from cohort.stats.analysis import Analysis
+
+INDENT = "  "
+
+
+def lines(analysis: "Analysis") -> list[str]:
+    """Everything but the warnings, which come first wherever this is shown."""
+    parts = [
+        _family(analysis.tidy),
+        _compared(analysis),
+        _means(analysis.tables.get("means")),
+        _bounds(analysis.tables.get("equivalence")),
+        _contrasts(analysis.tables.get("contrasts")),
+        _sites(analysis.tables.get("per_site")),
+        [f"{name} left out: {reason}" for name, reason in analysis.left_out.items()],
+    ]
+    told = [line for part in parts if part for line in ("", *part)]
+    return [*analysis.fit.layout(), *told, "", *analysis.reading]
+
+
+def adjustments(found: Adjustments) -> list[str]:
+    """Head size in six ways, side by side, and why they differ."""
+    table = found.table
+    shown = pd.DataFrame(
+        {
+            "strategy": table["strategy"],
+            "level": table["level"],
+            "estimate": table["estimate"].map(_number),
+            "unit": table["unit"],
+            "t": table["statistic"].map(_two),
+            "p": table["p"].map(_p),
+            "HC3 p": table["hc3_p"].map(_p),
+            "partial r": table["partial_r"].map(_three),
+            f"r with {found.head}": table["r_head"].map(_three),
+            "note": table["note"],
+        }
+    )
+    title = f"{found.outcome} by {found.group}, {found.head} taken into account in six ways:"
+    return [title, *_frame(shown), *found.sentences]
+
+
+def _number(value: Any) -> str:
+    return "" if pd.isna(value) else reading.number(value)
+
+
+def _two(value: Any) -> str:
+    return "" if pd.isna(value) else f"{value:.2f}"
+
+
+def _three(value: Any) -> str:
+    return "" if pd.isna(value) else f"{value:.3f}"
+
+
+def _p(value: Any) -> str:
+    return "" if pd.isna(value) else f"{value:.2g}"
+
+
+def _frame(shown: pd.DataFrame) -> list[str]:
+    return [INDENT + line for line in shown.to_string(index=False).splitlines()]
+
+
+def _interval(low: pd.Series, high: pd.Series) -> list[str]:
+    return [f"{_number(a)} to {_number(b)}" for a, b in zip(low, high, strict=True)]
+
+
+def _family(tidy: pd.DataFrame) -> list[str]:
+    """What was corrected together; nothing where one test stands alone."""
+    if "family_n" not in tidy:
+        return []
+    members = tidy[tidy["q_bh"].notna()]
+    if len(members) < 2:
+        return []
+    shown = pd.DataFrame(
+        {
+            **members[["outcome", "term"]],
+            "estimate": members["estimate"].map(_number),
+            "p": members["p"].map(_p),
+            "BH q": members["q_bh"].map(_p),
+            "BY q": members["q_by"].map(_p),
+            "Holm p": members["p_holm"].map(_p),
+            "Bonferroni p": members["p_bonferroni"].map(_p),
+        }
+    )
+    n = int(members["family_n"].iloc[0])
+    return [f"a family of {n} tests, corrected together:", *_frame(shown)]
+
+
+def _compared(analysis: "Analysis") -> list[str]:
+    """Student's and Welch's t beside the adjusted effect of the group."""
+    found = analysis.comparison
+    if found is None:
+        return []
+    tests = found.tests.rename(columns={"difference": "estimate"})
+    try:
+        terms = group_columns(analysis.design, found.group)
+    except DesignError:  # part of an interaction: no single number compares the groups
+        terms = []
+    adjusted = analysis.fit.tidy
+    adjusted = adjusted[adjusted["term"].isin(terms)].assign(test="this model")
+    rows = pd.concat([tests, adjusted[list(tests)]], ignore_index=True)
+    shown = pd.DataFrame(
+        {
+            "by": rows["test"],
+            "difference": rows["estimate"].map(_number),
+            "95 % interval": _interval(rows["ci_low"], rows["ci_high"]),
+            "t": rows["statistic"].map(_two),
+            "df": rows["df"].map(lambda df: f"{df:.1f}"),
+            "p": rows["p"].map(_p),
+        }
+    )
+    first, second = found.levels
+    title = f"{found.group} = {second} less {first}, with nothing held equal and in this model:"
+    return [title, *_frame(shown)]
+
+
+def _means(means: pd.DataFrame | None) -> list[str]:
+    if means is None:
+        return []
+    shown = pd.DataFrame(
+        {
+            means["group"].iloc[0]: means["level"],
+            "n": means["n"],
+            "observed": means["observed"].map(_number),
+            "adjusted": means["estimate"].map(_number),
+            "95 % interval": _interval(means["ci_low"], means["ci_high"]),
+        }
+    )
+    return ["means, as measured and with all else equal:", *_frame(shown)]
+
+
+def _bounds(table: pd.DataFrame | None) -> list[str]:
+    if table is None:
+        return []
+    return [
+        f"{row['term']} within {_number(row['bound_low'])} to {_number(row['bound_high'])}: "
+        f"{'shown' if row['equivalent'] else 'not shown'} (TOST {reading.probability(row['p'])}, 90 % interval "
+        f"{_number(row['ci_low'])} to {_number(row['ci_high'])})"
+        for row in table.to_dict("records")
+    ]
+
+
+def _contrasts(table: pd.DataFrame | None) -> list[str]:
+    if table is None:
+        return []
+    shown = pd.DataFrame(
+        {
+            **table[["outcome", "contrast"]],
+            "estimate": table["estimate"].map(_number),
+            "95 % interval": _interval(table["ci_low"], table["ci_high"]),
+            "t": table["statistic"].map(_two),
+            "p": table["p"].map(_p),
+            "HC3 p": table["hc3_p"].map(_p),
+        }
+    )
+    return ["contrasts:", *_frame(shown)]
+
+
+def _sites(table: pd.DataFrame | None) -> list[str]:
+    """How many sites were fitted by themselves, and why the others were not."""
+    if table is None:
+        return []
+    bad = table[table["reason"] != ""]
+    n = table["site"].nunique()
+    told = [f"{n - len(bad)} of {n} sites fitted by themselves (per_site.parquet)"]
+    return told + [f"{INDENT}{row.site}: {row.reason}" for row in bad.itertuples()]

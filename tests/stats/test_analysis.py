@@ -1,0 +1,210 @@
+"""A model of a catalog, whole: every part equals the module that computes it, on the same rows."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from cohort.io.covariates import Model
+from cohort.stats import adjust, contrasts, imputation, mixed, multiplicity, regression, robust
+from cohort.stats.analysis import analyse
+from cohort.stats.columns import DesignError
+from cohort.stats.layout import adjustments
+
+UNITS = {"brain": "ml", "grey": "ml", "skull": "ml", "age": "years"}
+ADJUSTED = {"formula": "dx + age + skull", "confounds": ["age", "skull"], "group": "dx"}
+
+
+def people(seed=3, n=90):
+    rng = np.random.default_rng(np.random.Philox(key=seed))
+    table = pd.DataFrame({"scan_id": [f"s{i:03d}" for i in range(n)], "dx": np.arange(n) % 2})
+    table["subject"] = [f"p{min(i, n - 7):03d}" if i >= n - 8 else f"p{i:03d}" for i in range(n)]
+    table["session"] = "1"
+    table["site"] = np.array(["a", "b", "c"])[rng.integers(0, 3, n)]
+    table["age"] = rng.uniform(50, 80, n)
+    table["skull"] = rng.normal(1500, 120, n)
+    table["brain"] = 300 + 0.5 * table["skull"] - 40 * table["dx"] - 2 * table["age"]
+    table["brain"] += rng.normal(0, 30, n)
+    table["grey"] = 0.6 * table["brain"] + rng.normal(0, 30, n)
+    return table
+
+
+def model(**keys):
+    return Model.model_validate({"outcome": "brain", "one_scan_per": "first", **ADJUSTED, **keys})
+
+
+def plain_fit(table, **keys):
+    return regression.fit(
+        table, outcome="brain", formula=ADJUSTED["formula"], confounds=ADJUSTED["confounds"],
+        units=UNITS, **keys
+    )  # fmt: skip
+
+
+def test_the_fit_and_its_attributes_are_those_of_the_regression():
+    table = people()
+    found, expected = analyse(table, model(), UNITS), plain_fit(table)
+    assert_frame_equal(found.tidy[expected.tidy.columns], expected.tidy)
+    assert_frame_equal(found.augment, expected.augment)
+    assert_frame_equal(found.covariance, expected.covariance)
+    assert (found.rows, found.reading, found.vif) == (expected.rows, expected.reading, expected.vif)
+    high = expected.augment[expected.augment["cook"] > 4 / len(expected.augment)]
+    assert set(found.influence["scan_id"]) == set(high["scan_id"])
+    assert found.influence["cook"].is_monotonic_decreasing
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_the_warnings_of_the_screen_come_first_and_before_the_numbers():
+    found = analyse(people(), model(one_scan_per="all"), UNITS)
+    assert found.warnings[: len(found.screen.warnings)] == found.screen.warnings
+    assert len(set(found.warnings)) == len(found.warnings)
+    assert any("scanned" in text for text in found.warnings)
+    lines = found.summary().splitlines()
+    n = len(found.warnings)
+    assert all(line.startswith("warning: ") for line in lines[:n])
+    assert lines[n].startswith("brain ~ dx")
+    assert not any(line.startswith("warning: ") for line in lines[n:])
+
+
+def test_rows_that_repeat_get_cluster_robust_errors_beside_the_others():
+    table = people()
+    found = analyse(table, model(one_scan_per="all"), UNITS)
+    by_subject = robust.cluster(plain_fit(table, one_scan_per="all"), "subject").tidy
+    assert_frame_equal(found.tidy[by_subject.columns], by_subject)
+    assert "cluster_q_bh" in found.tidy
+    assert "cluster_se" not in analyse(table, model(), UNITS).tidy
+    by_site = analyse(table, model(cluster="site"), UNITS).tidy
+    fit = plain_fit(table)
+    labels = table.set_index("scan_id")["site"].loc[fit.design.X.index]
+    assert_frame_equal(
+        by_site[["cluster_se"]], robust.cluster(fit, list(labels)).tidy[["cluster_se"]]
+    )
+
+
+def test_without_a_declared_family_the_groups_terms_of_all_outcomes_are_one():
+    found = analyse(people(), model(outcomes=["grey"]), UNITS).tidy
+    tested = found[found["term"] == "dx"]
+    assert tested["outcome"].tolist() == ["brain", "grey"]
+    np.testing.assert_allclose(tested["q_bh"], multiplicity.adjust(tested["p"], "bh"), rtol=1e-14)
+    assert set(tested["family_n"]) == {2}
+    assert found.loc[found["term"] != "dx", "q_bh"].isna().all()
+
+
+def test_a_declared_family_may_hold_terms_and_contrasts():
+    declared = {"old": "dx + 70 * age"}
+    found = analyse(
+        people(), model(contrasts=declared, family={"terms": ["dx", "age", "old"]}), UNITS
+    )
+    tested = found.tables["contrasts"]
+    terms = found.tidy.set_index("term")
+    p = [*terms.loc[["dx", "age"], "p"], tested["p"].item()]
+    holm = [*terms.loc[["dx", "age"], "p_holm"], tested["p_holm"].item()]
+    np.testing.assert_allclose(holm, multiplicity.adjust(p, "holm"), rtol=1e-14)
+    assert np.isnan(terms.loc["skull", "p_holm"])
+
+
+def test_a_contrast_that_is_called_like_a_term_cannot_share_its_family():
+    with pytest.raises(DesignError, match="'dx' is a term and the name of a contrast"):
+        analyse(people(), model(contrasts={"dx": "dx"}, family={"terms": ["dx"]}), UNITS)
+
+
+def test_contrasts_are_of_every_outcome():
+    table, text = people(), "dx + 10 * age"
+    found = analyse(table, model(outcomes=["grey"], contrasts={"a": text}), UNITS)
+    tested = found.tables["contrasts"].set_index("outcome")
+    for outcome in ("brain", "grey"):
+        fit = regression.fit(
+            table, outcome=outcome, formula=ADJUSTED["formula"], confounds=ADJUSTED["confounds"]
+        )
+        expected = contrasts.estimates(fit, text).iloc[0]
+        assert tested.loc[outcome, "p"] == pytest.approx(expected["p"], rel=1e-12)
+
+
+def test_an_outcome_that_cannot_be_fitted_does_not_stop_the_others():
+    found = analyse(people().assign(grey=1.0), model(outcomes=["grey"]), UNITS)
+    assert found.glance.set_index("outcome").loc["grey", "reason"]
+    assert set(found.tidy.loc[found.tidy["term"] == "dx", "family_n"]) == {1}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"contrasts": {"a": "dx + aeg"}}, "aeg.*did you mean 'age'"),
+        ({"family": {"terms": ["sex"]}}, "'sex'"),
+        ({"equivalence": {"xd": {"bound": 1}}}, "'xd'"),
+        ({"cluster": "sote"}, "no column 'sote'; did you mean 'site'"),
+        ({"site": "sote"}, "no column 'sote'; did you mean 'site'"),
+    ],
+)
+def test_what_is_declared_and_is_not_of_the_model_is_one_line(keys, message):
+    with pytest.raises(DesignError, match=message) as caught:
+        analyse(people(), model(**keys), UNITS)
+    assert "\n" not in str(caught.value)
+
+
+def test_head_size_in_six_ways_is_that_of_adjust():
+    table = people()
+    found = analyse(table, model(head="skull"), UNITS)
+    assert found.adjustments is not None
+    expected = adjust.compare(
+        table, outcome="brain", formula=ADJUSTED["formula"], confounds=ADJUSTED["confounds"],
+        head="skull", group="dx", units=UNITS,
+    )  # fmt: skip
+    assert_frame_equal(found.tables["adjustments"], expected.table)
+    shown = "\n".join(adjustments(found.adjustments))
+    assert all(name in shown for name in (*expected.table["strategy"], *expected.sentences))
+
+
+def test_a_ratio_is_not_divided_again_and_says_so():
+    table = people().assign(share=lambda t: t["brain"] / t["skull"])
+    found = analyse(table, model(outcome="share", formula="dx", confounds=[], head="skull"), UNITS)
+    assert found.adjustments is None
+    assert found.left_out["adjustments"] == "share is divided by skull already"
+    assert any("still correlates with skull" in text for text in found.warnings)
+
+
+def test_a_group_of_three_levels_has_means_and_no_simple_comparison():
+    found = analyse(people(), model(formula="site + age", confounds=["age"], group="site"), UNITS)
+    assert found.comparison is None
+    assert "comparison" in found.left_out
+    assert len(found.tables["means"]) == 3
+
+
+def test_the_simple_comparison_is_of_the_rows_of_the_fit():
+    table = people()
+    table.loc[::9, "age"] = np.nan
+    found = analyse(table, model(where="skull > 1400"), UNITS)
+    assert found.comparison is not None
+    assert found.comparison.groups["n"].sum() == len(found.augment)
+
+
+def test_missing_covariates_are_drawn_where_the_model_states_a_seed():
+    table = people()
+    table.loc[::10, "age"] = np.nan
+    found = analyse(table, model(impute={"seed": 4}), UNITS)
+    expected = imputation.impute(
+        table, seed=4, outcome="brain", formula=ADJUSTED["formula"],
+        confounds=ADJUSTED["confounds"], units=UNITS,
+    )  # fmt: skip
+    assert_frame_equal(found.tables["imputed"], expected.table)
+    whole = analyse(people(), model(impute={"seed": 4}), UNITS)
+    assert whole.left_out["imputed"] == "no covariate of the model is missing"
+
+
+def test_random_effects_are_those_of_the_mixed_model_on_all_scans():
+    first = people()
+    table = pd.concat([first, first.assign(scan_id="t" + first["scan_id"], session="2")])
+    table["brain"] += np.random.default_rng(np.random.Philox(key=1)).normal(0, 9, len(table))
+    asked = Model.model_validate({"outcome": "brain", **ADJUSTED, "random": {}})
+    found = analyse(table, asked, UNITS)
+    expected = mixed.fit_mixed(
+        table, outcome="brain", formula=ADJUSTED["formula"], confounds=ADJUSTED["confounds"],
+        units=UNITS,
+    )  # fmt: skip
+    assert_frame_equal(found.tidy[expected.tidy.columns], expected.tidy)
+    assert found.rows["n_used"] == len(table)
+    assert not any("not independent" in text for text in found.warnings)
+    assert found.influence.empty
+    json.dumps(found.to_json(), allow_nan=False)
+    assert "ICC" in found.summary()
