@@ -1,6 +1,7 @@
 """`cohort ingest` and `cohort fit` on the OASIS tables: the published numbers, read from what was written."""
 
 import json
+from html import unescape
 from pathlib import Path
 
 import pandas as pd
@@ -252,3 +253,19 @@ def _catalog(folder, name, table, models, derive, rename=None):
     }  # fmt: skip
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+def test_the_page_shows_the_family_head_size_and_methods(volumes, tmp_path):
+    store, _ = volumes
+    said = call("report", CATALOGS / "oasis-table.yaml", "--store", store.root)
+    assert said.exit_code == 0, said.output
+    page = unescape(Path(said.stdout.strip().splitlines()[-1]).read_text(encoding="utf-8"))
+    for text in (
+        "Head size in six ways",
+        "4 tests corrected together",
+        "From crude to adjusted",
+        "Methods, as a paper would say it",
+        "OAS1_0065_MR1",
+        *store.model("elderly-adjusted")["adjustments"]["sentences"][1:2],
+    ):
+        assert text in page, text

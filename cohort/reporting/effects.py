@@ -121,15 +121,6 @@ def truth_in_words(model: Mapping[str, Any]) -> str:
     )
 
 
-def partial_correlations(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Partial correlations of the terms with the outcome, and their intervals, as `plots.forest` takes them."""
-    columns = {"partial_r": "estimate", "partial_r_low": "ci_low", "partial_r_high": "ci_high"}
-    if not {*columns} <= {*tidy.columns}:
-        return pd.DataFrame(columns=list(columns.values()))
-    table = tidy.set_index(tidy["term"].astype(str))[list(columns)].rename(columns=columns)
-    return table.dropna()
-
-
 def group_values(
     model: Mapping[str, Any],
     tidy: pd.DataFrame,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from cohort.reporting import acquisition, effects, plots, sections, slices
+from cohort.reporting import acquisition, effects, modelparts, modelplots, plots, sections, slices
 from cohort.reporting.facts import Facts, Source, gather
 from cohort.reporting.wording import clean, count, number
 
@@ -82,8 +82,10 @@ def render(
     facts = gather(store, recipes)
     flagged = sections.outliers(facts)
     keep = {name: [str(k) for k in recipe.get("keep") or []] for name, recipe in recipes.items()}
+    contact = _contact(store, facts, flagged, keep)
+    anchors = {cell["id"]: cell["anchor"] for cell in contact["cells"]}
     models = [
-        _model(store, facts, name, (groups or {}).get(name), anchor=f"model-{i}")
+        _model(store, facts, name, (groups or {}).get(name), anchor=f"model-{i}", anchors=anchors)
         for i, name in enumerate(facts.models, start=1)
     ]
     summary = sections.summary(facts, len(flagged))
@@ -92,7 +94,7 @@ def render(
         "title": title,
         "summary": summary,
         "flow": sections.flow(facts),
-        "contact": _contact(store, facts, flagged, keep),
+        "contact": contact,
         "convention": slices.CONVENTION,
         "grids": acquisition.grids(facts),
         "protocols": acquisition.protocols(facts),
@@ -165,7 +167,7 @@ def _contact(
         recipe: set(facts.done(recipe).get("scan_id", pd.Series(dtype=str)).astype(str))
         for recipe in facts.measured
     }
-    cells = []
+    cells: list[dict[str, Any]] = []
     outlined: dict[str, None] = {}
     for scan_id in ids[:MAX_CELLS]:
         kept = {
@@ -176,6 +178,7 @@ def _contact(
         cells.append(
             {
                 "id": scan_id,
+                "anchor": f"scan-{len(cells) + 1}",
                 **picture,
                 "failed": failed.get(scan_id, []),
                 "flags": flagged.get(scan_id, []),
@@ -257,10 +260,22 @@ def _measured(facts: Facts, recipe: str) -> dict[str, Any]:
 
 
 def _model(
-    store: Source, facts: Facts, name: str, asked: str | None, *, anchor: str
+    store: Source,
+    facts: Facts,
+    name: str,
+    asked: str | None,
+    *,
+    anchor: str,
+    anchors: Mapping[str, str],
 ) -> dict[str, Any]:
     model = facts.models[name]
-    tidy, augment = store.model_table(name, "tidy"), store.model_table(name, "augment")
+    tested, augment = store.model_table(name, "tidy"), store.model_table(name, "augment")
+    tidy = modelparts.own(model, tested)
+    beside = {
+        kind: store.model_table(name, kind)
+        for kind in modelplots.DRAWN
+        if f"{kind}.parquet" in (model.get("files") or {})
+    }
     outcome = str(model.get("outcome", ""))
     recipe = facts.recipe_of(model)
     unit = str((model.get("units") or {}).get(outcome) or facts.unit(recipe, outcome))
@@ -279,10 +294,23 @@ def _model(
         "has_vif": bool(model.get("vif")),
         "has_hc3": "hc3_se" in tidy,
         "truth": effects.truth(model, tidy),
+        "balance": modelparts.balance(model),
+        "comparison": modelparts.comparison(model),
+        "family": modelparts.family(tested),
+        "adjustments": modelparts.adjustments(model),
+        "influential": modelparts.influential(model, augment, anchors),
+        "methods": modelparts.methods(model),
         "glance": effects.glance(store.model_table(name, "glance")),
         "dropped": len((model.get("rows") or {}).get("dropped") or []),
         "n_used": (model.get("rows") or {}).get("n_used"),
-        "pictures": _model_pictures(facts, model, tidy, augment, asked, unit=unit),
+        "pictures": [
+            *_model_pictures(facts, model, tidy, augment, asked, unit=unit),
+            *(
+                {**_png(draw(beside[k])), "caption": said}
+                for k, (draw, said) in modelplots.DRAWN.items()
+                if k in beside
+            ),
+        ],
     }
 
 
@@ -305,9 +333,8 @@ def _model_pictures(
         )
         caption = f"{outcome} by {name}, as measured: nothing is adjusted for here. Each point is one row of the model."
         pictures.append({**_png(figure), "caption": caption})
-    partial = effects.partial_correlations(tidy)
-    if len(partial):
-        figure = plots.forest(partial, label=f"partial correlation with {outcome}")
+    if len(modelplots.partial(tidy, outcome=outcome)):
+        figure = modelplots.forest(tidy, outcome=outcome)
         caption = (
             "Every term on one scale without a unit: the correlation with the outcome that is left when all other terms "
             "are held equal, with its 95% interval. A line that crosses 0 is no clear relation."
