@@ -18,7 +18,8 @@ from cohort import grid, provenance, schema
 from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import Locked, StoreError
 from cohort.io.storage.disk import LocalFiles
-from cohort.io.storage.group import encode_group, json_attrs, open_group, write_blocks
+from cohort.io.storage.group import encode_group, open_group, write_blocks
+from cohort.io.storage.metadata import json_attrs
 from cohort.io.storage.papers import Papers
 from cohort.io.storage.place import files_of
 

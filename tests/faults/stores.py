@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 
 from cohort import api
-from cohort.io.storage import group
+from cohort.io.storage import metadata
 from cohort.io.storage.backend import Unwritable
 from cohort.io.store import Store, StoreError
 from cohort.io.verify import Problem, verify
@@ -141,14 +141,14 @@ def read_only(ground: Ground, line: Line) -> None:
 @contextmanager
 def small_shards() -> Iterator[None]:
     """Small arrays are stored as large ones are: in shards of several chunks."""
-    before = group.WHOLE_BYTES, group.CHUNK, group.SHARD_BYTES
-    group.WHOLE_BYTES, group.CHUNK, group.SHARD_BYTES = 0, 8, 4000
-    group._made_metadata.cache_clear()
+    before = metadata.WHOLE_BYTES, metadata.CHUNK, metadata.SHARD_BYTES
+    metadata.WHOLE_BYTES, metadata.CHUNK, metadata.SHARD_BYTES = 0, 8, 4000
+    metadata._made_array.cache_clear()
     try:
         yield
     finally:
-        group.WHOLE_BYTES, group.CHUNK, group.SHARD_BYTES = before
-        group._made_metadata.cache_clear()
+        metadata.WHOLE_BYTES, metadata.CHUNK, metadata.SHARD_BYTES = before
+        metadata._made_array.cache_clear()
 
 
 KINDS = ("scans data", "scans metadata", "scans record", "derivatives data", "derivatives record")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cohort import schema
-from cohort.io.storage import disk, group
+from cohort.io.storage import disk, metadata
 from cohort.io.store import Store
 
 AFFINE = np.diag([2.0, 2.5, 3.0, 1.0])
@@ -51,14 +51,14 @@ def test_all_of_a_scan_is_synced_before_its_rename_and_that_before_its_record(
     tmp_path, calls, monkeypatch, in_shards
 ):
     if in_shards:
-        monkeypatch.setattr(group, "WHOLE_BYTES", 0)
-        monkeypatch.setattr(group, "CHUNK", 4)
-        monkeypatch.setattr(group, "SHARD_BYTES", 600)
-        group._made_metadata.cache_clear()
+        monkeypatch.setattr(metadata, "WHOLE_BYTES", 0)
+        monkeypatch.setattr(metadata, "CHUNK", 4)
+        monkeypatch.setattr(metadata, "SHARD_BYTES", 600)
+        metadata._made_array.cache_clear()
     store = Store(tmp_path)
     data = np.arange(9 * 8 * 11, dtype=np.int16).reshape(9, 8, 11)
     store.write_scan("a", schema.make_scan(data, AFFINE, image_attrs={"units": "1"}), {"stamp": ""})
-    group._made_metadata.cache_clear()
+    metadata._made_array.cache_clear()
     final, record, folder = (tmp_path / "scans" / name for name in ("a.zarr", "a.json", ""))
     renamed = first(calls, "rename", final)
     below = [final, *final.rglob("*")]

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cohort import grid, schema
-from cohort.io.storage import group, jsonfile, objects
+from cohort.io.storage import group, jsonfile, metadata, objects
 from cohort.io.storage import s3 as client
 from cohort.io.storage.backend import Unreachable
 from cohort.io.store import Locked, Store, StoreError
@@ -42,9 +42,9 @@ def place(request, tmp_path):
 @pytest.fixture
 def sharded(monkeypatch):
     """Arrays of a few voxels are stored as large ones are: in shards of several chunks."""
-    monkeypatch.setattr(group, "WHOLE_BYTES", 0)
-    monkeypatch.setattr(group, "CHUNK", 4)
-    monkeypatch.setattr(group, "SHARD_BYTES", 600)
+    monkeypatch.setattr(metadata, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(metadata, "CHUNK", 4)
+    monkeypatch.setattr(metadata, "SHARD_BYTES", 600)
 
 
 def flipped(content, rng):
@@ -99,8 +99,8 @@ def test_any_selection_of_a_lazy_scan_is_that_of_the_whole(place, request, in_sh
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_lost_an_empty_and_a_cut_chunk_are_errors(tmp_path, monkeypatch, sharded):
     if sharded:  # zarr reads a shard of no bytes as background
-        monkeypatch.setattr(group, "WHOLE_BYTES", 0)
-        monkeypatch.setattr(group, "CHUNK", 4)
+        monkeypatch.setattr(metadata, "WHOLE_BYTES", 0)
+        monkeypatch.setattr(metadata, "CHUNK", 4)
     store = Store(tmp_path)
     store.write_scan("a", make_scan((8, 8, 8)), {"stamp": "s"})
     chunk = store.root / "scans/a.zarr/image/c/0/0/0"
@@ -215,13 +215,13 @@ def test_content_is_voxels_scaling_and_place_not_the_header(tmp_path):
     itemsize=st.sampled_from([1, 2, 4, 8]),
 )
 def test_shards_are_whole_chunks_and_stay_within_their_size(shape, lead, itemsize):
-    chunks, shards = group.chunking((*lead, *shape), itemsize)
+    chunks, shards = metadata.chunking((*lead, *shape), itemsize)
     if shards is None:
         assert chunks == (*lead, *shape)
-        assert np.prod(chunks) * itemsize <= group.WHOLE_BYTES
+        assert np.prod(chunks) * itemsize <= metadata.WHOLE_BYTES
     else:
         assert all(s % c == 0 for s, c in zip(shards, chunks, strict=True))
-        assert np.prod(shards, dtype=float) * itemsize <= group.SHARD_BYTES
+        assert np.prod(shards, dtype=float) * itemsize <= metadata.SHARD_BYTES
 
 
 def test_a_store_of_another_cohort_or_of_a_later_format_is_refused(tmp_path):
@@ -435,9 +435,9 @@ class Touch:
 def craft(store, name, change):
     """Change the metadata of an array of the scan "a", and its record so that all digests are right."""
     place = f"scans/a.zarr/{name}/zarr.json"
-    metadata = json.loads(store.files.read(place))
-    change(metadata)
-    content = json.dumps(metadata).encode()
+    said = json.loads(store.files.read(place))
+    change(said)
+    content = json.dumps(said).encode()
     store.files.write(place, content)
     record = store.record("a")
     record["chunks"][f"{name}/zarr.json"] = [hashlib.sha256(content).hexdigest(), len(content)]

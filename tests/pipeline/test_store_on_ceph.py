@@ -16,7 +16,7 @@ from series import phantom, write_series
 
 from cohort import api
 from cohort.io import doctor
-from cohort.io.storage import group, lock
+from cohort.io.storage import lock, metadata
 from cohort.io.storage.backend import Locked
 from cohort.io.storage.objects import ObjectFiles
 from cohort.io.store import Store
@@ -50,11 +50,11 @@ def worked(catalog: Path, options: api.Options) -> Store:
 @pytest.fixture
 def in_shards(monkeypatch):
     """Arrays of a few voxels are stored as large ones are: in shards of several chunks, their index at the end."""
-    monkeypatch.setattr(group, "WHOLE_BYTES", 1000)
-    monkeypatch.setattr(group, "CHUNK", 9)
-    group._made_metadata.cache_clear()
+    monkeypatch.setattr(metadata, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(metadata, "CHUNK", 9)
+    metadata._made_array.cache_clear()
     yield
-    group._made_metadata.cache_clear()
+    metadata._made_array.cache_clear()
 
 
 @pytest.mark.parametrize("grain", ["scan", "block"])

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from cohort import api
-from cohort.io.storage import group, objects
+from cohort.io.storage import metadata, objects
 from cohort.io.storage import s3 as client
 from cohort.io.storage.backend import Locked, Unreachable
 from cohort.io.store import Store
@@ -50,12 +50,12 @@ def test_an_update_leaves_the_bytes_that_a_folder_holds(
     catalog, there, monkeypatch, grain, in_shards
 ):
     if in_shards:
-        monkeypatch.setattr(group, "WHOLE_BYTES", 1000)
-        monkeypatch.setattr(group, "CHUNK", 8 if grain == "scan" else 9)
-        group._made_metadata.cache_clear()  # of the scans of other tests
+        monkeypatch.setattr(metadata, "WHOLE_BYTES", 1000)
+        monkeypatch.setattr(metadata, "CHUNK", 8 if grain == "scan" else 9)
+        metadata._made_array.cache_clear()  # of the scans of other tests
     local = api.update(catalog, options=HERE)
     result = api.update(catalog, options=api.Options(workers=0, store=there.store, grain=grain))
-    group._made_metadata.cache_clear()
+    metadata._made_array.cache_clear()
     assert result.manifest["counts"] == local.manifest["counts"]
     assert result.manifest["counts"]["done"] == 6
     kept = cohorts.contents(result.store)
