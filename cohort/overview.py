@@ -10,13 +10,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cohort.io.storage.backend import StoreError
-from cohort.io.storage.papers import Papers
+from cohort.io.storage.backend import AWAY, StoreError
+from cohort.io.storage.papers import Papers, damaged
 from cohort.io.storage.place import files_of
 from cohort.pipeline import changes
 
@@ -278,7 +278,8 @@ def _rows(store: Papers, table: str) -> int:
     """Rows of a table, from its footer."""
     import pyarrow.parquet as pq
 
-    return int(pq.read_metadata(_source(store, table)).num_rows)
+    with _readable(store, table):
+        return int(pq.read_metadata(_source(store, table)).num_rows)
 
 
 def _states(store: Papers, table: str) -> dict[str, int]:
@@ -286,9 +287,20 @@ def _states(store: Papers, table: str) -> dict[str, int]:
     import pyarrow.parquet as pq
 
     # A file of its own, not a dataset: what those import takes longer than reading.
-    with pq.ParquetFile(_source(store, table)) as file:
+    with _readable(store, table), pq.ParquetFile(_source(store, table)) as file:
         column = file.read(columns=["state"]).column("state")
     return dict(sorted(Counter(map(str, column.to_pylist())).items()))
+
+
+@contextmanager
+def _readable(store: Papers, table: str) -> Iterator[None]:
+    """Name the file of a table that cannot be read: the library's words do not."""
+    try:
+        yield
+    except (ValueError, KeyError, OSError) as error:
+        if isinstance(error, AWAY) or getattr(error, "errno", None):
+            raise  # of the place or the disk: it says nothing against the table
+        raise damaged(store.url, f"tables/{table}.parquet", error) from error
 
 
 def _source(store: Papers, table: str) -> Path | io.BytesIO:

@@ -49,7 +49,7 @@ class Papers:
     def table(self, name: str) -> "pd.DataFrame | None":
         """Table ``tables/<name>.parquet``, or None. Raises `StoreError` if it is damaged."""
         content = self._checked(f"{name}.parquet")
-        return None if content is None else _read_parquet(content)
+        return None if content is None else self._parquet(f"tables/{name}.parquet", content)
 
     def tables(self) -> list[str]:
         """Names of all tables, sorted."""
@@ -114,9 +114,7 @@ class Papers:
             listed = self._listed().get(file)
             if listed is None or hashlib.sha256(content).hexdigest() in listed:
                 return content
-        raise StoreError(
-            f"{self.url}: tables/{file} is damaged: its digest is not the one that was noted; remove it and run again"
-        )
+        raise damaged(self.url, f"tables/{file}", "its digest is not the one that was noted")
 
     # -- quarantine ----------------------------------------------------------------------------------
 
@@ -189,7 +187,7 @@ class Papers:
                 f"{self.url}: {place} is damaged: its digest is not the one that was noted;"
                 f" remove models/{name}/model.json and call `cohort fit`"
             )
-        return _read_parquet(content)
+        return self._parquet(place, content)
 
     def write_model(
         self, name: str, tables: Mapping[str, "pd.DataFrame"], model: Mapping[str, Any]
@@ -303,9 +301,15 @@ class Papers:
         try:
             return jsonfile.decode(content)
         except ValueError as error:
-            raise StoreError(
-                f"{self.url}: {name} is damaged ({error}); remove it and run again"
-            ) from error
+            raise damaged(self.url, name, error) from error
+
+    def _parquet(self, name: str, content: bytes) -> "pd.DataFrame":
+        import pandas as pd
+
+        try:
+            return pd.read_parquet(io.BytesIO(content))
+        except (ValueError, OSError) as error:
+            raise damaged(self.url, name, error) from error
 
     def _readable(self, name: str) -> dict[str, Any] | None:
         try:
@@ -330,6 +334,12 @@ class Papers:
         return [name for name, size in zip(names, sizes, strict=True) if size is not None]
 
 
+def damaged(url: str, name: str, why: object) -> StoreError:
+    """What to say of a file of a store that is not what was written."""
+    said = " ".join(str(why).split())  # one line, whatever a library makes of it
+    return StoreError(f"{url}: {name} is damaged ({said}); remove it and call `cohort update`")
+
+
 def _digest(content: bytes) -> tuple[str, int]:
     """SHA-256 and bytes, as records list them."""
     return hashlib.sha256(content).hexdigest(), len(content)
@@ -337,12 +347,6 @@ def _digest(content: bytes) -> tuple[str, int]:
 
 def _parquet(table: "pd.DataFrame") -> bytes:
     return table.to_parquet(None, index=False)
-
-
-def _read_parquet(content: bytes) -> "pd.DataFrame":
-    import pandas as pd
-
-    return pd.read_parquet(io.BytesIO(content))
 
 
 def _csv(table: "pd.DataFrame") -> bytes:
