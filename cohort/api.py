@@ -151,7 +151,7 @@ def verify(
     from cohort.io.verify import verify as problems_of
 
     store = cohort.store
-    with store.lock():
+    with store.lock() if repair else store.still():
         found = list(problems_of(store, progress=_progress(store, "verify", listen)))
         if repair:
             discard(store, found)

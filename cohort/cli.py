@@ -14,7 +14,16 @@ import typer
 
 from cohort import deploying, keeping, planning, submitting, watching
 from cohort.arguments import CatalogPath, Memory, On, Sources, StorePath, Workers
-from cohort.console import RESUMABLE, errors, listener, open_cohort, say, show_result, show_stop
+from cohort.console import (
+    KEPT,
+    RESUMABLE,
+    errors,
+    listener,
+    open_cohort,
+    say,
+    show_result,
+    show_stop,
+)
 
 if TYPE_CHECKING:
     from cohort.api import Options, Result
@@ -89,7 +98,7 @@ def demo(
     from cohort import api
     from cohort.demo import make_demo
 
-    with errors(), listener(as_json=as_json) as listen:
+    with errors(KEPT), listener(as_json=as_json) as listen:
         options = api.Options(workers=workers, listen=listen)
         result, problems = make_demo(folder, scans=scans, seed=seed, options=options)
     show_result(result, as_json=as_json)
@@ -289,13 +298,18 @@ def _options(**given: Any) -> "Options":
     memory, budget = given.pop("memory", None), given.pop("budget", None)
     settle = given.pop("settle", None)
     if (limit := given.pop("time_limit", None)) is not None:
+        if given.get("workers") == 0:
+            raise ValueError(
+                "--time-limit with --workers 0: expected workers, whose scans can be ended; without any, all runs in this"
+                " process; leave out one of both, or give --workers 1"
+            )
         given["time_limit_seconds"] = parse_seconds(limit)
     sources = given.pop("source", None)
     return api.Options(
         **{k: v for k, v in given.items() if v is not None},
         memory=None if memory is None else parse_bytes(memory),
         budget_seconds=None if budget is None else parse_seconds(budget),
-        settle_seconds=0.0 if settle is None else parse_seconds(settle),
+        settle_seconds=0.0 if settle is None else parse_seconds(settle, may_be_zero=True),
         sources=sources or None,
     )
 
@@ -303,7 +317,7 @@ def _options(**given: Any) -> "Options":
 def _stage(
     call: "Callable[[Options], Result]", *, as_json: bool, strict: bool = False, **given: Any
 ) -> None:
-    with errors(), listener(as_json=as_json) as listen:
+    with errors(KEPT), listener(as_json=as_json) as listen:
         result = call(_options(listen=listen, confirm=planning.ask, **given))
     show_result(result, as_json=as_json)
     unmatched = result.manifest.get("unmatched", {}).get("scans_without_row")

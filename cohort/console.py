@@ -24,9 +24,20 @@ RESUMABLE = 75
 """Exit code of a call that somebody else's, or the end of it, kept from its work: call again."""
 
 
+AGAIN = "call again with"
+KEPT = "what was finished is kept; resume with"
+"""What is said before the command to go on with: of one that only looks, and of one that works scan by scan."""
+
+
 @contextmanager
-def errors() -> Iterator[None]:
-    """One line on stderr and the right exit code for everything a user can get wrong."""
+def errors(after: str = AGAIN) -> Iterator[None]:
+    """One line on stderr and the right exit code for everything a user can get wrong.
+
+    Parameters
+    ----------
+    after : str
+        What is left of a command that was interrupted, or whose store went away.
+    """
     from cohort.io.storage.backend import AWAY, Locked
 
     # A batch system that takes the node back sends SIGTERM: leave as after Ctrl-C, with the manifest written.
@@ -34,13 +45,13 @@ def errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say(f"stopped: signal; what was finished is kept; resume with: {_again()}")
+        say(f"stopped: signal; {after}: {_again()}")
         raise typer.Exit(RESUMABLE) from None
     except Locked as error:
         say(f"error: {error}; call again later")
         raise typer.Exit(75) from None
     except AWAY as error:
-        say(f"error: {error}; what was finished is kept; resume with: {_again()}")
+        say(f"error: {error}; {after}: {_again()}")
         raise typer.Exit(2) from None
     except (ValueError, OSError, ImportError) as error:
         for line in str(error).splitlines() or [type(error).__name__]:

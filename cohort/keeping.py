@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cohort.arguments import CatalogPath, Place, StorePath
-from cohort.console import errors, listener, open_cohort, say
+from cohort.console import AGAIN, errors, listener, open_cohort, say
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON line a finding on stdout")]
 
@@ -145,7 +145,7 @@ def gc(
     """Remove what no record needs: interrupted writes, results of recipes and models the catalog lacks, old runs, cache entries."""
     from cohort import api
 
-    with errors():
+    with errors(AGAIN if dry_run else "what was removed is gone; resume with"):
         found = api.collect(open_cohort(catalog, store), keep_runs=keep_runs, dry_run=dry_run)
     for each in found:
         _tell(
@@ -186,7 +186,10 @@ def withdraw(
     """
     from cohort import api
 
-    with errors(), listener(as_json=as_json) as listen:
+    with (
+        errors("a withdrawal that was begun is carried out by the next call; call again with"),
+        listener(as_json=as_json) as listen,
+    ):
         said, place = api.withdraw(
             open_cohort(catalog, store), subject, proof=proof, voxels=voxels, listen=listen
         )

@@ -106,24 +106,27 @@ MOST_SECONDS = 10 * 365.25 * 86400
 """Longest time that anybody may state."""
 
 
-def parse_seconds(text: str) -> float:
+def parse_seconds(text: str, *, may_be_zero: bool = False) -> float:
     """``6h``, ``90min``, ``1h30m`` or ``45 s`` -> seconds.
 
     Raises
     ------
     ValueError
-        For anything else, zero and more than ten years included.
+        For anything else, more than ten years included, and zero unless it may be.
 
     Examples
     --------
     >>> parse_seconds("1h30m"), parse_seconds("0.5 d"), parse_seconds("45s")
     (5400.0, 43200.0, 45.0)
+    >>> parse_seconds("0s", may_be_zero=True)
+    0.0
     """
     units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
     part = r"([0-9]+(?:\.[0-9]+)?)\s*(d|h|min|m|s)"
     if re.fullmatch(rf"\s*(?:{part}\s*)+", text):
         seconds = sum(float(n) * units[unit[0]] for n, unit in re.findall(part, text))
-        if 0 < seconds <= MOST_SECONDS:
+        if 0 < seconds <= MOST_SECONDS or (may_be_zero and seconds == 0):
             return seconds
-        raise ValueError(f"time {text!r}: expected more than 0 s and at most 10 years")
+        least = "0 s or more" if may_be_zero else "more than 0 s"
+        raise ValueError(f"time {text!r}: expected {least} and at most 10 years")
     raise ValueError(f"time {text!r}: expected a number with a unit, such as 6h, 90min or 1h30m")

@@ -165,7 +165,7 @@ def collect(
     """
     catalog, store = _catalog_of(cohort), cohort.store
     recipes, cache = read_recipes(catalog), cache_file(store)
-    with store.lock():
+    with store.still() if dry_run else store.lock():
         found = list(
             rubbish.rubbish(
                 store,

@@ -10,6 +10,7 @@ import typer
 
 from cohort.arguments import CatalogPath, Memory, On, Place, Sources, StorePath, Workers
 from cohort.console import (
+    KEPT,
     RESUMABLE,
     alarm_text,
     errors,
@@ -105,14 +106,15 @@ def add_to(
         """
         from cohort import api
         from cohort.call import STAGES, Call
+        from cohort.options import parse_seconds
         from cohort.rounds import deadline, rounds
 
-        with errors(), listener(as_json=as_json) as listen:
+        with errors(KEPT), listener(as_json=as_json) as listen:
             given = options(
                 listen=listen, budget=budget, settle=settle, on=on, workers=workers, memory=memory,
                 store=store, source=source,
             )  # fmt: skip
-            every_seconds = options(settle=every).settle_seconds
+            every_seconds = parse_seconds(every)
             now = datetime.now().astimezone()
             end = None if until in (None, "idle") else deadline(str(until), now=now)
             Call(catalog, None, given).check(STAGES)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cohort import cli
+from cohort.io.storage.backend import Unreachable
+from cohort.io.storage.disk import LocalFiles
 from cohort.pipeline.clusters import existing
 
 COMMANDS = {
@@ -161,6 +164,8 @@ def test_a_store_that_is_read_only(catalog, command):
         r"store/\.lock: expected a disk that can be written to, found one that is read-only",
         done.stderr,
     )
+    after = {"gc": "what was removed is gone"}.get(command, "what was finished is kept")
+    assert f"; {after}; resume with: cohort" in done.stderr
     assert done.stdout == ""
     assert sorted(place.rglob("*")) == before
 
@@ -170,9 +175,44 @@ def test_looking_at_a_store_that_is_read_only_works(catalog):
     place = catalog.parent / "store"
     assert call("ingest", catalog, "--workers", 0).exit_code == 0
     how = f'--bind "{place}" "$1" && mount -o remount,bind,ro'
-    for command in (["status"], ["diff", "--since", "2020-01-01"], ["plan"]):
+    looks = (
+        ["status"],
+        ["diff", "--since", "2020-01-01"],
+        ["plan"],
+        ["verify"],
+        ["gc", "--dry-run"],
+    )
+    for command in looks:
         done = on_a_disk(place, how, command[0], catalog, *command[1:])
         assert (done.returncode, done.stderr) == (0, ""), command
+
+
+@pytest.mark.parametrize(
+    ("command", "after"),
+    [
+        (["verify"], "call again with"),
+        (["verify", "--repair"], "call again with"),
+        (["status"], "call again with"),
+        (["gc"], "what was removed is gone; resume with"),
+        (["gc", "--dry-run"], "call again with"),
+        (["update", "--workers", "0"], "what was finished is kept; resume with"),
+    ],
+)
+def test_a_place_that_went_away_is_told_with_what_that_command_left(
+    catalog, monkeypatch, command, after
+):
+    assert call("ingest", catalog, "--workers", 0).exit_code == 0
+    line = ["cohort", command[0], str(catalog), *command[1:]]
+    monkeypatch.setattr(sys, "argv", line)
+
+    def away(self, name):
+        raise Unreachable("s3://b: the object store fails (503)")
+
+    monkeypatch.setattr(LocalFiles, "names", away)
+    done = call(*line[1:])
+    assert (done.exit_code, done.stdout) == (2, "")
+    said = f"error: s3://b: the object store fails (503); {after}: {shlex.join(line)}"
+    assert done.stderr.splitlines() == [said]
 
 
 def test_a_disk_that_is_full(catalog):

@@ -160,6 +160,14 @@ def test_what_a_user_gets_wrong_is_one_line_exit_2_and_nothing_written(catalog, 
     assert not (catalog.parent / "pwned").exists()
 
 
+@pytest.mark.parametrize("command", ["ingest", "run", "update"])
+def test_a_time_limit_without_a_process_to_end_is_refused(catalog, command):
+    result = call(command, catalog, "--workers", 0, "--time-limit", "5min")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert "--time-limit with --workers 0: expected workers" in result.stderr
+    assert not (catalog.parent / "store").exists()
+
+
 def test_all_problems_of_a_recipe_are_listed_at_once(catalog):
     path = catalog.parent / "recipes/ball.yaml"
     path.write_text(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import cohorts
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -125,6 +127,48 @@ def test_status_counts_without_opening_a_scan_and_says_what_runs_and_what_was_ki
     (tmp_path / "store/runs" / killed).mkdir()
     (tmp_path / "store/runs" / killed / "events.jsonl").write_text('{"event": "start"}\n')
     assert f"{killed} was killed" in call("status", catalog).stdout
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "other bytes": lambda content: b"PAR1" + bytes(len(content) - 8) + b"PAR1",
+    "no column": lambda content: table_of(scan_id=["a"]),
+}
+
+
+def table_of(**columns: list[str]) -> bytes:
+    return pd.DataFrame(columns).to_parquet(None, index=False)
+
+
+def test_a_damaged_file_is_named_with_what_to_do_and_that_mends_it(tmp_path):
+    catalog = cohorts.write_cohort(tmp_path, scans=6)
+    broken = tmp_path / "scans/003_v1.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:300])
+    bring(catalog)
+    store, sound = tmp_path / "store", call("status", catalog).stdout
+    (refusal,) = (store / "quarantine").iterdir()
+    for file in (store / "tables/scans.parquet", store / "tables/ball.parquet", refusal):
+        whole = file.read_bytes()
+        for how, damage in DAMAGE.items():
+            if how == "no column" and file.name != "ball.parquet":
+                continue  # rows are counted without reading one
+            file.write_bytes(damage(whole))
+            if file.suffix == ".json":  # without its digest it would be nobody's
+                file.write_bytes(whole.replace(b"003", b"004"))
+            shown = call("status", catalog)
+            assert (shown.exit_code, shown.stdout) == (2, ""), (file, how)
+            (line,) = shown.stderr.splitlines()
+            name = re.escape(str(file.relative_to(store)))
+            assert re.fullmatch(
+                rf"error: \S+/store: {name} is damaged \(.+\); remove it and call `cohort update`",
+                line,
+            ), line
+        file.unlink()
+        bring(catalog)
+        assert file.read_bytes() == whole
+    shown = call("status", catalog).stdout
+    assert shown.split("  last:")[0] == sound.split("  last:")[0]
 
 
 def test_follow_shows_every_event_of_a_run_that_goes_on_elsewhere_and_ends_with_it(tmp_path):
@@ -323,8 +367,9 @@ def test_watch_takes_new_scans_once_they_have_settled_and_ends_when_nothing_is_l
     assert "6 series are still arriving" in done.stdout
     assert "6 done" in done.stdout
     assert len(api.open(catalog).scans) == 6
-    wrong = call("watch", catalog, "--until", "soon")
-    assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
+    for option in ("--until", "soon"), ("--every", "0s"):  # without a pause it would never rest
+        wrong = call("watch", catalog, *option)
+        assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
     assert call("watch", tmp_path / "nowhere.yaml").exit_code == 2
 
 

@@ -8,7 +8,7 @@ record lists and the disk lacks is an error, never background.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import xarray as xr
 
 from cohort import grid, provenance, schema
 from cohort.io.storage import jsonfile
-from cohort.io.storage.backend import Locked, StoreError
+from cohort.io.storage.backend import Locked, StoreError, Unwritable
 from cohort.io.storage.disk import LocalFiles
 from cohort.io.storage.group import encode_group, open_group, write_blocks
 from cohort.io.storage.metadata import json_attrs
@@ -216,6 +216,14 @@ class Store(Papers):
             With who holds it, where and since when.
         """
         return self.files.lock()
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """`lock` for somebody who only looks; a disk that takes nothing is looked at without. Raises `Locked`."""
+        with ExitStack() as stack:
+            with suppress(Unwritable):
+                stack.enter_context(self.lock())
+            yield
 
     def sweep(self) -> int:
         """Remove what interrupted writers left: staging folders and groups without a record. Call under the lock."""

@@ -50,8 +50,13 @@ def test_the_command_says_what_is_still_arriving(tmp_path):
     done = CliRunner().invoke(cli.app, ["ingest", str(catalog), "--settle", "1h", "--workers", "0"])
     assert done.exit_code == 0, done.stderr
     assert "2 series are still arriving; left for the next call" in done.stdout
-    wrong = CliRunner().invoke(cli.app, ["ingest", str(catalog), "--settle", "soon"])
-    assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
+    for text in ("soon", "-1s"):
+        wrong = CliRunner().invoke(cli.app, ["ingest", str(catalog), "--settle", text])
+        assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
+    # Nothing to wait for.
+    now = CliRunner().invoke(cli.app, ["ingest", str(catalog), "--settle", "0s", "--workers", "0"])
+    assert (now.exit_code, now.stderr.count("error")) == (0, 0), now.stderr
+    assert "2 done" in now.stdout
 
 
 def test_what_is_half_there_is_not_refused_and_the_scan_that_was_there_stays(tmp_path, aged):
