@@ -56,10 +56,16 @@ class Comparison:
     def scans(self, contents: Mapping[str, str]) -> None:
         """Note the scans of the cohort and the digest of the content each was made from."""
         before = _by_scan(self._baseline("scans"), "content")
-        self._said["scans"] = {
+        said = self._said["scans"] = {
             "added": sorted(contents.keys() - before.keys()),
             "replaced": sorted(s for s, c in contents.items() if before.get(s, c) != c),
             "withdrawn": sorted(before.keys() - contents.keys()),
+        }
+        # What came back as it was is known by these, over several calls.
+        self._said["contents"] = {
+            s: [_short(before.get(s)), _short(contents.get(s))]
+            for ids in said.values()
+            for s in ids
         }
         ids = sorted(contents)
         self._now["scans"] = {"scan_id": ids, "content": [contents[s] for s in ids]}
@@ -203,6 +209,11 @@ class Numbers:
             yield self._marks.setdefault(mark, mark)
 
 
+def _short(content: str | None) -> str | None:
+    """Enough of a digest to tell two contents of one scan apart."""
+    return None if content is None else content[:16]
+
+
 def _by_scan(columns: Columns, column: str) -> dict[str, Any]:
     return dict(zip(columns.get("scan_id", ()), columns.get(column, ()), strict=True))
 
@@ -272,16 +283,19 @@ def since(store: Papers, when: str) -> list[str]:
 def merged(store: Papers, runs: Sequence[str]) -> dict[str, Any]:
     """What changed over several runs, as one ``changes.json`` would say it.
 
-    A scan that came and went is not named; of a coefficient that moved twice, the first and the last count.
+    A scan that came and went is not named, nor one that went or changed and is what it was again; of a coefficient that
+    moved twice, the first and the last count.
     """
-    became: dict[str, str] = {}
+    was: dict[str, str | None] = {}
+    now: dict[str, str | None] = {}
     first: dict[tuple[str, str], Any] = {}
     last: dict[tuple[str, str], Any] = {}
     alarms: list[dict[str, Any]] = []
     n_alarms = n_withdrawn = 0
-    for said in _each(store, runs):
-        for scan_id, how in _steps(said.get("scans", {})):
-            became[scan_id] = _then(became.get(scan_id), how)
+    for run, said in _each(store, runs):
+        for scan_id, before, after in _steps(said, run):
+            was.setdefault(scan_id, before)
+            now[scan_id] = after
         for each in said.get("coefficients", ()):
             key = (each["model"], each["term"])
             first.setdefault(key, each["before"])
@@ -297,8 +311,9 @@ def merged(store: Papers, runs: Sequence[str]) -> dict[str, Any]:
     return {
         "runs": list(runs),
         "scans": {
-            how: sorted(s for s, h in became.items() if h == how)
-            for how in ("added", "replaced", "withdrawn")
+            "added": sorted(s for s in now if was[s] is None and now[s] is not None),
+            "replaced": sorted(s for s in now if None not in (was[s], now[s]) and was[s] != now[s]),
+            "withdrawn": sorted(s for s in now if was[s] is not None and now[s] is None),
         },
         "subjects_withdrawn": n_withdrawn,
         "coefficients": [{**each, **_difference(each)} for each in moved],
@@ -307,26 +322,21 @@ def merged(store: Papers, runs: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _each(store: Papers, runs: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _each(store: Papers, runs: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for run in runs:
         said = store.read_json(f"runs/{run}/changes.json")
         if said:
-            yield said
+            yield run, said
 
 
-def _steps(scans: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
-    for how, ids in scans.items():
+def _steps(said: Mapping[str, Any], run: str) -> Iterator[tuple[str, str | None, str | None]]:
+    """Scans that changed in a run, and their content before and after it, None where there was none."""
+    known = said.get("contents", {})
+    for how, ids in said.get("scans", {}).items():
         for scan_id in ids:
-            yield scan_id, how
-
-
-def _then(before: str | None, how: str) -> str:
-    """What became of a scan, in one word, when something more happened to it."""
-    if before == "added":
-        return "" if how == "withdrawn" else "added"
-    if before == "withdrawn":
-        return "replaced"
-    return how
+            # A run of an earlier version did not say; its contents are like no other.
+            before, after = known.get(scan_id, (f"before {run}", f"after {run}"))
+            yield scan_id, None if how == "added" else before, None if how == "withdrawn" else after
 
 
 def _term(row: Mapping[Any, Any], table: "pd.DataFrame") -> str:
