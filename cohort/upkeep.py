@@ -110,11 +110,10 @@ def withdraw(
             )
         with Ledger(store, "withdraw", listen=listen) as ledger:
             if begun is None:
-                begun = leaving.begin(journal, found, proof=proof, voxels=voxels)
+                begun = leaving.begin(journal, found, proof=proof, voxels=voxels, run=ledger.run_id)
             said = leaving.carry_out(
                 store, begun, tokens=tokens, cache=cache, progress=_telling(store, listen)
             )
-            store.write_json(f"runs/{ledger.run_id}/changes.json", {"subjects_withdrawn": 1})
             ledger.stages["withdraw"] = {
                 "scans": len(begun.inventory.scans),
                 "files": len(begun.inventory.removed),

@@ -10,9 +10,10 @@ from pathlib import Path
 import cohorts
 import pytest
 
-from cohort import api
+from cohort import api, overview
 from cohort.call import Call, cache_file, tokens_file
 from cohort.io import private
+from cohort.io.leaving import withdraw
 from cohort.io.leaving.redact import Subject
 from cohort.io.leaving.register import Register
 from cohort.io.storage import jsonfile
@@ -253,7 +254,7 @@ def _killed_at(catalog: Path, proof: Path, operation: int) -> bool:
 @pytest.mark.parametrize("goes_on", ["withdraw", "update"])
 def test_a_withdrawal_that_was_killed_is_carried_out_by_the_next_call(tmp_path, goes_on):
     catalog = write(tmp_path, "token")
-    update(catalog)
+    first = update(catalog).manifest["run_id"]
     names, proof = names_of(catalog), tmp_path / "proof.json"
     inventory = None
     for operation in (0, 1, 2, 3, 5, 8, 11, 14):
@@ -274,6 +275,41 @@ def test_a_withdrawal_that_was_killed_is_carried_out_by_the_next_call(tmp_path, 
     assert said["check"]["found"] == []
     assert [str(p) for p in api.verify(api.open(catalog)) if p.is_error] == []
     assert len(api.open(catalog).scans) == 6
+    api.collect(api.open(catalog))  # what was killed said something that is still to be read
+    assert overview.diff(Store(tmp_path / "store"), first)["subjects_withdrawn"] == 1
+
+
+def test_a_withdrawal_is_counted_once_whichever_call_carries_it_out(tmp_path, monkeypatch):
+    catalog = write(tmp_path, "keep")
+    first = update(catalog).manifest["run_id"]
+    store = Store(tmp_path / "store")
+
+    def counted() -> int:
+        return overview.diff(store, first)["subjects_withdrawn"]
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    goes_on = {
+        "003": lambda: api.withdraw(api.open(catalog), "003", proof=tmp_path / "003.json"),
+        "001": lambda: api.ingest(catalog, options=HERE),
+        "002": lambda: api.readmit(api.open(catalog), "003"),
+        "004": lambda: api.withdraw(api.open(catalog), "005", proof=tmp_path / "005.json"),
+    }
+    # Before it is counted (and listed in the manifest of what was interrupted), after, and when all is done but the proof.
+    places = {"003": "_count", "001": "_count", "002": "_tables", "004": "_left"}
+    n = 0
+    for subject, go_on in goes_on.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(withdraw, places[subject], stopped)
+            with pytest.raises(KeyboardInterrupt):
+                api.withdraw(api.open(catalog), subject, proof=tmp_path / f"{subject}.json")
+        go_on()
+        n += 1 if subject != "004" else 2
+        assert counted() == n, subject
+        assert [str(p) for p in api.verify(api.open(catalog)) if p.is_error] == []
+        api.collect(api.open(catalog))
+        assert counted() == n, subject
 
 
 @pytest.mark.slow

@@ -169,11 +169,15 @@ def _tables(store: Store, recipes: Collection[str]) -> Iterator[Rubbish]:
 
 
 def _runs(store: Store, keep: int | None) -> Iterator[Rubbish]:
-    """Folders of calls that were killed, and of those older than the newest `keep`."""
+    """Folders of calls that were killed, and of those older than the newest `keep`.
+
+    A call that was killed after it had said what changed is like one that ended: `cohort diff` reads it.
+    """
     names = store.files.names("runs")
     if not names:
         return
     whole = set(store.runs())
+    whole |= {n for n in names if store.files.size(f"runs/{n}/changes.json") is not None}
     for name in names[:-1]:
         if name not in whole:
             yield _of(store, "run", "of a call that was killed", [f"runs/{name}/"])

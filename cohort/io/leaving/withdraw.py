@@ -39,6 +39,8 @@ class Withdrawal:
     proof: Path
     voxels: bool
     """Whether the search afterwards looks among the voxels of the other scans, too."""
+    run: str = ""
+    """The run that began it, and counts it (`cohort diff`); empty in a journal of an earlier version."""
 
 
 def journal_file(tokens: Path) -> Path:
@@ -46,13 +48,16 @@ def journal_file(tokens: Path) -> Path:
     return tokens.with_suffix(".withdrawal")
 
 
-def begin(journal: Path, inventory: Inventory, *, proof: Path, voxels: bool) -> Withdrawal:
+def begin(
+    journal: Path, inventory: Inventory, *, proof: Path, voxels: bool, run: str
+) -> Withdrawal:
     """Write the journal: from now on the withdrawal is carried out, whatever happens."""
-    begun = Withdrawal(inventory, _now(), proof.absolute(), voxels)
+    begun = Withdrawal(inventory, _now(), proof.absolute(), voxels, run)
     said = {
         "began": begun.began,
         "proof": str(begun.proof),
         "voxels": voxels,
+        "run": run,
         "inventory": inventory.to_json(),
     }
     journal.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -71,7 +76,8 @@ def pending(journal: Path) -> Withdrawal | None:
             f"the journal of a withdrawal, {journal}, is damaged ({error}); remove it and withdraw again"
         ) from error
     inventory = Inventory.from_json(said["inventory"])
-    return Withdrawal(inventory, said["began"], Path(said["proof"]), said["voxels"])
+    proof, run = Path(said["proof"]), said.get("run", "")
+    return Withdrawal(inventory, said["began"], proof, said["voxels"], run)
 
 
 def carry_out(
@@ -93,6 +99,7 @@ def carry_out(
     inventory = begun.inventory
     who = inventory.names()
     Register(store).add(inventory.subject, inventory.contents)
+    _count(store, begun.run)
     stale = _models(store, who)
     store.files.remove("report/stamp.json")
     store.files.remove("report/index.html")
@@ -127,6 +134,18 @@ def carry_out(
     _write(begun.proof, jsonfile.encode(proof))
     journal_file(tokens).unlink()
     return proof
+
+
+def _count(store: Store, run: str) -> None:
+    """Note in the run that began it that a subject withdrew: once, whichever call carries it out."""
+    name = f"runs/{run}/changes.json"
+    if not run or store.files.size(name) is not None:
+        return
+    if "files" in (manifest := store.manifest(run)):
+        # It was interrupted and had time to list its files. `_runs` lists them again, this one too.
+        del manifest["files"]
+        store.write_json(f"runs/{run}/manifest.json", manifest)
+    store.write_json(name, {"subjects_withdrawn": 1})
 
 
 def _left(
