@@ -92,7 +92,7 @@ class _Check(Accounts):
     def __init__(self, store: "Store", progress: Callable[[int], None]) -> None:
         super().__init__(store, progress)
         self.recipes: dict[str, str] = {}
-        """Digest of each recipe that a derivative names -> the derivative."""
+        """File of each recipe that a derivative names -> that it does."""
 
     def problems(self) -> Iterator[Problem]:
         yield from self.groups("scans", self.files.listing("scans"), self.ids("scans"))
@@ -110,7 +110,7 @@ class _Check(Accounts):
         yield from self.tables()
         yield from self.plain("recipes", "recipe", self.recipes)
         yield from self.plain("quarantine", "refusal", self.refusals())
-        yield from self.plain("baseline", "baseline", {})
+        yield from self.plain("baseline", "baseline", self.baselines())
         for name, listed in groupby(self.files.listing("models"), _folder):
             yield from self.model(name, dict(listed))
         for name, listed in groupby(self.files.listing("runs"), _folder):
@@ -167,7 +167,7 @@ class _Check(Accounts):
             yield Problem("damaged", unit, f"{place}.json", text)
             return
         if "recipe_digest" in record:
-            self.recipes.setdefault(f"{record['recipe_digest']}.json", unit)
+            self.recipes.setdefault(f"{record['recipe_digest']}.json", f"{unit} names it")
         listed = {f"{place}.zarr/{name}": said for name, said in record["chunks"].items()}
         yield from self.listed(unit, listed, there, record=f"{place}.json")
 
@@ -218,7 +218,7 @@ class _Check(Accounts):
                         yield Problem("missing", f"table {stem}", f"tables/{stem}.units.json", text)
 
     def plain(self, folder: str, what: str, expected: Mapping[str, str]) -> Iterator[Problem]:
-        """A folder of JSON files with digests of their own; `expected`: name -> who says that it is there."""
+        """A folder of JSON files with digests of their own; `expected`: name -> why it has to be there."""
         there = dict(self.files.listing(folder))
         for name, size in there.items():
             unit = f"{what} {_stem(name, folder)}"
@@ -228,18 +228,33 @@ class _Check(Accounts):
                 yield foreign(unit, name, size)
             else:
                 yield from self.json(unit, name, size)
-        for file, by in sorted(expected.items()):
+        for file, why in sorted(expected.items()):
             if f"{folder}/{file}" not in there:
-                text = f"{by} names it; call `cohort update`"
+                text = f"{why}; call `cohort update`"
                 yield Problem("missing", f"{what} {Path(file).stem}", f"{folder}/{file}", text)
 
     def refusals(self) -> dict[str, str]:
-        """Files of the series that the last ingest refused -> that run."""
+        """Files of the series that the last ingest refused -> that it did."""
         return {
-            f"{entry['series']}.json": f"runs/{run}/manifest.json"
+            f"{entry['series']}.json": f"runs/{run}/manifest.json names it"
             for run, manifest in self.last("quarantined")
             for entry in manifest["quarantined"]
         }
+
+    def baselines(self) -> dict[str, str]:
+        """What calls that came to their end left of each stage, to compare the next one with -> which did."""
+        # Of a recipe without a table nothing is compared any more, and `cohort gc` takes its baseline.
+        wanted = {f"run:{name}": f"recipe.{name}.json" for name in self.store.tables()}
+        wanted |= {"ingest": "scans.json", "fit": "models.json"}
+        found = {}
+        for run in reversed(self.files.names("runs")):
+            with suppress(StoreError, OSError):
+                manifest = self.store.manifest(run)
+                if manifest.get("error") is None:
+                    for stage in wanted.keys() & manifest.get("stages", {}).keys():
+                        why = f"runs/{run} left it, and without it nobody can say what changes"
+                        found[wanted.pop(stage)] = why
+        return found
 
     def last(self, key: str) -> list[tuple[str, dict[str, Any]]]:
         """The latest manifest that can be read and has `key`, with its run; or nothing."""

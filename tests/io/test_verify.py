@@ -140,6 +140,7 @@ KINDS = (
         "models .parquet",
     ),
     *("models .csv", "runs .json", "runs .jsonl", "runs .txt", "report .html", "report stamp.json"),
+    "baseline .json",
 )
 
 
@@ -185,6 +186,28 @@ def test_all_derivatives_of_a_recipe_that_went_are_missed(store):
     ids = store.derivative_ids("ball")
     shutil.rmtree(store.root / "derivatives")
     assert [(p.kind, p.unit) for p in problems(store)] == [("missing", f"ball of {i}") for i in ids]
+
+
+def test_a_baseline_is_missed_whatever_the_last_call_was_and_comes_back_with_the_next(
+    made, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(made.parent, tmp_path / "made", symlinks=True)
+    catalog = tmp_path / "made/catalog.yaml"
+    store = Store(tmp_path / "made/store")
+    there = {f"baseline/{name}" for name in store.files.names("baseline")}
+    assert there == {f"baseline/{name}.json" for name in ("scans", "models", "recipe.ball")}
+    api.fit(catalog, options=HERE)  # says nothing of scans and numbers
+    shutil.rmtree(store.root / "baseline")
+    assert {p.file for p in problems(store) if p.kind == "missing"} == there
+    api.update(catalog, options=HERE)
+    assert problems(store) == []
+    # Of a recipe that the catalog lacks, and of a store into which nothing was ever fitted, none is missed.
+    text = catalog.read_text(encoding="utf-8")
+    catalog.write_text(text.partition("models:")[0].replace("recipes: [ball]", "recipes: []"))
+    gone = api.collect(api.open(catalog))
+    assert [g.what for g in gone if "baseline/recipe.ball.json" in g.names]
+    assert problems(store) == []
 
 
 FOREIGN = (
