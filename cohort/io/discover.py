@@ -98,8 +98,8 @@ def discover(
     ------
     SourceError
         If a source does not exist or cannot be read.
-    NodeAway
-        If a DICOM node stops answering; what was read of it is remembered.
+    Unreachable
+        If a bucket or a DICOM node stops answering; what was read of it is remembered.
     """
     finder = _Finder(subject)
     result = Discovery()

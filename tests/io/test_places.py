@@ -18,9 +18,10 @@ from series import phantom, write_series
 from cohort.io import nifti
 from cohort.io.catalog import CatalogError, read_catalog
 from cohort.io.discover import SourceError, discover
-from cohort.io.sources import places
+from cohort.io.sources import buckets, places
 from cohort.io.sources.buckets import Bucket
 from cohort.io.sources.places import UrlError, from_url, is_object, local, opened
+from cohort.io.storage.backend import Unreachable
 
 pytest_plugins = ["s3"]
 
@@ -252,7 +253,9 @@ def server(monkeypatch):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             seen.append((self.path, dict(self.headers)))
-            status, headers, body = answer.get(self.path.split("?")[0], answer["*"])
+            place = self.path.split("?")[0]
+            said = answer[place] if place in answer else answer["*"]
+            status, headers, body = said if isinstance(said, tuple) else next(said)
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
@@ -281,6 +284,8 @@ def server(monkeypatch):
         thread.join()
 
 
+STATED = {"Last-Modified": "Sat, 21 Nov 2026 00:00:00 GMT", "ETag": '"a"'}
+
 DENIED = f"""<?xml version="1.0"?><Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>{SECRET}ID</AWSAccessKeyId>
 <StringToSign>{SECRET}</StringToSign></Error>""".encode()
 
@@ -304,16 +309,51 @@ def test_an_answer_that_repeats_a_credential_is_not_repeated(server):
     assert seen
 
 
+@pytest.mark.parametrize("tries", [1, 12])
+def test_a_server_that_fails_a_dozen_times_running_is_asked_again(server, tries):
+    """With one request in five failing, one in 15,000 fails six times running: a cohort makes more."""
+    _, answer, seen = server
+    good = (206, {"Content-Range": "bytes 0-2/3", **STATED}, b"abc")
+    answer["/bucket/a"] = iter([*[(503, {}, b"")] * tries, good])
+    assert Bucket(Path("s3:/bucket")).range("a", 0, 3) == b"abc"
+    assert len(seen) == tries + 1
+
+
+def test_an_object_that_cannot_be_had_is_one_thing_and_a_server_that_is_away_another(
+    server, monkeypatch
+):
+    _, answer, _ = server
+    monkeypatch.setattr(buckets, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(buckets, "_PROBE_S", 0.2)
+    listed = b"<ListBucketResult><IsTruncated>false</IsTruncated>" + b"".join(
+        b"<Contents><Key>%s</Key><Size>3</Size><LastModified>2026-11-21T00:00:00.000Z</LastModified></Contents>" % name
+        for name in (b"bad.txt", b"good.txt")
+    ) + b"</ListBucketResult>"  # fmt: skip
+    answer["/bucket"] = (200, {}, listed)
+    answer["/bucket/good.txt"] = (200, STATED, b"abc")
+    answer["/bucket/bad.txt"] = (500, {}, b"")
+    answer["*"] = (404, {}, b"")
+    found = discover([Path("s3:/bucket")])
+    assert [path.name for path in found.unreadable] == ["bad.txt"]
+    assert {path.name for paths in found.skipped.values() for path in paths} == {"good.txt"}
+    answer["*"] = (500, {}, b"")
+    with pytest.raises(Unreachable, match=r"s3://bucket: the object store fails \(500\)"):
+        discover([Path("s3:/bucket")])
+    with pytest.raises(Unreachable), local([Path("s3:/bucket/bad.txt")]):
+        pass
+
+
 def test_a_redirect_to_another_host_takes_no_credential_along(server):
     port, answer, seen = server
     answer["*"] = (307, {"Location": f"http://localhost:{port}/elsewhere"}, b"")
     answer["/elsewhere"] = (200, {}, b"")
     with pytest.raises(OSError, match="the object store fails"):
         Bucket(Path("s3:/bucket")).range("a", 0, 3)
-    first, *followed = seen
-    assert first[0] == "/bucket/a"
-    assert "authorization" in {name.lower() for name in first[1]}
-    for path, headers in followed:
+    assert seen[0][0] == "/bucket/a"
+    assert "authorization" in {name.lower() for name in seen[0][1]}
+    for path, headers in seen:
+        if path.startswith("/bucket/"):
+            continue  # asked of the host that the environment names
         assert path == "/elsewhere"
         assert "authorization" not in {name.lower() for name in headers}
         assert SECRET not in str(headers)

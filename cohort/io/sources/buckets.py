@@ -17,9 +17,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from cohort.io.storage.backend import Unreachable
+
 if TYPE_CHECKING:
     from obstore import ObjectMeta
-    from obstore.store import ObjectStore
+    from obstore.store import S3Store
 
 SCHEME = "s3"
 """Amazon's object store and everything that speaks like it."""
@@ -27,8 +29,19 @@ SCHEME = "s3"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
 
 _CHUNK = 1 << 20
-_SILENCE, _PATIENCE, _RETRIES = "60 s", timedelta(seconds=60), 5
-"""How long a server may say nothing, and how long and how often a request is tried again. A transfer as a whole may take long."""
+
+PATIENCE_S = 180.0
+"""Seconds for which a request is tried again, with growing pauses, before it fails."""
+
+_TRIES = 10_000
+"""More than fit into that time, which alone bounds them: ten, the client's own number, are over in two seconds, and five lose
+one request in 15,000 to a server that fails one in five."""
+
+_SILENCE = "60 s"
+"""How long a server may say nothing. A transfer as a whole may take long: a shard of a store has 256 MB."""
+
+_PROBE_S = 5.0
+"""For a server that failed beyond all patience to answer something else."""
 
 
 class UrlError(ValueError):
@@ -123,11 +136,13 @@ class Bucket:
     ------
     OSError
         From every method, in this module's words.
+    Unreachable
+        From every method, if the server answers nothing else either: the next request would meet the same.
     """
 
     def __init__(self, path: Path) -> None:
         self._name = path.parts[1]
-        self._store = _connected(self._name)
+        self._store = client(self._name, patience_s=PATIENCE_S)
 
     def path(self, found: Object) -> Path:
         """Name of an object of this bucket."""
@@ -135,7 +150,7 @@ class Bucket:
 
     def listing(self, prefix: str) -> Iterator[Object]:
         """Objects below a prefix that ends where a name does, a page at a time."""
-        with _in_our_words():
+        with self._asking():
             for page in self._store.list(prefix or None):
                 yield from map(_object, page)
 
@@ -144,7 +159,7 @@ class Bucket:
         if not key:
             return None
         try:
-            with _in_our_words():
+            with self._asking():
                 return _object(self._store.head(key))
         except FileNotFoundError:
             return None
@@ -153,7 +168,7 @@ class Bucket:
         """Bytes of an object from `start`; `length` of them must be there."""
         if not length:
             return b""
-        with _in_our_words():
+        with self._asking():
             return bytes(self._store.get_range(key, start=start, length=length))
 
     def opened(self, key: str, *, etag: str | None = None) -> BinaryIO:
@@ -161,12 +176,38 @@ class Bucket:
         return io.BufferedReader(_Streamed(self._chunks(key, etag)), _CHUNK)
 
     def _chunks(self, key: str, etag: str | None) -> Iterator[bytes]:
-        with _in_our_words():
+        with self._asking():
             got = self._store.get(key, options={"if_match": etag} if etag else {})
             yield from (bytes(chunk) for chunk in got.stream(min_chunk_size=_CHUNK))
 
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            with _in_our_words():
+                yield
+        except OSError as error:
+            if error.errno == errno.EIO and not self._answers():
+                raise Unreachable(f"{SCHEME}://{self._name}: {error.strerror}") from None
+            raise
 
-def _connected(name: str) -> "ObjectStore":
+    def _answers(self) -> bool:
+        """Whether the server says anything of an object that nobody has: then a failure concerns what was asked for."""
+        try:
+            with _in_our_words():
+                client(self._name, patience_s=_PROBE_S).head("cohort-asks-whether-anybody-answers")
+        except OSError as error:
+            return error.errno != errno.EIO
+        return True
+
+
+def client(name: str, *, patience_s: float) -> "S3Store":
+    """Connection to a bucket at the server that the environment names.
+
+    Raises
+    ------
+    OSError
+        In this module's words; ENOSYS without obstore.
+    """
     try:
         from obstore.store import S3Store
     except ImportError as error:
@@ -177,12 +218,9 @@ def _connected(name: str) -> "ObjectStore":
     config: Any = {"timeout": "1 day", "read_timeout": _SILENCE}
     if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
         config["allow_http"] = "true"  # whoever sets such an endpoint means it
+    patience: Any = {"retry_timeout": timedelta(seconds=patience_s), "max_retries": _TRIES}
     with _in_our_words():
-        return S3Store(
-            name,
-            config=config,
-            retry_config={"max_retries": _RETRIES, "retry_timeout": _PATIENCE},
-        )
+        return S3Store(name, config=config, retry_config=patience)
 
 
 def _object(meta: "ObjectMeta") -> Object:

@@ -17,8 +17,9 @@ from cohort.io.sources import archives, content
 from cohort.io.sources.archive_limits import LINK, NOT_REGULAR
 from cohort.io.sources.buckets import Bucket, Object, is_object, key_of
 from cohort.io.sources.dicomweb import address, listing, retrieve
-from cohort.io.sources.dicomweb.node import BadAnswer, Node, NodeAway
+from cohort.io.sources.dicomweb.node import BadAnswer, Node
 from cohort.io.sources.filecache import ARCHIVE, UNREADABLE, Entry, FileCache, State
+from cohort.io.storage.backend import Unreachable
 
 _LOCAL, _REMOTE = (4, 16), (16, 1)
 """Threads, and files that one takes at a time. An object store answers late, and many at a time."""
@@ -64,6 +65,8 @@ class _Item:
                 return content.look(self.path)
             with self.opened() as stream:
                 return content.look_at(stream, self.path)
+        except Unreachable:
+            raise  # it is nothing of this object, and the next would meet it too
         except OSError:
             return Entry(reason=UNREADABLE)
 
@@ -95,8 +98,8 @@ def examined(
     ------
     SourceError
         If a source does not exist or cannot be read.
-    NodeAway
-        If a DICOM node stops answering. What was read of it is remembered.
+    Unreachable
+        If a bucket or a DICOM node stops answering. What was read of it is remembered.
     """
     for source in dict.fromkeys(sources):
         items = _items(source)
@@ -140,8 +143,8 @@ def _members(item: _Item, known: FileCache, *, read: bool) -> Iterator[tuple[Pat
     if read:
         try:
             entry = _read_archive(item, known)
-        except NodeAway:
-            raise  # it is nothing of this series, and the next would meet it too
+        except Unreachable:
+            raise  # it is nothing of this archive or series, and the next would meet it too
         except BadAnswer as error:
             entry = Entry(reason=UNREADABLE, refusal=_no_use(error))
         except OSError:

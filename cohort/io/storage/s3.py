@@ -10,27 +10,19 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cohort.io.sources.buckets import PATIENCE_S, client
 from cohort.io.storage.backend import StoreError, Unreachable
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
     from zarr.core.buffer import Buffer
-
-RETRY_S = 180.0
-"""Seconds for which a request is tried again, with growing pauses, before it fails."""
-
-MAX_RETRIES = 10_000
-"""More than fit into `RETRY_S`."""
-
-SILENCE = "60 s"
-"""How long a server may say nothing. A transfer as a whole may take long: a shard has 256 MB."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class Bucket(Protocol):
         """The whole bucket for zarr, to read."""
 
 
-def connect(name: str, *, retry_s: float = RETRY_S) -> Bucket:
+def connect(name: str, *, retry_s: float = PATIENCE_S) -> Bucket:
     """The bucket of a name at the server that the environment names; one client a process.
 
     Raises
@@ -141,16 +133,8 @@ class _Obstore:
     """`Bucket` through obstore."""
 
     def __init__(self, name: str, *, retry_s: float) -> None:
-        from obstore.store import S3Store
-
-        # Options of the client would replace those of the environment; among the store's own they are added to them.
-        config: Any = {"timeout": "1 day", "read_timeout": SILENCE}
-        if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
-            config["allow_http"] = "true"  # whoever sets such an endpoint means it
         self.name = name
-        # The time alone bounds it: ten retries, the default, are over in two seconds.
-        retries: Any = {"retry_timeout": timedelta(seconds=retry_s), "max_retries": MAX_RETRIES}
-        self._store = S3Store(name, config=config, retry_config=retries)
+        self._store = client(name, patience_s=retry_s)
 
     def get(self, key: str) -> bytes:
         import obstore
