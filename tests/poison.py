@@ -11,6 +11,9 @@ import numpy as np
 ENDS = ("segfault", "abort", "exit", "killed")
 """What ends the process of a scan."""
 
+DEADLY = 7777
+"""A voxel that no other scan has."""
+
 
 def square(number: int) -> int:
     """The square."""
@@ -93,3 +96,10 @@ def slowly(block: np.ndarray) -> np.ndarray:
     """A block that takes an hour."""
     time.sleep(3600)
     return block
+
+
+def deadly(block: np.ndarray, result: np.ndarray) -> np.ndarray:
+    """The result that goes with a block; one with `DEADLY` in it ends its process, as a library that crashes on it does."""
+    if (block == DEADLY).any():
+        ctypes.string_at(0)
+    return result

@@ -1,7 +1,9 @@
 """Block grain on workers that die: they come back, nothing is waited for without end, and the numbers are the same."""
 
+import functools
 import os
 import pickle
+import re
 import signal
 import time
 
@@ -14,12 +16,15 @@ import pytest
 
 from cohort import api
 from cohort.io.store import Store
+from cohort.ops import masks
 from cohort.pipeline.cluster import connect
 from cohort.pipeline.dispatch import blocks
 from cohort.pipeline.dispatch.stopping import Dropped, Stop
+from cohort.pipeline.steps import STEPS
 
 MEMORY = 700 << 20
 BLOCKS = api.Options(workers=0, grain="block", memory=MEMORY)
+NOTHING = np.ones((0, 0, 0), bool)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,48 @@ def test_a_block_that_hangs_is_ended_and_the_workers_are_free_again(client):
         stuck.compute()
     with blocks.on_workers(client, Stop(), seconds=600.0):
         assert da.ones(4, chunks=2).sum().compute() == 4
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_scan_that_kills_workers_is_named_and_those_beside_it_are_done(
+    client, tmp_path, monkeypatch
+):
+    catalog = cohorts.write_cohort(tmp_path, 3)
+    bad = cohorts.ball(1)
+    bad[9, 10, 8] = poison.DEADLY
+    cohorts.write_scan(tmp_path / "scans/001_v1.nii.gz", bad, slope=1.0)
+    api.ingest(catalog, options=api.Options(workers=0))
+    store = Store(tmp_path / "store")
+    _, poisoned, _ = ids = store.scan_ids()
+    api.run(catalog, options=BLOCKS)
+    expected = dict(zip(ids, store.derivatives("ball", ids), strict=True))
+    for scan_id in ids:
+        store.files.remove(f"derivatives/ball/{scan_id}.json")
+
+    threshold = masks.threshold
+
+    @functools.wraps(threshold)
+    def deadly(image, **given):
+        mask = threshold(image, **given)
+        blocks = image.data.map_blocks(poison.deadly, mask.data, dtype=bool, meta=NOTHING)
+        return mask.copy(data=blocks)
+
+    monkeypatch.setitem(STEPS, "threshold", STEPS["threshold"]._replace(function=deadly))
+    done = api.run(catalog, client=client, options=BLOCKS)
+    assert done.manifest["counts"] == {"fresh": 0, "done": 2, "failed": 1, "quarantined": 0}
+    (failed,) = done.failed
+    assert (failed["scan_id"], failed["type"]) == (poisoned, "BlocksLost")
+    assert re.fullmatch(r"a block of it ended its worker's process, 4 times .*", failed["message"])
+    assert "tcp://" not in failed["message"]
+    found = dict(zip(ids, store.derivatives("ball", ids), strict=True))
+    assert {s: found[s] for s in ids if s != poisoned} == {
+        s: expected[s] for s in ids if s != poisoned
+    }
+    # The next call tries it again: it may have been a machine.
+    monkeypatch.undo()
+    api.run(catalog, client=client, options=BLOCKS)
+    assert dict(zip(ids, store.derivatives("ball", ids), strict=True)) == expected
 
 
 @pytest.mark.slow

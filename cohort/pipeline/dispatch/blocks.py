@@ -28,6 +28,10 @@ class BlocksStuck(RuntimeError):
     """No block came to an end within the limit of time."""
 
 
+class BlocksLost(RuntimeError):
+    """A block ended the process of every worker that it was given to."""
+
+
 @contextmanager
 def on_workers(client: "Client", stop: Stop, *, seconds: float) -> Iterator[None]:
     """Compute Dask's graphs on the workers within this context.
@@ -45,6 +49,8 @@ def on_workers(client: "Client", stop: Stop, *, seconds: float) -> Iterator[None
         If the call has to stop, and the time is over that it gives what is under way; also if no worker is left.
     BlocksStuck
         If nothing moves any more; the workers are started anew.
+    BlocksLost
+        If Dask gave a block up, after ``distributed.scheduler.allowed-failures`` workers that died of it and one more.
     """
     # Their processes for whole scans rest: the memory is for blocks.
     client.run(crew.rest, on_error="ignore")
@@ -103,6 +109,8 @@ class _Computation:
             raise
 
     def _wait(self) -> Any:
+        from distributed import KilledWorker
+
         while True:
             self._workforce.look()
             if self._workforce.gone or self._stop.overdue:
@@ -112,6 +120,12 @@ class _Computation:
                 found = self._done.get(timeout=0.25)
             except Empty:
                 continue
+            if isinstance(found, KilledWorker):
+                # Dask's words name a task and an address, and neither is the scan's.
+                raise BlocksLost(
+                    f"a block of it ended its worker's process, {found.allowed_failures + 1} times over; most likely a"
+                    " library crashes on it, as the workers' logs say, or it wants more --memory"
+                ) from None
             if isinstance(found, BaseException):
                 raise found
             return found
