@@ -8,33 +8,28 @@ node what the node lists of it.
 import hashlib
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cohort.io import nifti_header
 from cohort.io.policy import DEFAULT, Policy
 from cohort.io.refusal import Refused
-from cohort.io.slices.dicom_group import KEY_PARTS, group, key_digest, mix
+from cohort.io.slices.dicom_group import KEY_PARTS, group, key_digest
 from cohort.io.sources import content
 from cohort.io.sources.filecache import UNREADABLE, FileCache, Key
 from cohort.io.sources.files import SourceError, examined
 from cohort.io.sources.index import Index, Row, ending
+from cohort.io.sources.relations import Group, Relations
 from cohort.io.sources.series import Parts, Series
 
 __all__ = ["Discovery", "Series", "SourceError", "discover"]
-
-_SPLITTABLE = ("matrix", "PixelSpacing")
-"""Parts of a key that may make series of their own within one, if the catalog says so."""
 
 _NO_META, _SRC_EMPTY, _SRC_DAMAGED = "DCM-NO-META", "SRC-EMPTY", "SRC-DAMAGED"
 
 _IMAGES = (".dcm", ".dicom", ".ima", ".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 """How files are called that hold images."""
-
-ONE_SERIES = "looks_like_one_series"
-"""Flag of series that differ in nothing but their UIDs; they are kept apart."""
 
 COPY = "copy of a scan in another source"
 """Why an image is passed over that lies under the same name with the same bytes in two sources."""
@@ -86,7 +81,7 @@ def discover(
         Called with the number of files done so far.
     policy : callable, optional
         What the catalog has decided about a series. With ``split``, matrices or spacings that differ in one
-        series make series of their own; with ``accept`` of ``DCM-NO-META``, files without meta information are taken.
+        series, and stacks of one series that continue each other and differ in a tag, make series of their own; with ``accept`` of ``DCM-NO-META``, files without meta information are taken.
 
     Returns
     -------
@@ -271,61 +266,23 @@ def _dicom_series(
 ) -> list[Series]:
     """Group slices by their keys; refuse groups that share what no two scans may share."""
     keys = list(index.keys)
-    heads: list[Key] = []
-    series: list[Series] = []
-    series_numbers: list[int | None] = []
+    groups: list[Group] = []
     bad: dict[int, Refused] = {}
     for numbers in group(keys):
         rows = index.dicoms(numbers)
         if not rows:  # what looked like slices was the voxels of NIfTI headers
             continue
         # The smallest of the keys that rounding set apart: the same one whatever the order of the files.
-        heads.append(min((keys[number] for number in numbers), key=repr))
-        series.append(_one_dicom_series(rows, heads[-1], finder))
-        series_numbers.append(rows[0].number)
+        key = min((keys[number] for number in numbers), key=repr)
+        one = Group(_one_dicom_series(rows, key, finder), key, numbers, rows[0].number)
         bare = [row.path for row in rows if not row.has_meta]
-        if bare and _NO_META not in policy(series[-1]).accept:
-            bad[len(series) - 1] = _without_meta(bare, len(rows))
-    for part, several in _mixed(heads):
-        if KEY_PARTS[part] in _SPLITTABLE and all(policy(series[n]).split for n in several):
-            continue
-        one = several[0]
-        other = next(n for n in several if heads[n][part] != heads[one][part])
-        files = [series[one].files[0], series[other].files[0]]
-        refusal = mix(part, heads[one], heads[other], files)
-        bad |= {n: refusal for n in several if n not in bad}
-    for n in _torn(heads, series_numbers):
-        series[n] = replace(series[n], flags=(ONE_SERIES,))
-    result.refused += [(series[n], refusal) for n, refusal in sorted(bad.items())]
-    return [one for n, one in enumerate(series) if n not in bad]
-
-
-def _mixed(heads: Sequence[Key]) -> Iterator[tuple[int, list[int]]]:
-    """Groups that are one series by its UID and yet differ in patient, or in matrix or spacing and nothing else."""
-    patient, study, uid, matrix, spacing = map(
-        KEY_PARTS.index, ("patient", "study", "series", "matrix", "PixelSpacing")
-    )
-    rest = [i for i in range(len(KEY_PARTS)) if i not in (matrix, spacing)]
-    for part, same in ((patient, [study, uid]), (matrix, rest), (spacing, rest)):
-        alike: defaultdict[Key, list[int]] = defaultdict(list)
-        for n, head in enumerate(heads):
-            if head[uid]:
-                alike[tuple(head[i] for i in same)].append(n)
-        for numbers in alike.values():
-            if len({heads[n][part] for n in numbers}) > 1:
-                yield part, numbers
-
-
-def _torn(heads: Sequence[Key], series_numbers: Sequence[int | None]) -> Iterator[int]:
-    """Groups that agree in everything, their SeriesNumber too, but the series' UID: some scanners give several."""
-    uid = KEY_PARTS.index("series")
-    alike: defaultdict[Key, list[int]] = defaultdict(list)
-    for n, (head, number) in enumerate(zip(heads, series_numbers, strict=True)):
-        if number is not None:
-            alike[(number, *head[:uid], *head[uid + 1 :])].append(n)
-    for numbers in alike.values():
-        if len({heads[n][uid] for n in numbers}) > 1:
-            yield from numbers
+        if bare and _NO_META not in policy(one.series).accept:
+            bad[len(groups)] = _without_meta(bare, len(rows))
+        groups.append(one)
+    relations = Relations(groups, policy, index.places)
+    bad = relations.torn | relations.mixed | bad
+    result.refused += [(groups[n].series, refusal) for n, refusal in sorted(bad.items())]
+    return [relations.flagged(n) for n in range(len(groups)) if n not in bad]
 
 
 def _without_meta(files: Sequence[Path], n: int) -> Refused:

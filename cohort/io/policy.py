@@ -32,6 +32,7 @@ INSTEAD = {
     "DCM-TOO-FEW": "min_slices: 2",
     "DCM-MATRIX-MIX": "split: true",
     "DCM-SPACING-MIX": "split: true",
+    "DCM-TORN": "split: true",
     "NII-FORMS": "prefer: sform or prefer: qform",
     "NII-SINGULAR": "prefer: sform or prefer: qform",
     "NII-5D": "fifth_axis: echo",
@@ -54,7 +55,8 @@ class Policy:
     min_slices : int
         A DICOM series of fewer slices is no scan to measure.
     split : bool
-        Matrices or pixel spacings that differ within one series make scans of their own.
+        Matrices or pixel spacings that differ within one series make scans of their own, as do stacks that continue each other
+        and differ in a tag.
     philips_precise : bool
         Philips' private scale factors (floating point) instead of the public rescale (display).
     fifth_axis : {"echo"}, optional

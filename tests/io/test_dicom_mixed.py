@@ -75,7 +75,7 @@ def test_two_halves_that_a_word_sets_apart_are_no_two_stacks(word, tmp_path):
         tmp_path, lambda n: {"ImageType": kinds[n % 2]}, SpacingBetweenSlices="3"
     )
     assert not scans
-    assert [refusal.code for refusal in refused] == ["DCM-GAP"] * 2
+    assert [refusal.code for refusal in refused] == ["DCM-TORN"] * 2
 
 
 def test_numbers_that_two_kinds_of_image_share_do_not_make_halves_of_them(tmp_path):

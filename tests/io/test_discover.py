@@ -306,7 +306,9 @@ def test_a_series_knows_its_acquisition(tmp_path):
     )
     files[2].write_bytes(files[2].read_bytes().replace(b"20240101", b"no date!"))
     nifti(tmp_path / "t1.nii")
-    found = {s.relative: s for s in discover([tmp_path]).series}
+    found = {
+        s.relative: s for s in discover([tmp_path], policy=lambda s: Policy(split=True)).series
+    }
     assert {s.acquisition_uid for s in found.values() if s.kind == "dicom"} == {"1.2.3"}
     assert found["dicom/000.dcm"].acquisition_date == "20240301"
     assert found["dicom/001.dcm"].acquisition_date == "20240229"

@@ -117,23 +117,23 @@ def _near(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     return (
         one[_PATIENT:_KIND] == other[_PATIENT:_KIND]
         and _same_echo(one, other)
-        and _within(one[_SPACING], other[_SPACING], SAME_SPACING)
+        and within(one[_SPACING], other[_SPACING], SAME_SPACING)
         and (
             None in (one[_DIRECTION], other[_DIRECTION])
-            or _within(one[_DIRECTION], other[_DIRECTION], SAME_DIRECTION)
+            or within(one[_DIRECTION], other[_DIRECTION], SAME_DIRECTION)
         )
     )
 
 
 def _clash(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     """Whether two keys of one series, kind and matrix are near but for one part that all of a series have in common."""
-    if not (_same_echo(one, other) and _within(one[_SPACING], other[_SPACING], SAME_SPACING)):
+    if not (_same_echo(one, other) and within(one[_SPACING], other[_SPACING], SAME_SPACING)):
         return False
     people = one[_PATIENT] != other[_PATIENT] and one[_STUDY] != other[_STUDY]
     if not people and one[:_SERIES] != other[:_SERIES]:
         return False
     # What has no place, such as a capture, is no part of a stack.
-    return one[_DIRECTION] is not None and _within(one[_DIRECTION], other[_DIRECTION], WOBBLE)
+    return one[_DIRECTION] is not None and within(one[_DIRECTION], other[_DIRECTION], WOBBLE)
 
 
 def _same_echo(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
@@ -149,7 +149,7 @@ def _same_echo(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     return same_time and (number == other_number or None in (number, other_number))
 
 
-def _within(one: Sequence[float] | None, other: Sequence[float] | None, tolerance: float) -> bool:
+def within(one: Sequence[float] | None, other: Sequence[float] | None, tolerance: float) -> bool:
     """Whether rounded numbers differ by no more than a tolerance; half a unit of rounding on either side comes on top."""
     if one is None or other is None:
         return one == other

@@ -1,5 +1,6 @@
 """Which DICOM slices are images to measure, and which of those hold what nobody should guess about."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cohort.io.policy import Notes
@@ -9,6 +10,16 @@ from cohort.io.slices.dicom_header import MULTI_FRAME, SINGLE_FRAME, Header
 
 MADE_OF_OTHERS = ("MPR", "MIP", "MINIP", "PROJECTION IMAGE", "REFORMATTED", "SCREEN SAVE")
 """Image types of what, if derived, was computed from images that are measured themselves."""
+
+
+def unmeasured(sop_class: str, image_type: Sequence[str]) -> frozenset[str]:
+    """Codes for which images of a kind are skipped, none for those that are measured."""
+    is_made = "DERIVED" in image_type and bool(set(MADE_OF_OTHERS) & set(image_type))
+    says = {
+        "DCM-CAPTURE": is_made or sop_class not in SINGLE_FRAME + MULTI_FRAME,
+        "DCM-LOCALIZER": "LOCALIZER" in image_type,
+    }
+    return frozenset(code for code, is_so in says.items() if is_so)
 
 
 def check_kind(header: Header, path: Path, notes: Notes) -> None:
@@ -31,13 +42,14 @@ def check_kind(header: Header, path: Path, notes: Notes) -> None:
             "nothing: colour captures and bit maps are not measured.",
             path,
         )
+    codes = unmeasured(header["sop_class"], header["image_type"])
     if header["sop_class"] not in SINGLE_FRAME + MULTI_FRAME:
         what = "neither CT, MR nor PET: {0}"
         notes.refuse(_skipped("DCM-CAPTURE", what, "nothing: captures are not measured.", path))
-    elif "DERIVED" in header["image_type"] and set(MADE_OF_OTHERS) & set(header["image_type"]):
+    elif "DCM-CAPTURE" in codes:
         what = "made from other images (a reformat, a projection or a capture): {0}"
         notes.refuse(_skipped("DCM-CAPTURE", what, "nothing: its source is measured.", path))
-    if "LOCALIZER" in header["image_type"]:
+    if "DCM-LOCALIZER" in codes:
         what = "a localizer, not a scan to measure: {0}"
         notes.refuse(_skipped("DCM-LOCALIZER", what, "nothing.", path))
     if not header["has_meta"] and header["syntax"] == IMPLICIT:

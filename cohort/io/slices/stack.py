@@ -81,7 +81,7 @@ def stack(headers: Sequence[Header], files: Sequence[Path], *, policy: Policy = 
     row, column, normal = _directions(headers, files)
     row_mm, column_mm = np.median([h["pixel_spacing"] for h in headers], axis=0)
     positions = np.array([h["position"] for h in headers], float)
-    levels = _levels(positions @ normal)
+    levels = levels_of(positions @ normal)
     repeats = [len(level) for level in levels]
     minimum = min(policy.min_slices, 2) if min(repeats) > 1 else policy.min_slices
     if len(levels) < minimum:
@@ -191,7 +191,7 @@ def _directions(
     return row, column, normal / np.linalg.norm(normal)
 
 
-def _levels(depth: np.ndarray) -> list[np.ndarray]:
+def levels_of(depth: np.ndarray) -> list[np.ndarray]:
     """Numbers of the slices at each depth along the normal, from the lowest up."""
     order = np.argsort(depth, kind="stable")
     gaps = np.diff(depth[order])

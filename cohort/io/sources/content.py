@@ -16,6 +16,7 @@ from pydicom.uid import UID
 from cohort.io import nifti_header, patience
 from cohort.io.refusal import Refused
 from cohort.io.slices import dicom_header
+from cohort.io.slices.continuity import Place, place_of
 from cohort.io.sources import archives
 from cohort.io.sources.filecache import ARCHIVE, Entry, Key
 
@@ -180,14 +181,15 @@ def _dicom(stream: BinaryIO, path: Path, known: str = "") -> Entry:
 
 def _parts(
     headers: Sequence[dicom_header.Header],
-) -> tuple[tuple[Key, tuple[int, ...] | None], ...]:
-    """Keys of the slices of a file and which slices have each."""
+) -> tuple[tuple[Key, tuple[int, ...] | None, Place], ...]:
+    """Keys of the slices of a file, which slices have each, and where they lie."""
     numbers: dict[Key, list[int]] = {}
     for number, header in enumerate(headers):
         numbers.setdefault(dicom_header.group_key(header), []).append(number)
-    if len(numbers) == 1:
-        return ((next(iter(numbers)), None),)
-    return tuple((key, tuple(frames)) for key, frames in numbers.items())
+    return tuple(
+        (key, None if len(numbers) == 1 else tuple(own), place_of([headers[n] for n in own]))
+        for key, own in numbers.items()
+    )
 
 
 def no_image(sop_class: str, *, rows: int) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from cohort.io.refusal import Refused
 
-_VERSION = 3
+_VERSION = 4
 """Raised whenever what is remembered of a file, or how it is derived, changes."""
 
 _WAIT_SECONDS = 60.0
@@ -47,8 +47,9 @@ class Entry:
         Label of the member for which an archive was refused, if it was one.
     digest : str
         SHA-256 of an image.
-    parts : tuple of (key, frames)
-        Of a DICOM file: the keys of its slices, and which frames each key has; None for all of them.
+    parts : tuple of (key, frames, place)
+        Of a DICOM file: the keys of its slices, which frames each key has (None for all of them), and where those lie, as
+        `continuity.place_of` packs it.
     series_number : int, optional
     date : str
         Of the acquisition, YYYYMMDD, "" if unknown.
@@ -61,7 +62,7 @@ class Entry:
     refusal: tuple[str, str, str] | None = None
     member: str = ""
     digest: str = ""
-    parts: tuple[tuple[Key, tuple[int, ...] | None], ...] = ()
+    parts: tuple[tuple[Key, tuple[int, ...] | None, tuple[float, ...]], ...] = ()
     series_number: int | None = None
     date: str = ""
     has_meta: bool = True

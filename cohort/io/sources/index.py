@@ -23,7 +23,7 @@ CREATE TABLE files (
     voxels BLOB, voxels_digest TEXT
 ) WITHOUT ROWID;
 CREATE INDEX claimed ON files (voxels) WHERE voxels NOT NULL;
-CREATE TABLE parts (key INTEGER, path BLOB, frames TEXT, PRIMARY KEY (key, path)) WITHOUT ROWID;
+CREATE TABLE parts (key INTEGER, path BLOB, frames TEXT, place TEXT, PRIMARY KEY (key, path)) WITHOUT ROWID;
 """
 
 
@@ -98,10 +98,10 @@ class Index:
         marks = ",".join("?" * len(row))
         if not self._rows(f"INSERT OR IGNORE INTO files VALUES ({marks})", *row).rowcount:
             return False
-        for key, frames in entry.parts:
+        for key, frames, place in entry.parts:
             number = self.keys.setdefault((subject or key[0], *key[1:]), len(self.keys))
-            text = frames and json.dumps(frames)
-            self._rows("INSERT INTO parts VALUES (?, ?, ?)", number, name, text)
+            texts = frames and json.dumps(frames), json.dumps(place)
+            self._rows("INSERT INTO parts VALUES (?, ?, ?, ?)", number, name, *texts)
         return True
 
     def reasons(self) -> dict[str, PathList]:
@@ -211,6 +211,12 @@ class Index:
                 _path(path), os.fsdecode(relative), digest, number, date, bool(has_meta), frames
             )
         return list(rows.values())
+
+    def places(self, keys: Iterable[int]) -> list[tuple[float, ...]]:
+        """Where slices with any of the keys lie, each place once, as `continuity.place_of` packs it."""
+        numbers = ",".join(str(int(key)) for key in keys)
+        rows = self._rows(f"SELECT DISTINCT place FROM parts WHERE key IN ({numbers})")
+        return [tuple(json.loads(text)) for (text,) in rows]
 
     def _paths(self, where: str, *values: object) -> PathList:
         rows = self._rows(f"SELECT path FROM files WHERE {where} ORDER BY path", *values)

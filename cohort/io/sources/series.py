@@ -138,7 +138,7 @@ class Series:
     acquisition_date : str
         The earliest, YYYYMMDD, private; "" if unknown.
     flags : tuple of str
-        What is worth knowing, sorted: ``looks_like_one_series``.
+        What is worth knowing, sorted: ``looks_like_one_series``, ``possible_truncation``.
     """
 
     kind: Literal["dicom", "nifti"]

@@ -1,0 +1,259 @@
+"""Groups of one series whose slices continue each other: one volume that a tag sets apart, not several images.
+
+A volume of which the last slice has one word more in its ImageType looks as if it lacked nothing, and that slice like a series
+of its own. Slices at the same places (magnitude and phase, echoes, what was derived from them) are several images; slices
+where the others would go on, or between them, are parts of one.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+import numpy as np
+
+from cohort.io.refusal import Refused
+from cohort.io.slices.dicom_group import KEY_PARTS, SAME_SPACING, WOBBLE, mix, within
+from cohort.io.slices.dicom_header import Header
+from cohort.io.slices.stack import DRIFT_VOXELS, FAR_MM, GAP_MM, GAP_RELATIVE, levels_of
+
+Place = tuple[float, ...]
+"""Where slices lie, mm, as ImagePositionPatient says: one position, or the first, the last and how many, evenly; () if unknown."""
+
+Key = tuple[Any, ...]
+
+_PATIENT, _STUDY, _MATRIX, _SPACING, _DIRECTION = map(
+    KEY_PARTS.index, ("patient", "study", "matrix", "PixelSpacing", "orientation")
+)
+_APART = range(_MATRIX)
+"""Parts of a key by which slices of one grid may be set apart."""
+
+_LONGEST = 2.0
+"""Numbers of a direction that are larger, or a product of two that is smaller than the inverse, are no directions."""
+
+_FARTHEST = 4
+"""Slices that lie this many steps apart, and no more, may be parts of one volume of which others are lost or elsewhere."""
+
+
+def place_of(headers: Sequence[Header]) -> Place:
+    """Where the slices of a file lie that belong to one group; nowhere if they cannot make a volume, as their reader will say."""
+    positions = [header["position"] for header in headers]
+    normal = _normal(headers[0]["orientation"])
+    if normal is None or any(p is None or max(map(abs, p)) > FAR_MM for p in positions):
+        return ()
+    if len(positions) == 1:  # as of most files, of which there may be millions
+        return tuple(positions[0] or ())
+    points = np.unique(np.array(positions, float), axis=0)
+    levels = levels_of(points @ normal)
+    found = points[[level[0] for level in levels]]
+    if len(found) == 1:
+        return tuple(found[0].tolist())
+    off = np.linalg.norm(found - np.linspace(found[0], found[-1], len(found)), axis=1).max()
+    step = float(np.linalg.norm(found[-1] - found[0])) / (len(found) - 1)
+    if off > max(DRIFT_VOXELS * step, GAP_MM):
+        return ()
+    return (*found[0].tolist(), *found[-1].tolist(), float(len(found)))
+
+
+def _normal(orientation: Sequence[float] | None) -> tuple[float, float, float] | None:
+    """Unit vector across the slices, None if their rows and columns have no directions."""
+    if orientation is None or max(map(abs, orientation)) > _LONGEST:
+        return None
+    a, b, c, d, e, f = orientation
+    normal = b * f - c * e, c * d - a * f, a * e - b * d
+    length = math.hypot(*normal)
+    return (
+        (normal[0] / length, normal[1] / length, normal[2] / length)
+        if length > 1 / _LONGEST
+        else None
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A group of slices of one series.
+
+    Parameters
+    ----------
+    key : tuple
+        As `dicom_group.group_key`.
+    places : sequence of Place
+        Of its files, in any order.
+    """
+
+    key: Key
+    places: Sequence[Place]
+
+
+@dataclass(frozen=True)
+class Continuity:
+    """What the grids of the parts of one series tell of each other.
+
+    Parameters
+    ----------
+    torn : dict of int -> (int, float)
+        Parts that are no volume by themselves: number of one that continues it, and the step of both together, mm.
+    short : set of int
+        Parts that end where another, at the same places, goes on.
+    """
+
+    torn: dict[int, tuple[int, float]]
+    short: set[int]
+
+
+def compare(parts: Sequence[Part]) -> Continuity:
+    """Hold the groups of one series, of one matrix, against each other.
+
+    Returns
+    -------
+    Continuity
+        By numbers of `parts`. Those of which a slice has no place, and those of other spacings and orientations, say nothing of each
+        other.
+    """
+    torn: dict[int, tuple[int, float]] = {}
+    short: set[int] = set()
+    for stack in _stacks(parts):
+        # Echoes, or magnitude and phase, are many and lie at the same places: those are compared once.
+        alike: defaultdict[tuple[Key, frozenset[int]], list[int]] = defaultdict(list)
+        for number, places in stack.places.items():
+            alike[parts[number].key[: _STUDY + 1], frozenset(places)].append(number)
+        for ones, others in combinations(alike.values(), 2):
+            step = stack.step_together(ones[0], others[0])
+            if step is not None:
+                torn |= dict.fromkeys(ones, (others[0], step)) | torn
+                torn |= dict.fromkeys(others, (ones[0], step)) | torn
+            elif stack.goes_on(ones[0], others[0]):
+                short.update(ones)
+            elif stack.goes_on(others[0], ones[0]):
+                short.update(others)
+    return Continuity(torn, short - torn.keys())
+
+
+def _stacks(parts: Sequence[Part]) -> Iterator["_Stack"]:
+    """Parts of one spacing and orientation, two or more."""
+    left = [n for n, part in enumerate(parts) if _is_placed(part)]
+    while left:
+        first = parts[left[0]].key
+        near = [n for n in left if _parallel(first, parts[n].key)]
+        left = [n for n in left if n not in near]
+        if len(near) > 1:
+            yield _Stack.of({n: parts[n] for n in near})
+
+
+def _is_placed(part: Part) -> bool:
+    known = part.key[_SPACING] is not None and _normal(part.key[_DIRECTION]) is not None
+    return known and bool(part.places) and all(part.places)
+
+
+def _parallel(one: Key, other: Key) -> bool:
+    return within(one[_SPACING], other[_SPACING], SAME_SPACING) and within(
+        one[_DIRECTION], other[_DIRECTION], WOBBLE
+    )
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Parts of one orientation, and where each has slices."""
+
+    parts: dict[int, Part]
+    places: dict[int, dict[int, np.ndarray]]
+    """Of each part: level, counted from the lowest of all -> position there."""
+    depth: np.ndarray
+    """Of each level along the normal, mm."""
+    normal: np.ndarray
+
+    @classmethod
+    def of(cls, parts: dict[int, Part]) -> "_Stack":
+        normal = _normal(next(iter(parts.values())).key[_DIRECTION])
+        assert normal is not None  # what has a place has a direction
+        points = [(n, p) for n, part in parts.items() for p in _points(part.places)]
+        depth = np.array([p for _, p in points]) @ normal
+        places: dict[int, dict[int, np.ndarray]] = {n: {} for n in parts}
+        levels = levels_of(depth)
+        for level, numbers in enumerate(levels):
+            for i in numbers:
+                number, point = points[i]
+                places[number].setdefault(level, point)
+        return cls(parts, places, np.array([depth[level[0]] for level in levels]), np.array(normal))
+
+    def step_together(self, one: int, other: int) -> float | None:
+        """Distance of the slices of a volume whose parts two groups are, mm; None if they are none."""
+        mine, yours = self.places[one], self.places[other]
+        same_study = self.parts[one].key[: _STUDY + 1] == self.parts[other].key[: _STUDY + 1]
+        common = mine.keys() & yours.keys()
+        both = sorted(mine.keys() | yours.keys())
+        # Two studies in which one table moved by whole millimetres share places by chance.
+        if len(common) in (len(mine), len(yours)) or (common and not same_study) or len(both) < 3:
+            return None
+        gaps = np.diff(self.depth[both])
+        step = median_low([gap for gap in gaps.tolist() if gap < 1.5 * gaps.min()])
+        times = np.rint(gaps / step)
+        tolerance = max(GAP_MM, GAP_RELATIVE * step) * times
+        if times.max() > _FARTHEST or (np.abs(gaps - times * step) > tolerance).any():
+            return None
+        return float(step) if self._is_line(one, [*mine.values(), *yours.values()]) else None
+
+    def goes_on(self, one: int, other: int) -> bool:
+        """Whether a group holds all places of another and one more where that would go on."""
+        mine, yours = self.places[one], self.places[other]
+        if len(mine) < 2 or not mine.keys() < yours.keys():
+            return False
+        if self.parts[one].key[: _STUDY + 1] != self.parts[other].key[: _STUDY + 1]:
+            return False
+        own = self.depth[sorted(mine)]
+        step = median_low(np.diff(own).tolist())
+        tolerance = max(GAP_MM, GAP_RELATIVE * step)
+        more = [
+            yours[level]
+            for level in yours.keys() - mine.keys()
+            if min(abs(own[0] - self.depth[level] - step), abs(self.depth[level] - own[-1] - step))
+            <= tolerance
+        ]
+        return bool(more) and self._is_line(one, [*mine.values(), *more])
+
+    def _is_line(self, one: int, points: Sequence[np.ndarray]) -> bool:
+        """Whether slices lie behind each other, and not beside."""
+        positions = np.array(points)
+        along = positions @ self.normal
+        first, last = positions[np.argmin(along)], positions[np.argmax(along)]
+        share = (along - along.min()) / np.ptp(along)
+        off = np.linalg.norm(positions - first - share[:, None] * (last - first), axis=1)
+        pixel_mm = min(self.parts[one].key[_SPACING])
+        return bool(off.max() <= max(DRIFT_VOXELS * pixel_mm, GAP_MM))
+
+
+def _points(places: Sequence[Place]) -> np.ndarray:
+    """Positions of slices, (slices, 3), that `place_of` has packed."""
+    several = [
+        np.linspace(place[:3], place[3:6], int(place[6])) for place in places if len(place) == 7
+    ]
+    return np.concatenate([np.reshape([p for p in places if len(p) == 3], (-1, 3)), *several])
+
+
+def refusal(one: Key, other: Key, step_mm: float, files: Sequence[Path]) -> Refused:
+    """Say that two groups of files are parts of one volume.
+
+    Parameters
+    ----------
+    one, other : tuple
+        Their keys.
+    step_mm : float
+        From slice to slice of both together.
+    files : sequence of Path
+        One of each.
+    """
+    if one[_PATIENT] != other[_PATIENT]:
+        return mix(_PATIENT, one, other, files)
+    tags = " and ".join(KEY_PARTS[i] for i in _APART if one[i] != other[i])
+    return Refused(
+        "DCM-TORN",
+        f"slices of one series that continue each other every {step_mm:.3f} mm are set apart by their {tags}, such as {{0}} and {{1}}: "
+        "each part would be a volume that lacks the other",
+        fix=f"find out why their {tags} differs and export the series again, or state split: true in the catalog if they are scans "
+        "of their own.",
+        files=files,
+    )

@@ -1,0 +1,160 @@
+"""What the groups of slices that one index found are to each other: one series by its UID, or by all but its UID.
+
+Each group by itself looks like a scan that lacks nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cohort.io.policy import Policy
+from cohort.io.refusal import Refused
+from cohort.io.slices import continuity
+from cohort.io.slices.continuity import Part, Place
+from cohort.io.slices.dicom_group import KEY_PARTS, mix
+from cohort.io.slices.dicom_kind import unmeasured
+from cohort.io.sources.filecache import Key
+from cohort.io.sources.series import Series
+
+ONE_SERIES = "looks_like_one_series"
+"""Flag of series that differ in nothing but their UIDs; they are kept apart."""
+
+SHORT = "possible_truncation"
+"""Flag of a series that ends where another image at the same places, such as the phase of a magnitude, goes on."""
+
+_PATIENT, _STUDY, _SERIES, _CLASS, _KIND, _MATRIX, _SPACING = map(
+    KEY_PARTS.index,
+    ("patient", "study", "series", "SOP class", "ImageType", "matrix", "PixelSpacing"),
+)
+_SPLITTABLE = (_MATRIX, _SPACING)
+"""Parts of a key that may make series of their own within one, if the catalog says so."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Slices that may make one scan.
+
+    Parameters
+    ----------
+    series : Series
+    key : tuple
+        The smallest of their keys.
+    keys : sequence of int
+        Numbers of all of their keys in the index.
+    number : int, optional
+        SeriesNumber.
+    """
+
+    series: Series
+    key: Key
+    keys: Sequence[int]
+    number: int | None
+
+
+class Relations:
+    """What groups are to each other.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+        All that were found.
+    policy : callable
+        What the catalog has decided about a series.
+    places : callable
+        Gives where slices lie, by the numbers of their keys.
+
+    Attributes
+    ----------
+    mixed, torn : dict of int -> Refused
+        By number of a group, why it cannot be a scan: one series holds what no series may, or parts of one volume.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        policy: Callable[[Series], Policy],
+        places: Callable[[Iterable[int]], list[Place]],
+    ) -> None:
+        self._groups, self._policy = groups, policy
+        self._flags: defaultdict[int, set[str]] = defaultdict(set)
+        self.mixed = self._mixed()
+        self.torn = self._torn(places)
+        for n in self._of_several_uids():
+            self._flags[n].add(ONE_SERIES)
+
+    def flagged(self, number: int) -> Series:
+        """Series of a group, with what is worth knowing of it."""
+        series = self._groups[number].series
+        own = self._flags.get(number)
+        return replace(series, flags=tuple(sorted(own))) if own else series
+
+    def _mixed(self) -> dict[int, Refused]:
+        """Refuse groups that are one series by its UID and differ in patient, or in matrix or spacing and nothing else."""
+        bad: dict[int, Refused] = {}
+        rest = [i for i in range(len(KEY_PARTS)) if i not in _SPLITTABLE]
+        for part, same in (
+            (_PATIENT, [_STUDY, _SERIES]),
+            *((part, rest) for part in _SPLITTABLE),
+        ):
+            for several in self._alike(same):
+                one = several[0]
+                other = next(
+                    (n for n in several if self._key(n)[part] != self._key(one)[part]), None
+                )
+                if other is None or (part in _SPLITTABLE and self._are_split(several)):
+                    continue
+                refusal = mix(part, self._key(one), self._key(other), self._files(one, other))
+                bad |= {n: refusal for n in several if n not in bad}
+        return bad
+
+    def _torn(self, places: Callable[[Iterable[int]], list[Place]]) -> dict[int, Refused]:
+        """Refuse groups of one series whose slices continue each other; flag those that end where others go on."""
+        bad: dict[int, Refused] = {}
+        for several in self._alike([_SERIES, _MATRIX]):
+            own = [n for n in several if self._is_measured(n)]
+            if len(own) < 2:
+                continue
+            parts = [Part(self._key(n), places(self._groups[n].keys)) for n in own]
+            found = continuity.compare(parts)
+            for number, (beside, step_mm) in found.torn.items():
+                one, other = own[number], own[beside]
+                same_patient = self._key(one)[_PATIENT] == self._key(other)[_PATIENT]
+                if not (same_patient and self._are_split([one, other])):
+                    bad[one] = continuity.refusal(
+                        self._key(one), self._key(other), step_mm, self._files(one, other)
+                    )
+            for number in found.short:
+                self._flags[own[number]].add(SHORT)
+        return bad
+
+    def _of_several_uids(self) -> Iterator[int]:
+        """Groups that agree in everything, their SeriesNumber too, but the series' UID: some scanners give several."""
+        alike: defaultdict[Key, list[int]] = defaultdict(list)
+        for n, one in enumerate(self._groups):
+            if one.number is not None:
+                alike[(one.number, *one.key[:_SERIES], *one.key[_SERIES + 1 :])].append(n)
+        for numbers in alike.values():
+            if len({self._key(n)[_SERIES] for n in numbers}) > 1:
+                yield from numbers
+
+    def _alike(self, same: Sequence[int]) -> list[list[int]]:
+        """Groups of one series, two or more, whose keys have these parts in common."""
+        alike: defaultdict[Key, list[int]] = defaultdict(list)
+        for n, one in enumerate(self._groups):
+            if one.key[_SERIES]:
+                alike[tuple(one.key[i] for i in same)].append(n)
+        return [numbers for numbers in alike.values() if len(numbers) > 1]
+
+    def _is_measured(self, number: int) -> bool:
+        codes = unmeasured(self._key(number)[_CLASS], self._key(number)[_KIND])
+        return not codes or codes <= self._policy(self._groups[number].series).accept
+
+    def _are_split(self, numbers: Sequence[int]) -> bool:
+        return all(self._policy(self._groups[n].series).split for n in numbers)
+
+    def _key(self, number: int) -> Key:
+        return self._groups[number].key
+
+    def _files(self, one: int, other: int) -> list[Path]:
+        return [self._groups[n].series.first for n in (one, other)]

@@ -1,0 +1,182 @@
+"""D4, D5, D25: volumes that a tag cuts into groups of slices, and images of one series that are several all the same."""
+
+from dataclasses import replace
+
+import numpy as np
+from pydicom.uid import generate_uid
+
+from hardcases import phantom
+from hardcases.dicom_frames import ENHANCED_MR, enhanced
+from hardcases.dicom_stacks import without, write
+from hardcases.dicom_times import VOLUMES, four_dimensional
+from hardcases.truth import Refusal, Scan, Truth, case
+
+PLAIN, MORE = ["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "M", "NORM"]
+LAST = phantom.SHAPE[0] - 1
+
+
+def torn(files, scan, others):
+    """Refuse both parts of a volume, naming a file of each; who joins them is right, too."""
+    parts = (
+        tuple(f for n, f in enumerate(files) if n not in others),
+        tuple(files[n] for n in others),
+    )
+    return Truth(refused=[Refusal(("DCM-TORN",), parts, says="ImageType|EchoTime")], also=[[scan]])
+
+
+def _cut(row, title, others, tags, other_tags, **grid):
+    """A volume of which the slices `others` say something else."""
+
+    @case(row, title)
+    def made(folder):
+        affine = phantom.grid("LPS", **grid)
+        files, scan = write(folder, affine, per_slice=lambda n: other_tags if n in others else tags)
+        return torn(files, scan, others)
+
+    return made
+
+
+def _kinds(row, title, others, **grid):
+    return _cut(row, title, others, {"ImageType": PLAIN}, {"ImageType": MORE}, **grid)
+
+
+CUT = (
+    _kinds("D4", "odd slices have a word more in their ImageType", range(1, 10, 2)),
+    _kinds("D4", "every third slice has a word more in its ImageType", (2, 5, 8)),
+    _kinds("D5", "the end slice has a word more in its ImageType", (LAST,)),
+    _kinds("D5", "the first two slices have a word more in their ImageType", (0, 1)),
+    _kinds("D5", "the upper half has a word more in its ImageType", range(5, 10)),
+    _kinds("D5", "the end slice of a tilted stack has a word more in its ImageType", (LAST,), tilt=14.0),
+    _cut("D5", "the end slice has another echo time", (LAST,), {"EchoTime": "5"}, {"EchoTime": "5.4"}),
+    _cut("D5", "the end slice has no echo time", (LAST,), {"EchoTime": "5"}, {"EchoTime": None}),
+)  # fmt: skip
+
+
+@case("D5", "the end slice has a word more in its ImageType, split", split=True)
+def split(folder):
+    _, scan = write(
+        folder, phantom.grid("LPS"), per_slice=lambda n: {"ImageType": MORE if n == LAST else PLAIN}
+    )
+    return Truth(scans=[Scan(affine=scan.affine, values=scan.values[:LAST])], skipped=1)
+
+
+@case("D5", "the last two slices have a word more in their ImageType, and one before them is lost")
+def torn_and_lost(folder):
+    files, _ = write(
+        folder, phantom.grid("LPS"), per_slice=lambda n: {"ImageType": MORE if n > 7 else PLAIN}
+    )
+    without(files, 7)
+    return Truth(refused=[Refusal(("DCM-TORN",), (tuple(files[:7]), tuple(files[8:])))])
+
+
+@case("D5", "the end slice of every volume has a word more in its ImageType")
+def every_volume(folder):
+    files, scan = four_dimensional(
+        folder, lambda t, n: {"TemporalPositionIdentifier": t + 1, "ImageType": MORE if n == LAST else PLAIN},
+        time=None,
+    )  # fmt: skip
+    parts = [
+        tuple(files[t, n] for t in range(VOLUMES) for n in own) for own in (range(LAST), (LAST,))
+    ]
+    return Truth(refused=[Refusal(("DCM-TORN",), parts)], also=[[scan]])
+
+
+@case("D5", "the last frame of an enhanced MR has a word more in its FrameType")
+def last_frame(folder):
+    affine = phantom.grid("LPS")
+    values = phantom.fill(affine)[None]
+
+    def kind(t, n):
+        return {"MRImageFrameTypeSequence": {"FrameType": MORE if n == LAST else PLAIN}}
+
+    path = enhanced(folder / "all.dcm", affine, values, sop=ENHANCED_MR, frame=kind)
+    scan = Scan(affine=affine, values=values[0])
+    return Truth(refused=[Refusal(("DCM-TORN",), (path,))], shared=1, also=[[scan]])
+
+
+def _kinds_of(folder, images, **common):
+    """Images of one series: ImageType -> numbers of the slices that it has."""
+    affine, files, scans = phantom.grid("LPS"), [], []
+    common |= {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid()}
+    for number, (kind, own) in enumerate(images.items()):
+        values = phantom.fill(affine, time=number)
+        found, _ = write(
+            folder, affine, values, names=range(100 * number, 100 * number + 10), ImageType=kind.split("/"), **common
+        )  # fmt: skip
+        without(found, *(n for n in range(10) if n not in own))
+        files.append([found[n] for n in own])
+        start = affine.copy()
+        start[:3, 3] += own[0] * affine[:3, 2]
+        scans.append(Scan(affine=start, values=values[list(own)]))
+    return files, scans
+
+
+ALL = range(phantom.SHAPE[0])
+
+
+@case("D5", "the end slices of magnitude and phase have a word more in their ImageType")
+def both_kinds(folder):
+    images = {"ORIGINAL/PRIMARY/M": ALL[:LAST], "ORIGINAL/PRIMARY/M/NORM": ALL[LAST:],
+              "ORIGINAL/PRIMARY/P": ALL[:LAST], "ORIGINAL/PRIMARY/P/NORM": ALL[LAST:]}  # fmt: skip
+    files, _ = _kinds_of(folder, images)
+    return Truth(refused=[Refusal(("DCM-TORN",), [tuple(own) for own in files])])
+
+
+@case("D5", "the end slice of the magnitude has a word more in its ImageType, the phase is whole")
+def one_of_two_kinds(folder):
+    images = {"ORIGINAL/PRIMARY/M": ALL[:LAST], "ORIGINAL/PRIMARY/M/NORM": ALL[LAST:],
+              "ORIGINAL/PRIMARY/P": ALL}  # fmt: skip
+    files, scans = _kinds_of(folder, images)
+    return Truth(
+        scans=scans[2:], refused=[Refusal(("DCM-TORN",), [tuple(own) for own in files[:2]])]
+    )
+
+
+@case("D5", "the phase ends one slice before the magnitude")
+def short_phase(folder):
+    images = {"ORIGINAL/PRIMARY/M": ALL, "ORIGINAL/PRIMARY/P": ALL[:LAST]}
+    _, (magnitude, phase) = _kinds_of(folder, images)
+    return Truth(scans=[magnitude, replace(phase, flags=frozenset({"possible_truncation"}))])
+
+
+@case("D5", "the magnitude lacks its first slice and the phase its last")
+def short_both(folder):
+    files, scans = _kinds_of(
+        folder, {"ORIGINAL/PRIMARY/M": ALL[1:], "ORIGINAL/PRIMARY/P": ALL[:LAST]}
+    )
+    return Truth(refused=[Refusal(("DCM-TORN",), [tuple(own) for own in files])], also=[scans])
+
+
+@case("D25", "water, fat, in phase and out of phase in one series")
+def dixon(folder):
+    return Truth(
+        scans=_kinds_of(folder, {f"ORIGINAL/PRIMARY/{w}": ALL for w in ("W", "F", "IP", "OP")})[1]
+    )
+
+
+@case("D25", "a map derived of every second slice beside its source")
+def map_of_every_second(folder):
+    _, (source, derived) = _kinds_of(
+        folder, {"ORIGINAL/PRIMARY": ALL, "DERIVED/PRIMARY/ADC": ALL[1::2]}
+    )
+    affine = derived.affine @ np.diag([1, 1, 2, 1])
+    return Truth(scans=[source, replace(derived, affine=affine)])
+
+
+@case("D25", "a projection beside its source, where the next slice would be")
+def projection(folder):
+    files, (source, _) = _kinds_of(
+        folder, {"ORIGINAL/PRIMARY": ALL[:LAST], "DERIVED/SECONDARY/MIP": ALL[LAST:]}
+    )
+    return Truth(scans=[source], skipped=len(files[1]))
+
+
+@case("D25", "two stacks of one series, of two kinds, one behind the other and 4 mm to the side")
+def beside(folder):
+    common = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid()}
+    scans = []
+    for number, kind in enumerate((PLAIN, MORE)):
+        affine = phantom.grid("LPS", centre=(-3 + 4 * number, 12.5, 20 + 30 * number))
+        names = range(10 * number, 10 * number + 10)
+        scans.append(write(folder, affine, names=names, ImageType=kind, **common)[1])
+    return Truth(scans=scans)
