@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
-from pydicom.uid import generate_uid
+import pydicom
+from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
 from hardcases import phantom
 from hardcases.dicom_stacks import write
@@ -46,11 +47,22 @@ VOLUMES = 3
 
 
 def four_dimensional(
-    folder, tags, *, time, order="volume", shape=phantom.SHAPE, blank=(), flags=(), lose=()
+    folder,
+    tags,
+    *,
+    time,
+    order="volume",
+    shape=phantom.SHAPE,
+    blank=(),
+    flags=(),
+    lose=(),
+    syntax=None,
 ):
     """Write volumes that differ in time under one series; `tags(volume, slice)` tells them apart."""
     affine = phantom.grid("LPS", shape=shape)
-    common = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid()}
+    common = {
+        "SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid(), "syntax": syntax
+    }  # fmt: skip
     values = np.stack([phantom.fill(affine, shape, time=t) for t in range(VOLUMES)])
     for t, n in blank:
         values[t, n] = 0
@@ -176,3 +188,40 @@ def aborted(folder):
 def incomplete_cine(folder):
     _, _ = four_dimensional(folder, _cine, time=None, lose=[(0, 7)])
     return Truth(refused=[Refusal(("DCM-4D-INCOMPLETE",))])
+
+
+WEIGHTS = (0, 750, 1500)
+"""b-values of volumes, s/mm2."""
+
+
+def _weighted(title, maker, private, *, syntax=None):
+    """Three b-values in a maker's own element, in slices that are numbered in another order at each position."""
+
+    @case("D26", f"diffusion whose b-values only {title} tells")
+    def made(folder):
+        files, scan = four_dimensional(
+            folder, lambda t, n: {"Manufacturer": maker, "InstanceNumber": 3 * n + (t + n) % 3 + 1},
+            time=([0, 1, 2], "frame"), flags=["time_inferred", "volume_order_conflict"], syntax=syntax,
+        )  # fmt: skip
+        group, creator, element, vr, values = private
+        for (t, _), path in files.items():
+            dataset = pydicom.dcmread(path)
+            block = dataset.private_block(group, creator, create=True)
+            block.add_new(element, vr, values(WEIGHTS[t]))
+            dataset.save_as(path)
+        return Truth(scans=[scan])
+
+    return made
+
+
+WEIGHTED = (
+    _weighted("Siemens' (0019,100C)", "SIEMENS", (0x0019, "SIEMENS MR HEADER", 0x0C, "IS", str)),
+    _weighted(
+        "GE's (0043,1039)", "GE MEDICAL SYSTEMS",
+        (0x0043, "GEMS_PARM_01", 0x39, "IS", lambda b: [b + 10**9 if b else 0, 8, 0, 0]),
+    ),
+    _weighted(
+        "Philips' (2001,1003)", "Philips Medical Systems",
+        (0x2001, "Philips Imaging DD 001", 0x03, "FL", float), syntax=ImplicitVRLittleEndian,
+    ),
+)  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 from pydicom.datadict import tag_for_keyword
 
 from cohort.io.refusal import Refused
-from cohort.io.slices import elements, frames, mosaic
+from cohort.io.slices import diffusion, elements, frames, mosaic
 from cohort.io.slices.dicom_file import Parsed, is_dicom, parse
 from cohort.io.slices.dicom_group import KEY_PARTS, group, group_key, key_digest, mix
 from cohort.io.slices.elements import Elements
@@ -73,6 +73,7 @@ _TAGS = [
     _GE_KIND,
     _PHILIPS_INTERCEPT,
     _PHILIPS_SLOPE,
+    *diffusion.TAGS,
 ]
 
 
@@ -313,7 +314,7 @@ def _header(d: Elements, parsed: Parsed) -> Header:
         repetition_time=e.number(d, "RepetitionTime"),
         inversion_time=e.number(d, "InversionTime"),
         flip_angle=e.number(d, "FlipAngle"),
-        b_value=e.number(d, "DiffusionBValue"),
+        b_value=diffusion.b_value(d),
         volume=None,
         acquisition_date=date,
         acquisition_time=seconds,

@@ -27,7 +27,13 @@ Key = str | int
 _BINARY = {"US": "H", "SS": "h", "AT": "H", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 """VRs whose values are binary numbers -> as `struct` names them."""
 
-_PRIVATE = {0x0019100A: "US", 0x0043102F: "SS", 0x2005100D: "FL", 0x2005100E: "FL"}
+_PRIVATE = {
+    0x0019100A: "US",
+    0x0043102F: "SS",
+    0x20011003: "FL",
+    0x2005100D: "FL",
+    0x2005100E: "FL",
+}
 """Private elements with such values, of which a file in implicit VR does not tell."""
 
 _CHARACTER_SET = 0x00080005

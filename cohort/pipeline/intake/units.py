@@ -20,7 +20,7 @@ from cohort.io.sources.places import is_node
 from cohort.io.texttable import colliding
 from cohort.provenance import Stamp
 
-REVISION = 3
+REVISION = 4
 """Raised when the readers give other voxels, coordinates or attributes for the same bytes."""
 
 
