@@ -84,6 +84,12 @@ def read_series(
     Notes
     -----
     Oracle: dcm2niix and nibabel; affine within 1e-3 mm, voxels equal. Where it differs, see DECISIONS.md.
+
+    A RealWorldValueMappingSequence (PS3.3 C.7.6.16.2.11) is never applied, not even on demand. It maps stored values beside the
+    rescale, not after it; an image may have several, each with a unit, a label and a range of stored values outside of which
+    nothing is said; slope and intercept may stand for a table. Which of them a researcher means is in none of the tags, and
+    a mixture of them in one cohort would look like an effect. Where a rescale is there, that is what the values are, in its
+    unit; where none is, the stored numbers stay and ``real_world_values_unused`` says that somebody knows more of them.
     """
     notes = Notes(policy)
     wanted = dict(zip(files, frames or [None] * len(files), strict=True))

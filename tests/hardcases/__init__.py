@@ -1,6 +1,7 @@
 """Hard cases: series as scanners, archives and mishaps leave them, made on the spot, each with its truth."""
 
 from hardcases import (
+    dicom_copies,
     dicom_damage,
     dicom_files,
     dicom_frames,
@@ -18,6 +19,7 @@ from hardcases.truth import cases_of
 
 _MODULES = (
     dicom_stacks,
+    dicom_copies,
     dicom_groups,
     dicom_frames,
     dicom_mosaics,

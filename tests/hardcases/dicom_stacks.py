@@ -1,7 +1,6 @@
 """D1-D13, D49: which slices make a volume, in which order, and how far apart."""
 
 import itertools
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -157,66 +156,6 @@ def end_slice_missing_unseen(folder):
     files, scan = write(folder, phantom.grid("LPS"))
     without(files, 9)
     return Truth(scans=[Scan(affine=scan.affine, values=scan.values[:9])])
-
-
-@case("D6", "the same file twice")
-def same_file_twice(folder):
-    files, scan = write(folder, phantom.grid("LPS"))
-    shutil.copy(files[4], folder / "copy of 004.dcm")
-    return Truth(scans=[replace(scan, attrs={"n_duplicates": 1})])
-
-
-@case("D6", "the whole series twice, in two folders")
-def whole_series_twice(folder):
-    files, scan = write(folder / "a", phantom.grid("LPS"))
-    shutil.copytree(folder / "a", folder / "b")
-    return Truth(scans=[replace(scan, attrs={"n_duplicates": len(files)})])
-
-
-@case("D6", "the same pixels sent again under a new SOPInstanceUID")
-def same_pixels_twice(folder):
-    affine = phantom.grid("LPS")
-    uid, study = generate_uid(), generate_uid()
-    values = phantom.fill(affine)
-    common = {"SeriesInstanceUID": uid, "StudyInstanceUID": study}
-    _, scan = write(folder, affine, values, **common)
-    again = phantom.grid("LPS").copy()
-    again[:3, 3] += 4 * affine[:3, 2]
-    write_series(
-        folder, values[4:5].astype(np.int16), again, names=[50],
-        per_slice=lambda n: {"InstanceNumber": 5}, **common,
-    )  # fmt: skip
-    return Truth(scans=[replace(scan, attrs={"n_duplicates": 1})])
-
-
-@case("D7", "one SOPInstanceUID, different pixels")
-def uid_conflict(folder):
-    affine, uid = phantom.grid("LPS"), generate_uid()
-    common = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid()}
-    files, scan = write(
-        folder, affine, per_slice=lambda n: {"SOPInstanceUID": uid} if n == 4 else {}, **common
-    )
-    other = affine.copy()
-    other[:3, 3] += 4 * affine[:3, 2]
-    (extra,) = write_series(
-        folder, scan.values[5:6].astype(np.int16), other, names=[50],
-        per_slice=lambda n: {"InstanceNumber": 5, "SOPInstanceUID": uid}, **common,
-    )  # fmt: skip
-    return Truth(refused=[Refusal(("DCM-UID-CONFLICT",), (files[4], extra))])
-
-
-@case("D8", "one position, different pixels")
-def position_twice(folder):
-    affine = phantom.grid("LPS")
-    common = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid()}
-    files, scan = write(folder, affine, **common)
-    other = affine.copy()
-    other[:3, 3] += 4 * affine[:3, 2]
-    (extra,) = write_series(
-        folder, scan.values[7:8].astype(np.int16), other, names=[50],
-        per_slice=lambda n: {"InstanceNumber": 11}, **common,
-    )  # fmt: skip
-    return Truth(refused=[Refusal(("DCM-DUP-POS",), (files[4], extra))])
 
 
 UNEVEN = (0.0, 0.0, 0.0, 0.0, 1.3, 1.3, 1.3, 1.3, 1.3, 1.3)
