@@ -1,6 +1,7 @@
 """Hard cases: series as scanners, archives and mishaps leave them, made on the spot, each with its truth."""
 
 from hardcases import (
+    dicom_archives,
     dicom_copies,
     dicom_damage,
     dicom_files,
@@ -28,6 +29,7 @@ _MODULES = (
     dicom_pixels,
     dicom_damage,
     dicom_files,
+    dicom_archives,
     nifti,
     nifti_files,
     tables,

@@ -1,9 +1,6 @@
-"""D37-D40, D44, D45, D47, D48: what lies around the slices, in what they come packed, and whose they are."""
+"""D37, D38, D40, D44, D45, D47, D48: what lies around the slices, and whose they are."""
 
-import io
-import tarfile
 import unicodedata
-import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -80,98 +77,6 @@ def dicomdir(folder):
         index.file_meta.MediaStorageSOPInstanceUID = index.SOPInstanceUID
         index.save_as(folder / "DICOMDIR", enforce_file_format=True)
     return Truth(scans=[scan], skipped=1)
-
-
-EVIL = ("../outside.dcm", "/tmp/outside-of-the-archive.dcm", "a/../../outside.dcm")
-
-
-def _packed(folder):
-    """Content of a series' files, and its scan; the folder is left empty."""
-    files, scan = write(folder, phantom.grid("LPS"))
-    content = [path.read_bytes() for path in files]
-    for path in files:
-        path.unlink()
-    return content, scan
-
-
-@case("D39", "a zip")
-def zipped(folder):
-    content, scan = _packed(folder)
-    with zipfile.ZipFile(folder / "study.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for n, data in enumerate(content):
-            archive.writestr(f"study/series/im{n}.dcm", data)
-        archive.writestr("study/readme.txt", "slices")
-    return Truth(scans=[scan], skipped=1)
-
-
-def _tarred(folder, name, mode):
-    content, scan = _packed(folder)
-    with tarfile.open(folder / name, mode) as archive:
-        for n, data in enumerate(content):
-            entry = tarfile.TarInfo(f"study/im{n}")
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return Truth(scans=[scan])
-
-
-@case("D39", "a tar")
-def tarred(folder):
-    return _tarred(folder, "study.tar", "w")
-
-
-@case("D39", "a gzipped tar")
-def tarred_gzip(folder):
-    return _tarred(folder, "study.tar.gz", "w:gz")
-
-
-@case("D39", "a zip whose names lead out of it")
-def zip_slip(folder):
-    content, scan = _packed(folder)
-    names = [*EVIL, *(f"im{n}" for n in range(len(EVIL), len(content)))]
-    with zipfile.ZipFile(folder / "study.zip", "w") as archive:
-        for name, data in zip(names, content, strict=True):
-            archive.writestr(name, data)
-    outside = [folder.parent / "outside.dcm", folder / "outside.dcm"]
-    return Truth(scans=[scan], outside=outside)
-
-
-@case("D39", "a tar with a link out of it")
-def tar_link(folder):
-    content, scan = _packed(folder)
-    with tarfile.open(folder / "study.tar", "w") as archive:
-        link = tarfile.TarInfo("im")
-        link.type, link.linkname = tarfile.SYMTYPE, "../../secret"
-        archive.addfile(link)
-        for n, data in enumerate(content):
-            entry = tarfile.TarInfo(f"im/{n}")
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return Truth(scans=[scan], skipped=1, outside=[folder.parent / "secret"])
-
-
-@case("D39", "a zip cut short")
-def zip_cut(folder):
-    content, _ = _packed(folder)
-    path = folder / "study.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for n, data in enumerate(content):
-            archive.writestr(f"im{n}", data)
-    path.write_bytes(path.read_bytes()[:-400])
-    return Truth(refused=[Refusal(("ARC-DAMAGED",), (path,))])
-
-
-@case("D39", "a zip with one damaged member")
-def zip_damaged(folder):
-    content, _ = _packed(folder)
-    path = folder / "study.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for n, data in enumerate(content):
-            archive.writestr(f"im{n}", data)
-        start = archive.getinfo("im9").header_offset
-    raw = bytearray(path.read_bytes())
-    raw[start + 700] ^= 0xFF
-    path.write_bytes(raw)
-    return Truth(refused=[Refusal(("ARC-DAMAGED",), (path,))])
 
 
 @case("D40", "a colour capture beside a series")

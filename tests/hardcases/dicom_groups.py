@@ -250,6 +250,26 @@ def uid_collision_in_place(folder):
     return Truth(refused=[Refusal(("DCM-UID-COLLISION",), files)], also=[scans])
 
 
+@case("D21", "the end slice is another patient's")
+def uid_collision_at_the_end(folder):
+    files, _ = write(
+        folder, phantom.grid("LPS"), per_slice=lambda n: {"PatientID": "BERT" if n == 9 else "ANNA"}
+    )
+    return Truth(refused=[Refusal(("DCM-UID-COLLISION",), (tuple(files[:9]), files[9]))])
+
+
+@case("D22", "the end slice has a SeriesInstanceUID of its own")
+def end_slice_of_another_uid(folder):
+    uids, study = (generate_uid(), generate_uid()), generate_uid()
+    _, scan = write(
+        folder, phantom.grid("LPS"), StudyInstanceUID=study,
+        per_slice=lambda n: {"SeriesInstanceUID": uids[n == 9]},
+    )  # fmt: skip
+    flags = frozenset({"looks_like_one_series"})
+    left = Scan(affine=scan.affine, values=scan.values[:9], flags=flags)
+    return Truth(scans=[left], skipped=1, also=[[scan]])
+
+
 @case("D22", "one series under two SeriesInstanceUIDs")
 def split_uids(folder):
     uids, study, affine = (generate_uid(), generate_uid()), generate_uid(), phantom.grid("LPS")

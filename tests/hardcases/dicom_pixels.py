@@ -291,6 +291,12 @@ def _encode_baseline(pixels):
     return imagecodecs.jpeg8_encode(pixels, level=98)
 
 
+def _encode_extended(pixels):
+    import imagecodecs
+
+    return imagecodecs.jpeg8_encode(pixels, level=98, bitspersample=12)
+
+
 @case("D32", "JPEG lossless, any predictor")
 def jpeg_57(folder):
     _, scan = _encapsulated(folder, "1.2.840.10008.1.2.4.57", _encode_lossless)
@@ -322,6 +328,7 @@ LOSSY = (
     _lossy("JPEG 2000, lossy", "1.2.840.10008.1.2.4.91", _encode_j2k_lossy, np.uint16, 6),
     _lossy("JPEG-LS, near lossless", "1.2.840.10008.1.2.4.81", _encode_jls_near, np.uint16, 2),
     _lossy("JPEG baseline", "1.2.840.10008.1.2.4.50", _encode_baseline, np.uint8, 4),
+    _lossy("JPEG extended, 12 bits", "1.2.840.10008.1.2.4.51", _encode_extended, np.uint16, 12),
 )
 
 

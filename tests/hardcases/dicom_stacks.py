@@ -151,6 +151,16 @@ def end_slice_missing(folder):
     return Truth(scans=[Scan(affine=scan.affine, values=scan.values[:9], flags=flags)])
 
 
+@case("D5", "an end slice is missing and InstanceNumber, which begins in the middle, knows")
+def end_slice_missing_by_number(folder):
+    files, scan = write(
+        folder, phantom.grid("LPS"), per_slice=lambda n: {"InstanceNumber": (n + 5) % 10 + 1}
+    )
+    without(files, 9)
+    flags = frozenset({"possible_truncation"})
+    return Truth(scans=[Scan(affine=scan.affine, values=scan.values[:9], flags=flags)])
+
+
 @case("D5", "an end slice is missing and nothing knows")
 def end_slice_missing_unseen(folder):
     files, scan = write(folder, phantom.grid("LPS"))

@@ -7,7 +7,7 @@ import pydicom
 from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
 from hardcases import phantom
-from hardcases.dicom_stacks import write
+from hardcases.dicom_stacks import position, write
 from hardcases.truth import Refusal, Scan, Truth, case
 
 
@@ -182,6 +182,27 @@ def aborted(folder):
         lose=[(2, n) for n in range(5, 10)],
     )  # fmt: skip
     return Truth(refused=[Refusal(("DCM-4D-INCOMPLETE",))])
+
+
+def _moved(folder, slices):
+    """Volumes of which the last lies elsewhere."""
+    affine = phantom.grid("LPS")
+
+    def tags(t, n):
+        place = position(affine, n, along=3.0 * slices if t == VOLUMES - 1 else 0.0)
+        return {"TemporalPositionIdentifier": t + 1, "ImagePositionPatient": place}
+
+    return tuple(four_dimensional(folder, tags, time=None)[0].values())
+
+
+@case("D27", "the last volume lies two slices higher")
+def moved_by_slices(folder):
+    return Truth(refused=[Refusal(("DCM-4D-INCOMPLETE",), (_moved(folder, 2),))])
+
+
+@case("D27", "the last volume lies half a slice higher")
+def moved_by_half_a_slice(folder):
+    return Truth(refused=[Refusal(("DCM-4D-INCOMPLETE", "DCM-MIXED"), (_moved(folder, 0.5),))])
 
 
 @case("D27", "a cine lacks one phase at one position")

@@ -14,7 +14,7 @@ from cohort import api, grid
 from cohort.io.deidentify import ATTRIBUTES
 from hardcases.truth import Case, Refusal, Scan, Truth
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True)
