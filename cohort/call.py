@@ -271,7 +271,8 @@ class Call:
                     table, units = model_table(
                         self.store, self.catalog, spec, names, accept_versions=mixing
                     )
-                    fit = fit_table(table, spec, units)
+                    saved = (self.store.model(name) or {}).get("harmonization")
+                    fit = fit_table(table, spec, units, saved=saved)
                 self.result.fits[name] = fit
             except ValueError as error:
                 # What was fitted before does not describe the cohort any more.

@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from cohort.io.catalog import Catalog, CatalogError
-from cohort.io.covariates import Model
 from cohort.io.fields import did_you_mean, listed
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
             check_formula(model.formula, sorted(columns | {*model.all_outcomes}))
             for column in (*model.all_outcomes, *model.confounds):
                 expression.check_names(expression.parse(column), columns, column)
-            for place, others in _columns(model).items():
+            for place, others in model.columns_beside.items():
                 for column in others:
                     _check_column(column, columns, place)
             if model.where:
@@ -82,19 +81,6 @@ def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
             problems.append(f"{catalog.path}: reliability: {error}")
     if problems:
         raise CatalogError(problems)
-
-
-def _columns(model: Model) -> dict[str, list[str]]:
-    """Columns that a model names beside its formula, by the key that names them."""
-    random = model.random
-    found: dict[str, list[str | None]] = {
-        "head": [model.head],
-        "site": [model.site],
-        "cluster": [model.cluster],
-        "ratios": [*model.ratios, *(name for pair in model.ratios.values() for name in pair)],
-        "random": [] if random is None else [random.subject, random.slope],
-    }
-    return {key: [name for name in names if name] for key, names in found.items()}
 
 
 def _check_column(name: str, columns: Collection[str], key: str) -> None:

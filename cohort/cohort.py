@@ -149,7 +149,8 @@ class Cohort:
         spec = self.catalog.models[model]
         recipes = [r.name for r in read_recipes(self.catalog)]
         table, units = model_table(self.store, self.catalog, spec, recipes)
-        return Fitted(**vars(fit_table(table, spec, units)))
+        saved = (self.store.model(model) or {}).get("harmonization")
+        return Fitted(**vars(fit_table(table, spec, units, saved=saved)))
 
     def explain(self, scan_id: str, quantity: str) -> dict[str, Any]:
         """Where a number comes from: value, unit, recipe, its steps as they were run, inputs and their digests.

@@ -10,6 +10,9 @@ from cohort.io.fields import ColumnExpression, LocalPath, Name, Part, Paths, Tex
 MIN_DRAWS = 20
 """Fewer draws of the missing cells leave too much to chance."""
 
+MIN_ARRANGEMENTS = 100
+"""With fewer arrangements no p can be below 1 %."""
+
 
 def _some(names: list[str]) -> list[str]:
     if not names:
@@ -53,6 +56,12 @@ def _seed(value: int) -> int:
 def _draws(value: int) -> int:
     if value < MIN_DRAWS:
         raise ValueError(f"expected at least {MIN_DRAWS} draws, found {value}")
+    return value
+
+
+def _arrangements(value: int) -> int:
+    if value < MIN_ARRANGEMENTS:
+        raise ValueError(f"expected at least {MIN_ARRANGEMENTS} arrangements, found {value}")
     return value
 
 
@@ -161,7 +170,48 @@ class Imputation(Part):
     draws: Annotated[int, AfterValidator(_draws)] = MIN_DRAWS
 
 
-_OF_LEAST_SQUARES = ("outcomes", "contrasts", "equivalence", "cluster", "impute", "ratios", "head")
+class Harmonize(Part):
+    """What the site gives to each measurement is taken out before the model sees it (ComBat).
+
+    The estimates are kept with the model: rows that arrive later are harmonised by them, so that the others do not move.
+    """
+
+    site: VariableName = Field(description="the column that names the site of each scan")
+    columns: Columns | None = None
+    """Measurements that are harmonised together, the outcomes among them; the outcomes without it."""
+    keep: list[VariableName] | None = None
+    """Columns whose effects are kept; without it every column of the formula."""
+    parametric: bool = True
+    """Normal and inverse-gamma priors, or the empirical distribution over the columns."""
+    reference: Text | None = None
+    """Site that the others are brought to; it is left as it is."""
+    refit: bool = False
+    """Estimate anew at every fit, from all rows."""
+
+
+class Permutation(Part):
+    """Terms are tested by exchanging rows (Freedman-Lane), all outcomes and terms corrected by the largest t."""
+
+    seed: Annotated[int, AfterValidator(_seed)] = Field(description="a whole number from 0")
+    n: Annotated[int, AfterValidator(_arrangements)] = 10_000
+    """Arrangements, the table as it is included."""
+    terms: Terms | None = None
+    """Terms that are tested; those of the group without it."""
+    blocks: VariableName | None = None
+    """Column whose rows go together."""
+    exchange: Literal["within", "whole"] = "within"
+    """Rows change places within their block only, or blocks of one size change places as a whole."""
+
+    @model_validator(mode="after")
+    def _whole_needs_blocks(self) -> Self:
+        if self.exchange == "whole" and self.blocks is None:
+            raise ValueError("exchange: whole needs blocks: the column whose rows go together")
+        return self
+
+
+_OF_LEAST_SQUARES = (
+    *("outcomes", "equivalence", "cluster", "impute", "ratios", "head", "harmonize", "permutation"),
+)
 """Keys that a model with random effects does not take."""
 
 
@@ -197,6 +247,8 @@ class Model(Part):
     """Column whose rows go together (a family, a site): errors robust to that stand beside."""
     random: Random | None = None
     impute: Imputation | None = None
+    harmonize: Harmonize | None = None
+    permutation: Permutation | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -216,6 +268,8 @@ class Model(Part):
                 raise ValueError(
                     f"random takes all scans of each subject; found one_scan_per: {self.one_scan_per}"
                 )
+        if self.harmonize is not None:
+            self._check_harmonize(self.harmonize)
         several = (self.family.outcomes if self.family is not None else None) or []
         if unknown := [o for o in several if o not in self.all_outcomes]:
             raise ValueError(
@@ -224,10 +278,44 @@ class Model(Part):
             )
         return self
 
+    def _check_harmonize(self, asked: Harmonize) -> None:
+        if self.impute is not None:
+            raise ValueError(
+                "harmonize takes the covariates as known, impute draws them: state one"
+            )
+        together = asked.columns or self.all_outcomes
+        if lacking := [o for o in self.all_outcomes if o not in together]:
+            raise ValueError(
+                f"harmonize.columns: the outcome {lacking[0]!r} is not among them"
+                f" ({', '.join(together)})"
+            )
+        if len(together) < 2:
+            raise ValueError(
+                "harmonize: a site is learned from several measurements together, found only"
+                f" {together[0]!r}; name more in harmonize.columns"
+            )
+
     @property
     def all_outcomes(self) -> Sequence[str]:
         """Every outcome once, the one that figures show first."""
         return list(dict.fromkeys([self.outcome, *(self.outcomes or ())]))
+
+    @property
+    def columns_beside(self) -> dict[str, list[str]]:
+        """Columns that are named beside outcomes and formula, by the key that names them."""
+        random, made, moved = self.random, self.harmonize, self.permutation
+        found: dict[str, list[str | None]] = {
+            "head": [self.head],
+            "site": [self.site],
+            "cluster": [self.cluster],
+            "ratios": [*self.ratios, *(name for pair in self.ratios.values() for name in pair)],
+            "random": [] if random is None else [random.subject, random.slope],
+            "harmonize": []
+            if made is None
+            else [made.site, *(made.columns or ()), *(made.keep or ())],
+            "permutation": [] if moved is None else [moved.blocks],
+        }
+        return {key: [name for name in names if name] for key, names in found.items()}
 
 
 def part_at(place: Sequence[str]) -> type[Part]:
@@ -239,6 +327,10 @@ def part_at(place: Sequence[str]) -> type[Part]:
             return Random
         case ["impute", _, *_]:
             return Imputation
+        case ["harmonize", _, *_]:
+            return Harmonize
+        case ["permutation", _, *_]:
+            return Permutation
         case ["equivalence", _, _, *_]:
             return Equivalence
         case _:

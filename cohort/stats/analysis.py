@@ -8,7 +8,18 @@ import pandas as pd
 
 from cohort.io.covariates import Model
 from cohort.stats import columns as cells
-from cohort.stats import equivalence, mixed, multiplicity, outcomes, records, regression, robust
+from cohort.stats import (
+    equivalence,
+    harmonized,
+    mixed,
+    mixedcontrasts,
+    multiplicity,
+    outcomes,
+    permuted,
+    records,
+    regression,
+    robust,
+)
 from cohort.stats import screen as screening
 from cohort.stats.adjust import Adjustments
 from cohort.stats.columns import DesignError
@@ -22,7 +33,9 @@ from cohort.stats.screen import Screen
 
 if TYPE_CHECKING:
     from cohort.stats.comparison import Comparison
+    from cohort.stats.harmonized import Harmonized
     from cohort.stats.imputation import Imputed
+    from cohort.stats.permuted import Exchanged
 
 
 @dataclass(frozen=True)
@@ -42,13 +55,17 @@ class Analysis:
         What to know before the numbers: of the screen, the fit, and what stands beside.
     tables : dict
         Name -> DataFrame, of ``contrasts``, ``means``, ``slopes``, ``ladder``, ``equivalence``, ``per_site``,
-        ``adjustments``, ``imputed`` and ``subjects`` those that the model asks for.
+        ``adjustments``, ``imputed``, ``permutation``, ``harmonize`` and ``subjects`` those that the model asks for.
     comparison : Comparison or None
         The two groups with nothing held equal, on the rows of the fit.
     adjustments : Adjustments or None
         Head size taken into account in six ways.
     imputed : Imputed or None
         The same model with its missing covariates drawn.
+    permuted : Exchanged or None
+        Tests that exchange rows.
+    harmonized : Harmonized or None
+        The table without what sites add to it, which everything else is fitted to.
     left_out : dict
         What could not be computed beside the fit, and why.
     """
@@ -62,6 +79,8 @@ class Analysis:
     comparison: "Comparison | None" = None
     adjustments: Adjustments | None = None
     imputed: "Imputed | None" = None
+    permuted: "Exchanged | None" = None
+    harmonized: "Harmonized | None" = None
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -91,8 +110,9 @@ class Analysis:
 
     @property
     def reading(self) -> tuple[str, ...]:
-        """The effects in sentences."""
-        return self.fit.reading
+        """The effects in sentences, then tests that exchange rows, and what was done to the outcomes."""
+        beside = (self.permuted, self.harmonized)
+        return (*self.fit.reading, *(line for part in beside if part for line in part.reading))
 
     @property
     def model(self) -> dict[str, Any]:
@@ -124,6 +144,7 @@ class Analysis:
         return {
             **self.fit.to_json(),
             "warnings": list(self.warnings),
+            "reading": list(self.reading),
             "screen": self.screen.to_json(),
             "influence": [str(i) for i in self.influence.iloc[:, 0]],
             "comparison": None
@@ -137,11 +158,19 @@ class Analysis:
             },
             "adjustments": None if self.adjustments is None else self.adjustments.to_json(),
             "imputation": None if self.imputed is None else self.imputed.to_json(),
+            "permutation": None if self.permuted is None else self.permuted.facts,
+            "harmonization": None if self.harmonized is None else self.harmonized.to_json(),
             "left_out": dict(self.left_out),
         }
 
 
-def analyse(table: pd.DataFrame, model: Model, units: Mapping[str, str] | None = None) -> Analysis:
+def analyse(
+    table: pd.DataFrame,
+    model: Model,
+    units: Mapping[str, str] | None = None,
+    *,
+    saved: Mapping[str, Any] | None = None,
+) -> Analysis:
     """Screen a table, fit a model to it, and compute what the model asks for beside.
 
     Parameters
@@ -152,6 +181,8 @@ def analyse(table: pd.DataFrame, model: Model, units: Mapping[str, str] | None =
         As a catalog states it.
     units : mapping, optional
         Column -> unit.
+    saved : mapping, optional
+        What an earlier fit kept of its harmonisation (``to_json()["harmonization"]``), for newcomers.
 
     Returns
     -------
@@ -166,6 +197,10 @@ def analyse(table: pd.DataFrame, model: Model, units: Mapping[str, str] | None =
     units = dict(units or {})
     if model.random is not None:
         return _mixed(table, model, units)
+    made = None
+    if model.harmonize is not None:
+        made = harmonized.harmonized(table, model, saved)
+        table = made.table
     common = asked(model, units)
     fit = regression.fit(table, outcome=model.outcome, **common)
     screen = _screen(fit.design, table, model)
@@ -187,7 +222,10 @@ def analyse(table: pd.DataFrame, model: Model, units: Mapping[str, str] | None =
     tidy, tested = _families(fit.design, tidy, tested, model, screen.group)
     tables = {} if tested is None else {"contrasts": tested}
     adjustments, imputed = beside.adjustments(), beside.imputed()
-    for said in (adjustments, imputed):
+    moved = None
+    if model.permutation is not None:
+        moved = permuted.exchanged(fit, others, table, model, screen.group)
+    for said in (made, adjustments, imputed, moved):
         warnings += () if said is None else said.warnings
     return Analysis(
         fit=fit,
@@ -200,10 +238,14 @@ def analyse(table: pd.DataFrame, model: Model, units: Mapping[str, str] | None =
             **beside.tables(),
             **({} if adjustments is None else {"adjustments": adjustments.table}),
             **({} if imputed is None else {"imputed": imputed.table}),
+            **({} if moved is None else {"permutation": moved.table}),
+            **({} if made is None else {"harmonize": made.combat.tidy}),
         },
         comparison=beside.comparison(),
         adjustments=adjustments,
         imputed=imputed,
+        permuted=moved,
+        harmonized=made,
         left_out=beside.left_out,
     )
 
@@ -234,7 +276,11 @@ def _mixed(table: pd.DataFrame, model: Model, units: dict[str, str]) -> Analysis
         units=units,
     )
     screen = _screen(fit.design, table, model, model.random.subject)
-    tidy, _ = _families(fit.design, fit.tidy, None, model, screen.group)
+    tested = None
+    if model.contrasts:
+        texts, names = list(model.contrasts.values()), list(model.contrasts)
+        tested = mixedcontrasts.estimates(fit, texts, names=names)
+    tidy, tested = _families(fit.design, fit.tidy, tested, model, screen.group)
     # Repeats are what a mixed model is for: the warning of least squares does not hold here.
     told = [w for w in screen.warnings if w not in fit.design.warnings or w in fit.warnings]
     return Analysis(
@@ -243,7 +289,10 @@ def _mixed(table: pd.DataFrame, model: Model, units: dict[str, str]) -> Analysis
         glance=fit.glance,
         screen=screen,
         warnings=tuple(dict.fromkeys((*told, *fit.warnings))),
-        tables={"subjects": fit.subjects},
+        tables={
+            "subjects": fit.subjects,
+            **({} if tested is None else {"contrasts": tested}),
+        },
     )
 
 

@@ -7,7 +7,7 @@ The text is read by a grammar of four operators over the names of the fit itself
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,9 @@ from cohort.stats import columns as cells
 from cohort.stats import effects
 from cohort.stats.columns import DesignError
 from cohort.stats.regression import Fit
+
+if TYPE_CHECKING:
+    from cohort.stats.mixedfit import MixedFit
 
 Contrast = str | Mapping[str, float]
 """``"dx + 70 * dx:age"`` or ``{"dx": 1, "dx:age": 70}``."""
@@ -193,7 +196,7 @@ def wald(
     }
 
 
-def weights(fit: Fit, contrast: Contrast) -> np.ndarray:
+def weights(fit: "Fit | MixedFit", contrast: Contrast) -> np.ndarray:
     """Weight of each term of a fit in a contrast.
 
     Returns

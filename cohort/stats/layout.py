@@ -24,6 +24,7 @@ def lines(analysis: "Analysis") -> list[str]:
         _bounds(analysis.tables.get("equivalence")),
         _contrasts(analysis.tables.get("contrasts")),
         _sites(analysis.tables.get("per_site")),
+        _permuted(analysis),
         [f"{name} left out: {reason}" for name, reason in analysis.left_out.items()],
     ]
     told = [line for part in parts if part for line in ("", *part)]
@@ -161,10 +162,30 @@ def _contrasts(table: pd.DataFrame | None) -> list[str]:
             "95 % interval": _interval(table["ci_low"], table["ci_high"]),
             "t": table["statistic"].map(_two),
             "p": table["p"].map(_p),
-            "HC3 p": table["hc3_p"].map(_p),
         }
     )
+    if "hc3_p" in table:
+        shown["HC3 p"] = table["hc3_p"].map(_p)
     return ["contrasts:", *_frame(shown)]
+
+
+def _permuted(analysis: "Analysis") -> list[str]:
+    """Tests that exchange rows, beside those by the t distribution."""
+    found = analysis.permuted
+    if found is None:
+        return []
+    table = found.table
+    shown = pd.DataFrame(
+        {
+            **table[["outcome", "term"]],
+            "t": table["statistic"].map(_two),
+            "p by t": table["p_parametric"].map(_p),
+            "p by exchange": table["p"].map(_p),
+            "corrected p": table["p_fwe"].map(_p),
+        }
+    )
+    many = found.facts["n_permutations"]
+    return [f"{many} arrangements of {found.facts['exchanged']}:", *_frame(shown)]
 
 
 def _sites(table: pd.DataFrame | None) -> list[str]:

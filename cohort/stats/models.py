@@ -48,17 +48,27 @@ def fit_model(
     before = store.model(name)
     if before is not None and before.get("stamp") == stamp:
         return None
-    analysis = fit_table(table, model, units)
+    analysis = fit_table(table, model, units, saved=(before or {}).get("harmonization"))
     said = table.loc[table["unusable"].notna(), ["scan_id", "unusable"]]
     dropped = [{"row": str(row), "reason": str(why)} for row, why in said.itertuples(index=False)]
+    dropped += [] if analysis.harmonized is None else analysis.harmonized.dropped
     store.write_model(
         name, tables(analysis), _model_json(name, model, analysis, dropped, stamp, len(table))
     )
     return analysis
 
 
-def fit_table(table: "pd.DataFrame", model: Model, units: Mapping[str, str]) -> "Analysis":
-    """Screen and fit the usable rows of a model's table (`model_table`). Raises `ValueError`, in one line."""
+def fit_table(
+    table: "pd.DataFrame",
+    model: Model,
+    units: Mapping[str, str],
+    *,
+    saved: Mapping[str, Any] | None = None,
+) -> "Analysis":
+    """Screen and fit the usable rows of a model's table (`model_table`). Raises `ValueError`, in one line.
+
+    `saved` is what ``model.json`` keeps as ``harmonization``.
+    """
     from cohort.stats.analysis import analyse
 
     usable = table["unusable"].isna()
@@ -66,7 +76,7 @@ def fit_table(table: "pd.DataFrame", model: Model, units: Mapping[str, str]) -> 
         why = table["unusable"].value_counts()
         counted = ", ".join(f"{n}: {reason}" for reason, n in why.items())
         raise ModelError(f"no rows to fit: {len(table)} in the table, all left out ({counted})")
-    return analyse(table[usable].drop(columns="unusable"), model, units)
+    return analyse(table[usable].drop(columns="unusable"), model, units, saved=saved)
 
 
 def tables(analysis: "Analysis") -> "dict[str, pd.DataFrame]":

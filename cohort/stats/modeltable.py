@@ -129,9 +129,6 @@ def _makings(measured: "pd.DataFrame") -> dict[str, int]:
 
 def _words(model: Model) -> set[str]:
     """Every word of a model that may name a column."""
-    random = model.random
-    named = [model.head, model.site, model.cluster]
-    named += [] if random is None else [random.subject, random.slope]
-    named += [*model.ratios, *(name for pair in model.ratios.values() for name in pair)]
+    named = [name for names in model.columns_beside.values() for name in names]
     text = [*model.all_outcomes, model.formula, *model.confounds, model.where or ""]
-    return set(re.findall(r"\w+", " ".join([*text, *(name for name in named if name)])))
+    return set(re.findall(r"\w+", " ".join([*text, *named])))

@@ -34,12 +34,15 @@ class Outcomes:
         reason: why it could not be fitted, or empty.
     designs : dict
         Pattern -> Design: rows, design matrix, and an account of the rows that were dropped.
+    values : dict
+        Pattern -> outcomes on the rows of its design, a column each.
     warnings : tuple of str
     """
 
     tidy: pd.DataFrame
     glance: pd.DataFrame
     designs: dict[int, Design]
+    values: dict[int, pd.DataFrame]
     warnings: tuple[str, ...]
 
 
@@ -196,6 +199,7 @@ def fit(
     for j in range(len(names)):
         patterns.setdefault(packed[j].tobytes(), []).append(j)
     designs: dict[int, Design] = {}
+    held: dict[int, pd.DataFrame] = {}
     tidy: list[tuple[list[int], pd.DataFrame]] = []
     wholes: list[tuple[list[int], pd.DataFrame]] = []
     refusals: list[DesignError] = []
@@ -208,7 +212,8 @@ def fit(
             whole = pd.DataFrame({"outcome": called, "reason": str(error)})
         else:
             designs[pattern] = design
-            effect, whole = tables(design, pd.DataFrame(Y, design.X.index, called), units)
+            held[pattern] = pd.DataFrame(Y, design.X.index, called)
+            effect, whole = tables(design, held[pattern], units)
             tidy.append((members, effect))
         wholes.append((members, whole.assign(pattern=pattern)))
     if not designs:
@@ -220,7 +225,7 @@ def fit(
         f"{len(failed)} of {len(names)} outcomes are not fitted, the first is {name!r}: {reason}"
         for name, reason in failed.head(1).itertuples(index=False)
     ]
-    return Outcomes(_ordered(tidy), glance, designs, (*first.warnings, *told))
+    return Outcomes(_ordered(tidy), glance, designs, held, (*first.warnings, *told))
 
 
 def _values(table: pd.DataFrame, names: list[str]) -> np.ndarray:
