@@ -16,6 +16,7 @@ from cohort.io.store import Store, StoreError
 from cohort.options import Options, Result
 from cohort.pipeline import cluster
 from cohort.pipeline.changes import LISTED, Comparison
+from cohort.pipeline.dispatch.cost import Meter
 from cohort.pipeline.dispatch.stopping import Stop
 from cohort.pipeline.garbage import rarely_collected
 from cohort.pipeline.ledger import Ledger
@@ -252,7 +253,7 @@ class Call:
         ]
 
     def _fit(self, ledger: Ledger, models: Sequence[str], *, shown: bool) -> None:
-        from cohort.stats.models import fit_model, fit_table, model_table
+        from cohort.stats.models import declared, fit_model, fit_table, model_table
         from cohort.stats.tablechecks import examine
 
         for gone in set(self.store.models()) - set(self.catalog.models):
@@ -261,13 +262,19 @@ class Call:
         names = [r.name for r in self.recipes]
         ledger.manifest["checks"] = list(examine(self.store, self.catalog, names))
         mixing = self.options.accept_versions
+        costs = ledger.manifest["models"] = {}
         for number, name in enumerate(models, 1):
+            spec, meter = self.catalog.models[name], Meter()
+            # What is asked stands in the log before anything is known of the answer.
+            asked = provenance.digest(declared(name, spec))
+            ledger.event("declared", stage="fit", model=name, digest=asked)
             try:
                 fit = fit_model(self.catalog, name, self.store, names, accept_versions=mixing)
                 states[name] = "fresh" if fit is None else "done"
+                if fit is not None:
+                    costs[name] = meter.cost().fields()
                 if fit is None and (shown or self.options.compare):
                     # What is asked for by name is shown again; what is on the disk stays.
-                    spec = self.catalog.models[name]
                     table, units = model_table(
                         self.store, self.catalog, spec, names, accept_versions=mixing
                     )

@@ -78,6 +78,35 @@ for _name, _pattern, _first in _PLAIN:
     )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes all text that this reader, or a plain one, would take for something else; writes every value out."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _name, _pattern, _first in _PLAIN:
+    _Dumper.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_pattern})$"), list(_first)
+    )
+
+
+def write_yaml(value: dict[str, Any]) -> str:
+    """Write a mapping of plain values so that `parse_yaml` reads it back, in the order it has.
+
+    Examples
+    --------
+    >>> print(write_yaml({"id": "007", "at": "12:30", "n": 7, "terms": ["dx", "no"]}), end="")
+    id: '007'
+    at: '12:30'
+    n: 7
+    terms:
+    - dx
+    - 'no'
+    """
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML file that holds a mapping.
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from cohort.io.storage.backend import Log
 from cohort.io.store import Store
-from cohort.pipeline.versions import versions
+from cohort.pipeline.versions import checkout, versions
 
 Listener = Callable[[Mapping[str, Any]], None]
 STATES = ("fresh", "done", "failed", "quarantined")
@@ -104,6 +104,7 @@ class Ledger:
             "stages": self.stages,
             "error": f"{kind.__name__}" if kind else None,
             "versions": versions(),
+            "code": checkout(),
             "platform": sys.platform,
         }
         self.event("end", counts=self.counts(), processed=self.processed, seconds=seconds)

@@ -2,8 +2,11 @@
 
 import functools
 import platform
+import subprocess
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 NUMERIC = ("connected-components-3d", "numba", "numpy", "scipy")
 """Packages whose code makes the numbers of a recipe. What only moves or stores them is not here: an upgrade of Dask or Zarr
@@ -32,6 +35,29 @@ def versions() -> dict[str, str]:
 def numeric() -> Mapping[str, str]:
     """Versions of the packages that make numbers, as this process loaded them: asked for once, because every scan notes them."""
     return _installed(NUMERIC)
+
+
+@functools.cache
+def checkout() -> Mapping[str, Any] | None:
+    """Commit of the Git checkout that this program runs from, and whether it was changed since; None if installed."""
+    import cohort
+
+    (package,) = cohort.__path__
+    folder = Path(package).parent
+    if not (folder / ".git").exists():
+        return None
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):  # no git, or a folder of somebody else's
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    call = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(
+        call, capture_output=True, check=True, text=True, timeout=10
+    ).stdout.strip()
 
 
 def changes(before: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:

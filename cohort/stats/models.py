@@ -9,6 +9,7 @@ from cohort import provenance
 from cohort.io.catalog import Catalog
 from cohort.io.covariates import Model
 from cohort.io.store import Store
+from cohort.io.yamlfile import write_yaml
 from cohort.stats.modeltable import ModelError, model_table
 
 if TYPE_CHECKING:
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
 
     from cohort.stats.analysis import Analysis
 
-__all__ = ["REVISION", "ModelError", "fit_model", "fit_table", "model_table"]
+__all__ = ["REVISION", "ModelError", "declared", "fit_model", "fit_table", "model_table"]
 
-REVISION = 2
+REVISION = 3
 """Raised when the same table and model give other numbers or other outputs."""
+
+CORRECTIONS = ("Benjamini-Hochberg", "Benjamini-Yekutieli", "Holm", "Bonferroni")
+"""Of every family, side by side."""
 
 
 def fit_model(
@@ -44,17 +48,24 @@ def fit_model(
     """
     model = catalog.models[name]
     table, units = model_table(store, catalog, model, recipes, accept_versions=accept_versions)
-    stamp = _stamp(table, model, units)
+    inputs = _inputs(table, units)
+    stamp = provenance.Stamp(inputs, "fit", model.model_dump(mode="json"), REVISION).digest
     before = store.model(name)
     if before is not None and before.get("stamp") == stamp:
         return None
+    asked = declared(name, model)
     analysis = fit_table(table, model, units, saved=(before or {}).get("harmonization"))
-    said = table.loc[table["unusable"].notna(), ["scan_id", "unusable"]]
-    dropped = [{"row": str(row), "reason": str(why)} for row, why in said.itertuples(index=False)]
+    lost = table.loc[table["unusable"].notna(), ["scan_id", "unusable"]]
+    dropped = [{"row": str(row), "reason": str(why)} for row, why in lost.itertuples(index=False)]
     dropped += [] if analysis.harmonized is None else analysis.harmonized.dropped
-    store.write_model(
-        name, tables(analysis), _model_json(name, model, analysis, dropped, stamp, len(table))
-    )
+    said = _model_json(name, model, analysis, dropped, len(table))
+    said |= {
+        "declared_digest": provenance.digest(asked),
+        "inputs": inputs,
+        "revision": REVISION,
+        "stamp": stamp,
+    }
+    store.write_model(name, tables(analysis), said, declared=asked)
     return analysis
 
 
@@ -91,18 +102,23 @@ def tables(analysis: "Analysis") -> "dict[str, pd.DataFrame]":
     }
 
 
-def _stamp(table: "pd.DataFrame", model: Model, units: Mapping[str, str]) -> str:
+def declared(name: str, model: Model) -> str:
+    """A model as a catalog states it, in YAML, with what it leaves to the defaults."""
+    stated = {
+        key: value
+        for key, value in model.model_dump(mode="json").items()
+        if value not in (None, [], {})
+    }
+    return write_yaml({"models": {name: stated}})
+
+
+def _inputs(table: "pd.DataFrame", units: Mapping[str, str]) -> dict[str, str]:
     import pandas as pd
 
     content = {
         str(c): [None if pd.isna(v) else v for v in table[c].tolist()] for c in table.columns
     }
-    return provenance.Stamp(
-        {"table": provenance.digest(content), "units": provenance.digest(dict(units))},
-        "fit",
-        model.model_dump(mode="json"),
-        REVISION,
-    ).digest
+    return {"table": provenance.digest(content), "units": provenance.digest(dict(units))}
 
 
 def _model_json(
@@ -110,7 +126,6 @@ def _model_json(
     model: Model,
     analysis: "Analysis",
     dropped: Sequence[Mapping[str, str]],
-    stamp: str,
     n_table: int,
 ) -> dict[str, Any]:
     resolved = analysis.to_json()
@@ -128,6 +143,7 @@ def _model_json(
         "group": model.group,
         "truth": model.truth or None,
         "declared": model.model_dump(mode="json", exclude_defaults=True),
+        "correction": list(CORRECTIONS) if "q_bh" in analysis.tidy else [],
         "rows": {
             **rows,
             "n_table": n_table,
@@ -141,10 +157,22 @@ def _model_json(
             "cohort": cohort.__version__,
             "python": platform.python_version(),
             **resolved["versions"],
+            "BLAS": blas(),
         },
-        "revision": REVISION,
-        "stamp": stamp,
+        "seeds": {
+            key: part.seed
+            for key, part in (("permutation", model.permutation), ("impute", model.impute))
+            if part is not None
+        },
     }
+
+
+def blas() -> str:
+    """Name and version of the library that NumPy multiplies matrices by."""
+    import numpy as np
+
+    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
 
 
 def _added_variable(analysis: "Analysis") -> dict[str, dict[str, list[float]]]:

@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from cohort import api
+from cohort import api, provenance
+from cohort.io.covariates import Model
 from cohort.io.store import Store
 from cohort.io.verify import verify
+from cohort.io.yamlfile import parse_yaml
 from cohort.stats.models import REVISION
 
 ROWS = 60
@@ -92,6 +94,64 @@ def test_model_json_has_the_screen_all_warnings_and_the_versions(tmp_path):
     listed = said["files"]["tidy.parquet"][0]
     content = (tmp_path / "store/models/m/tidy.parquet").read_bytes()
     assert listed == hashlib.sha256(content).hexdigest()
+
+
+def test_the_declared_model_is_a_file_that_a_catalog_takes_and_its_digest_is_logged_before_the_fit(
+    tmp_path,
+):
+    keys = {"contrasts": {"ten": "10 * age"}, "family": {"terms": ["dx", "ten"]},
+            "permutation": {"seed": 5, "n": 100, "terms": ["dx"]}}  # fmt: skip
+    result, store = update(write(tmp_path, keys))
+    text = (tmp_path / "store/models/m/model.yaml").read_text()
+    read = parse_yaml(text, name="model.yaml")["models"]["m"]
+    assert Model.model_validate(read) == result.catalog.models["m"]
+    said = store.model("m")
+    assert said["declared_digest"] == provenance.digest(text)
+    assert said["seeds"] == {"permutation": 5}
+    assert said["correction"][0] == "Benjamini-Hochberg"
+    events = [json.loads(line) for line in store.events(store.runs()[-1])]
+    of_model = [e for e in events if e.get("model") == "m"]
+    assert [e["event"] for e in of_model] == ["declared", "fitted"]
+    assert of_model[0]["digest"] == said["declared_digest"]
+
+
+def test_what_a_fit_cost_and_which_code_ran_stand_in_the_manifest_alone(tmp_path):
+    result, store = update(write(tmp_path))
+    manifest = result.manifest
+    assert manifest["models"]["m"]["seconds"] > 0
+    assert manifest["models"]["m"]["peak_rss_bytes"] > 1e7
+    assert "code" in manifest
+    said = store.model("m")
+    assert said["versions"]["BLAS"]
+    assert {"table", "units"} == said["inputs"].keys()
+    assert not {"seconds", "peak_rss_bytes", "code"} & said.keys()
+    again, _ = update(tmp_path / "cohort.yaml")
+    assert again.manifest["models"] == {}
+
+
+def test_rows_that_arrive_later_are_harmonised_by_what_was_kept(tmp_path):
+    keys = {"harmonize": {"site": "site", "columns": ["brain", "head"]}}
+    path = write(tmp_path, keys)
+    people = pd.read_csv(tmp_path / "people.csv")
+    people.iloc[:44].to_csv(tmp_path / "people.csv", index=False)
+    _, store = update(path)
+    before = store.model_table("m", "augment").set_index("scan_id")["observed"]
+    kept = store.model("m")["harmonization"]
+    people.iloc[:54].to_csv(tmp_path / "people.csv", index=False)
+    _, store = update(path)
+    after, said = store.model_table("m", "augment").set_index("scan_id"), store.model("m")
+    assert len(after) == 54
+    pd.testing.assert_series_equal(after.loc[before.index, "observed"], before)
+    assert said["harmonization"]["combat"] == kept["combat"]
+    assert said["harmonization"]["newcomers"] == people["ID"].iloc[44:54].tolist()
+    pd.testing.assert_frame_equal(
+        api.open(path).fit("m").augment, store.model_table("m", "augment")
+    )
+    shown = api.fit(path, "m", options=api.Options(workers=0)).fits["m"]
+    pd.testing.assert_frame_equal(shown.augment, store.model_table("m", "augment"))
+    update(write(tmp_path, {"harmonize": {**keys["harmonize"], "refit": True}}))
+    assert store.model("m")["harmonization"]["combat"] != kept["combat"]
+    assert list(verify(store)) == []
 
 
 def test_what_is_no_longer_asked_for_goes_and_an_equal_model_is_fresh(tmp_path):

@@ -190,12 +190,19 @@ class Papers:
         return self._parquet(place, content)
 
     def write_model(
-        self, name: str, tables: Mapping[str, "pd.DataFrame"], model: Mapping[str, Any]
+        self,
+        name: str,
+        tables: Mapping[str, "pd.DataFrame"],
+        model: Mapping[str, Any],
+        *,
+        declared: str | None = None,
     ) -> None:
-        """Replace a model: its tables, then ``model.json``, without which it does not count as fitted."""
+        """Replace a model: its tables and `declared` (``model.yaml``), then ``model.json``, without which it does not count."""
         self.files.remove(f"models/{name}/model.json")
         contents = {f"{key}.parquet": _parquet(table) for key, table in tables.items()}
         contents["tidy.csv"] = _csv(tables["tidy"])
+        if declared is not None:
+            contents["model.yaml"] = declared.encode()
         for file in set(self.files.names(f"models/{name}")) - set(contents):
             if file.endswith(".parquet"):  # of what the model asked for before
                 self.files.remove(f"models/{name}/{file}")
