@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-KINDS = ("forest", "means", "ladder", "adjustments", "added_variable")
+KINDS = ("forest", "means", "ladder", "adjustments", "added_variable", "residuals", "design")
 
 
 class Fitted(Analysis):
@@ -20,9 +20,10 @@ class Fitted(Analysis):
 
         Parameters
         ----------
-        kind : {"forest", "means", "ladder", "adjustments", "added_variable"}
+        kind : {"forest", "means", "ladder", "adjustments", "added_variable", "residuals", "design"}
             Partial correlations of all terms; adjusted means of the groups; the group's effect with one more term a
-            step; under every way to account for head size; outcome against one term, both freed from the others.
+            step; under every way to account for head size; outcome against one term, both freed from the others;
+            studentised residuals in three ways; the design matrix.
         term : str, optional
             Of ``added_variable``; without it the first term that is no confound.
 
@@ -35,7 +36,7 @@ class Fitted(Analysis):
         DesignError
             If the model has no such figure, with the reason.
         """
-        from cohort.reporting import modelplots, plots
+        from cohort.reporting import modelplots, plots, residualplots
 
         unit = str((self.model.get("units") or {}).get(str(self.design.y.name), ""))
         if kind == "forest" and "partial_r" in self.tidy:
@@ -53,6 +54,10 @@ class Fitted(Analysis):
                 outcome=str(self.design.y.name),
                 unit=unit,
             )
+        if kind == "residuals" and "rstudent" in self.augment:
+            return residualplots.residuals(self.augment)
+        if kind == "design":
+            return residualplots.design(self.design.X)
         drawn = {
             "means": modelplots.means,
             "ladder": modelplots.ladder,

@@ -58,6 +58,18 @@ def _role(row: Mapping[Hashable, Any], model: Mapping[str, Any]) -> str:
     return "confound" if term in (model.get("confounds") or []) else "covariate"
 
 
+def factor(term: str) -> str:
+    """Column in the name of a design column.
+
+    Examples
+    --------
+    >>> factor("dx"), factor("dx[T.AD]"), factor("C(dx)[T.AD]")
+    ('dx', 'dx', 'dx')
+    """
+    match = _FACTOR.match(term)
+    return match[1].strip() if match else term
+
+
 def verdict(row: Mapping[Hashable, Any]) -> str:
     """Whether the data tell the sign of an effect, and whether both standard errors agree on it at 5 %.
 

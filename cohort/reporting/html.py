@@ -5,23 +5,20 @@ Whatever comes from data is text: autoescaping is on and nothing is ever marked 
 admits inline styles and embedded pictures alone.
 """
 
-import io
-import warnings
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
-from cohort.reporting import acquisition, effects, modelparts, modelplots, plots, sections, slices
+from cohort.reporting import acquisition, effects, modelpage, modeltables, plots, sections, slices
 from cohort.reporting.facts import Facts, Source, gather
 from cohort.reporting.wording import clean, count, number
 
 if TYPE_CHECKING:
     import jinja2
-    from matplotlib.figure import Figure
 
     from cohort.io.store import Store
 
@@ -30,9 +27,6 @@ MAX_CELLS = 400
 
 CELL = 160
 """Longer side of a picture on the contact sheet, pixels."""
-
-MAX_FIGURES = 24
-"""Measurements of a recipe, and terms of a model, that get a picture of their own; all are in the tables."""
 
 
 def write_report(
@@ -82,10 +76,13 @@ def render(
     facts = gather(store, recipes)
     flagged = sections.outliers(facts)
     keep = {name: [str(k) for k in recipe.get("keep") or []] for name, recipe in recipes.items()}
-    contact = _contact(store, facts, flagged, keep)
+    influential = {i for m in facts.models.values() for i in m.get("influence") or []}
+    contact = _contact(store, facts, flagged, keep, influential)
     anchors = {cell["id"]: cell["anchor"] for cell in contact["cells"]}
     models = [
-        _model(store, facts, name, (groups or {}).get(name), anchor=f"model-{i}", anchors=anchors)
+        modelpage.context(
+            store, facts, name, (groups or {}).get(name), anchor=f"model-{i}", anchors=anchors
+        )
         for i, name in enumerate(facts.models, start=1)
     ]
     summary = sections.summary(facts, len(flagged))
@@ -100,6 +97,7 @@ def render(
         "protocols": acquisition.protocols(facts),
         "measured": [_measured(facts, recipe) for recipe in facts.measured],
         "outlier_z": plots.OUTLIER_Z,
+        "checks": modeltables.of_cohort(store, _of_people(facts, anchors)),
         "models": models,
         "provenance": {
             "run": _run(facts.manifest),
@@ -153,8 +151,9 @@ def _contact(
     facts: Facts,
     flagged: Mapping[str, list[str]],
     keep: Mapping[str, list[str]],
+    influential: AbstractSet[str],
 ) -> dict[str, Any]:
-    """One small picture a scan; those that failed or stand out come first."""
+    """One small picture a scan; those that failed, stand out or move a model come first."""
     failed: dict[str, list[str]] = {}
     for recipe in facts.measured:
         for row in facts.failed(recipe).to_dict("records"):
@@ -162,7 +161,7 @@ def _contact(
                 f"{recipe} failed: {row.get('reason') or 'no reason given'}"
             )
     ids = [str(i) for i in facts.scans["scan_id"]] if "scan_id" in facts.scans else []
-    ids.sort(key=lambda i: (i not in failed, i not in flagged, i))
+    ids.sort(key=lambda i: (i not in failed, i not in flagged, i not in influential, i))
     measured = {
         recipe: set(facts.done(recipe).get("scan_id", pd.Series(dtype=str)).astype(str))
         for recipe in facts.measured
@@ -185,6 +184,16 @@ def _contact(
             }
         )
     return {"cells": cells, "more": max(0, len(ids) - MAX_CELLS), "outlined": list(outlined)}
+
+
+def _of_people(facts: Facts, anchors: Mapping[str, str]) -> dict[str, str]:
+    """Where the pictures of scans stand, by scan and by participant (the first scan of each)."""
+    found: dict[str, str] = {}
+    if {"scan_id", "participant"} <= {*facts.scans}:
+        for scan_id, person in facts.scans[["scan_id", "participant"]].itertuples(index=False):
+            if str(scan_id) in anchors and not pd.isna(person):
+                found.setdefault(str(person), anchors[str(scan_id)])
+    return {**found, **anchors}
 
 
 def _picture(
@@ -226,25 +235,15 @@ def _mask(
     return None, None
 
 
-def _png(figure: "Figure") -> dict[str, Any]:
-    """A figure as a data URI, at one and a half pixels a CSS pixel, and its size in CSS pixels."""
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        # Names in a script that the plotting font lacks are drawn as boxes; the page itself has them in full.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(stream, format="png", dpi=144, metadata={"Software": None})
-    width, height = figure.get_size_inches()
-    uri = slices.data_uri(stream.getvalue(), "image/png")
-    return {"uri": uri, "width": round(96 * width), "height": round(96 * height)}
-
-
 def _measured(facts: Facts, recipe: str) -> dict[str, Any]:
     lines = sections.measurements(facts, recipe)
-    drawn = [line for line in lines if line["n"]][:MAX_FIGURES]
+    drawn = [line for line in lines if line["n"]][: plots.MAX_FIGURES]
     pictures = [
         {
             "name": line["name"],
-            **_png(plots.distribution(line["values"], label=line["name"], unit=line["unit"])),
+            **plots.embedded(
+                plots.distribution(line["values"], label=line["name"], unit=line["unit"])
+            ),
             "alt": f"Distribution of {line['name']}: {line['n']} values, median {line['median'].text} {line['unit']}, "
             f"{count(len(line['outliers']), 'outlier')}.",
         }
@@ -257,94 +256,3 @@ def _measured(facts: Facts, recipe: str) -> dict[str, Any]:
         "undrawn": sum(1 for line in lines if line["n"]) - len(drawn),
         "rows": sections.rows(facts, recipe, most=MAX_CELLS),
     }
-
-
-def _model(
-    store: Source,
-    facts: Facts,
-    name: str,
-    asked: str | None,
-    *,
-    anchor: str,
-    anchors: Mapping[str, str],
-) -> dict[str, Any]:
-    model = facts.models[name]
-    tested, augment = store.model_table(name, "tidy"), store.model_table(name, "augment")
-    tidy = modelparts.own(model, tested)
-    beside = {
-        kind: store.model_table(name, kind)
-        for kind in modelplots.DRAWN
-        if f"{kind}.parquet" in (model.get("files") or {})
-    }
-    outcome = str(model.get("outcome", ""))
-    recipe = facts.recipe_of(model)
-    unit = str((model.get("units") or {}).get(outcome) or facts.unit(recipe, outcome))
-    return {
-        "name": name,
-        "anchor": anchor,
-        "outcome": outcome,
-        "unit": unit,
-        "formula": str(model.get("fitted") or f"{outcome} ~ {model.get('formula', '')}"),
-        "recipe": recipe,
-        "confounds": [str(c) for c in model.get("confounds") or []],
-        "reading": [str(line) for line in model.get("reading") or []],
-        "warnings": [str(line) for line in model.get("warnings") or []],
-        "coefficients": effects.coefficients(model, tidy),
-        "has_unit": "unit" in tidy and bool(tidy["unit"].astype(bool).any()),
-        "has_vif": bool(model.get("vif")),
-        "has_hc3": "hc3_se" in tidy,
-        "truth": effects.truth(model, tidy),
-        "balance": modelparts.balance(model),
-        "comparison": modelparts.comparison(model),
-        "family": modelparts.family(tested),
-        "adjustments": modelparts.adjustments(model),
-        "influential": modelparts.influential(model, augment, anchors),
-        "methods": modelparts.methods(model),
-        "glance": effects.glance(store.model_table(name, "glance")),
-        "dropped": len((model.get("rows") or {}).get("dropped") or []),
-        "n_used": (model.get("rows") or {}).get("n_used"),
-        "pictures": [
-            *_model_pictures(facts, model, tidy, augment, asked, unit=unit),
-            *(
-                {**_png(draw(beside[k])), "caption": said}
-                for k, (draw, said) in modelplots.DRAWN.items()
-                if k in beside
-            ),
-        ],
-    }
-
-
-def _model_pictures(
-    facts: Facts,
-    model: Mapping[str, Any],
-    tidy: pd.DataFrame,
-    augment: pd.DataFrame,
-    asked: str | None,
-    *,
-    unit: str,
-) -> list[dict[str, Any]]:
-    outcome = str(model.get("outcome", ""))
-    pictures = []
-    group = effects.group_values(model, tidy, augment, facts.participants, asked=asked)
-    if group is not None and "observed" in augment:
-        name, values = group
-        figure = plots.box_by_group(
-            augment["observed"], groups=values, label=outcome, unit=unit, group_label=name
-        )
-        caption = f"{outcome} by {name}, as measured: nothing is adjusted for here. Each point is one row of the model."
-        pictures.append({**_png(figure), "caption": caption})
-    if len(modelplots.partial(tidy, outcome=outcome)):
-        figure = modelplots.forest(tidy, outcome=outcome)
-        caption = (
-            "Every term on one scale without a unit: the correlation with the outcome that is left when all other terms "
-            "are held equal, with its 95% interval. A line that crosses 0 is no clear relation."
-        )
-        pictures.append({**_png(figure), "caption": caption})
-    confounds = model.get("confounds") or []
-    points = {str(k): v for k, v in (model.get("added_variable") or {}).items()}
-    for term in sorted(points, key=lambda term: term in confounds)[:MAX_FIGURES]:
-        x, y = (np.asarray(points[term][axis], np.float64) for axis in "xy")
-        figure = plots.added_variable(x, y, term=term, outcome=outcome, unit=unit)
-        caption = f"{outcome} against {term} after both were freed from all other terms; the slope is the coefficient of {term}."
-        pictures.append({**_png(figure), "caption": caption})
-    return pictures

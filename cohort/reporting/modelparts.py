@@ -1,10 +1,11 @@
 """What a model's page says beside its coefficients, as plain values: balance, families, head size, influence, methods."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from cohort.reporting.effects import factor
 from cohort.reporting.wording import count, number, p_value
 
 MAX_INFLUENTIAL = 12
@@ -16,6 +17,41 @@ def own(model: Mapping[str, Any], tidy: pd.DataFrame) -> pd.DataFrame:
     if "outcome" not in tidy or len(set(tidy["outcome"])) < 2:
         return tidy
     return tidy[tidy["outcome"] == str(model.get("outcome"))].reset_index(drop=True)
+
+
+def group_terms(model: Mapping[str, Any]) -> list[str]:
+    """Terms that compare the levels of the model's group."""
+    group = (model.get("screen") or {}).get("group")
+    return [
+        str(column["name"])
+        for column in model.get("columns") or []
+        if group and column["role"] == "group" and factor(str(column["name"])) == group
+    ]
+
+
+def sites(
+    table: pd.DataFrame, tidy: pd.DataFrame, terms: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The group's terms in each site with the sites that could not be fitted, and with what all sites together say."""
+    listed = table[table["term"].isin(terms) | table["reason"].ne("")]
+    whole = tidy[tidy["term"].isin(terms)].assign(site="all together", reason="")
+    known = table[table["term"].isin(terms)]
+    drawn = pd.concat([known, whole[[c for c in known if c in whole]]], ignore_index=True)
+    return listed, drawn
+
+
+def derived(model: Mapping[str, Any], tidy: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Tables of a page that stand in no file of their own: effect sizes, errors of clusters, cells that are missing."""
+    found = {}
+    if "partial_r" in tidy and "role" in tidy:
+        found["effect_sizes"] = tidy
+    if "cluster_se" in tidy and tidy["cluster_se"].notna().any():
+        found["clustered"] = tidy
+    cells = pd.DataFrame((model.get("screen") or {}).get("missing") or [])
+    if len(cells) and cells["missing"].any():
+        lacking = set(cells.loc[cells["missing"] > 0, "column"])
+        found["missing"] = cells[cells["column"].isin(lacking)].reset_index(drop=True)
+    return found
 
 
 def balance(model: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -126,13 +162,15 @@ def methods(model: Mapping[str, Any]) -> str:
     rows, declared = model.get("rows") or {}, model.get("declared") or {}
     if not model.get("method") or not rows:
         return ""
+    used = f"{count(int(rows.get('n_used') or 0), 'row')} of {count(int(rows.get('n_subjects') or 0), 'subject')}"
     said = [
         (
-            f"{model.get('fitted') or model['outcome']} was fitted by {model['method']} to "
-            f"{count(int(rows.get('n_used') or 0), 'row')} of {count(int(rows.get('n_subjects') or 0), 'subject')} "
-            f"(of {rows.get('n_table')} in the table)."
+            f"{model.get('fitted') or model['outcome']} was fitted to {used} (of {rows.get('n_table')} rows in the table) by "
+            f"{model['method']}."
         )
     ]
+    if confounds := model.get("confounds"):
+        said.append(f"{', '.join(confounds)} were adjusted for as covariates.")
     if model.get("where"):
         said.append(f"Rows were those in which {model['where']}.")
     rule = model.get("one_scan_per")
@@ -161,7 +199,41 @@ def methods(model: Mapping[str, Any]) -> str:
         said.append(
             f"Missing covariates were also imputed in {imputed['n_draws']} draws (seed {imputed['seed']})."
         )
+    if bounds := declared.get("equivalence"):
+        said.append(
+            f"Equivalence ({', '.join(bounds)}) was tested by two one-sided tests against bounds declared before the fit."
+        )
+    if made := model.get("harmonization"):
+        combat = made["combat"]
+        said.append(
+            f"{', '.join(combat['columns'])} were harmonised over the sites of {combat['site']} by ComBat."
+        )
+    if moved := model.get("permutation"):
+        said.append(
+            f"p-values were also found by {moved['n_permutations']} arrangements of {moved['exchanged']} (Freedman-Lane, seed "
+            f"{moved['seed']}), corrected by the largest t of each."
+        )
+    if cited := _references(model, declared):
+        said.append(f"References: {'; '.join(cited)}.")
     versions = ", ".join(
         f"{name} {version}" for name, version in (model.get("versions") or {}).items()
     )
     return " ".join([*said, f"Software: {versions}."] if versions else said)
+
+
+def _references(model: Mapping[str, Any], declared: Mapping[str, Any]) -> list[str]:
+    """Papers of what was used."""
+    used = {
+        "HC3: Long and Ervin 2000, doi:10.1080/00031305.2000.10474549": "HC3" in model["method"],
+        "false discovery rate: Benjamini and Hochberg 1995, doi:10.1111/j.2517-6161.1995.tb02031.x": declared.get(
+            "family"
+        ),
+        "ComBat: Johnson 2007, doi:10.1093/biostatistics/kxj037, Fortin 2018, doi:10.1016/j.neuroimage.2017.11.024": model.get(
+            "harmonization"
+        ),
+        "Freedman and Lane 1983, doi:10.1080/07350015.1983.10509354, Winkler 2014, doi:10.1016/j.neuroimage.2014.01.060": model.get(
+            "permutation"
+        ),
+        "head size: doi:10.3389/fnins.2015.00238": model.get("adjustments"),
+    }
+    return [text for text, is_used in used.items() if is_used]

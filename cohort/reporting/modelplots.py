@@ -103,6 +103,26 @@ def ladder(table: pd.DataFrame) -> "Figure":
     return plots.forest(rows, label=_effect(table))
 
 
+def sites(table: pd.DataFrame) -> "Figure":
+    """The group's effect in each site by itself and in all together, in the unit of the outcome.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `cohort.stats.persite.per_site`, terms of the group only, then the model's own.
+
+    Returns
+    -------
+    Figure
+    """
+    several = len(set(table["term"])) > 1
+    names = [
+        f"{r['site']}{', ' + str(r['term']) if several else ''}  (n = {r['n']:.0f})"
+        for r in table.to_dict("records")
+    ]
+    return plots.forest(table.set_axis(names, axis=0), label=_effect(table))
+
+
 def adjustments(table: pd.DataFrame) -> "Figure":
     """The group's effect under every way to account for head size: partial correlations, since units differ.
 
@@ -154,6 +174,10 @@ DRAWN: dict[str, tuple[Callable[[pd.DataFrame], "Figure"], str]] = {
             "From crude to adjusted: the group's effect alone, then with one more term a step, always on the same rows. A "
             "step that moves the estimate shows what a term carried, or hid."
         ),
+    ),
+    "per_site": (
+        sites,
+        "The group's effect in each site by itself, fitted without the others, and below them in the model of all sites.",
     ),
     "adjustments": (
         adjustments,

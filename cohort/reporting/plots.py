@@ -4,10 +4,14 @@
 name does not start a formula.
 """
 
+import io
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from cohort.reporting.slices import data_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +29,9 @@ OUTLIER_Z = 3.5
 
 MAX_GROUPS = 12
 """Groups that one box plot holds."""
+
+MAX_FIGURES = 24
+"""Measurements of a recipe, and terms of a model, that get a picture of their own; all are in the tables."""
 
 
 def robust_z(values: Any) -> np.ndarray:
@@ -298,3 +305,15 @@ def _group_name(name: Any) -> str:
         if isinstance(name, int | float | np.number) and not isinstance(name, bool)
         else str(name)
     )
+
+
+def embedded(figure: "Figure") -> dict[str, Any]:
+    """A figure as a data URI, at one and a half pixels a CSS pixel, and its size in CSS pixels."""
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        # Names in a script that the plotting font lacks are drawn as boxes; the page itself has them in full.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(stream, format="png", dpi=144, metadata={"Software": None})
+    width, height = figure.get_size_inches()
+    uri = data_uri(stream.getvalue(), "image/png")
+    return {"uri": uri, "width": round(96 * width), "height": round(96 * height)}

@@ -259,6 +259,7 @@ def _screen(design: Design, table: pd.DataFrame, model: Model, subject: str = "s
         site=model.site,
         ratios={name: (pair[0], pair[1]) for name, pair in model.ratios.items()},
         subject=subject,
+        harmonized=model.harmonize.site if model.harmonize is not None else None,
     )
 
 

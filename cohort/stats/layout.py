@@ -164,8 +164,9 @@ def _contrasts(table: pd.DataFrame | None) -> list[str]:
             "p": table["p"].map(_p),
         }
     )
-    if "hc3_p" in table:
-        shown["HC3 p"] = table["hc3_p"].map(_p)
+    for column, name in (("hc3_p", "HC3 p"), ("q_bh", "BH q")):
+        if column in table:
+            shown[name] = table[column].map(_p)
     return ["contrasts:", *_frame(shown)]
 
 

@@ -94,6 +94,7 @@ def screen(
     ratios: Mapping[str, tuple[str, str]] | None = None,
     also: Sequence[str] = (),
     subject: str = "subject",
+    harmonized: str | None = None,
 ) -> Screen:
     """Look at the rows of a model before its numbers are read.
 
@@ -113,6 +114,8 @@ def screen(
     also : sequence of str
         Covariates to look at although the model does not name them. Age, sex and head size always are (`USUAL`),
         unless another covariate says the same.
+    harmonized : str, optional
+        Site by which the outcome was harmonised, so that it needs no term.
 
     Returns
     -------
@@ -168,7 +171,7 @@ def screen(
     controls = np.ones(len(used), bool) if levels is None else levels.codes == 0
     found = division.left_behind(design, used, controls, ratios or {})
     told = screen_reading.Found(
-        design, group, head, site, balance, correlations, missing, sites, found
+        design, group, head, site, balance, correlations, missing, sites, found, harmonized
     )
     return Screen(
         group=group,

@@ -30,6 +30,8 @@ class Found:
     missing: pd.DataFrame
     sites: pd.DataFrame
     ratios: pd.DataFrame
+    harmonized: str | None = None
+    """Site that was taken out of the outcomes before."""
 
 
 def warnings(found: Found, *, has_subjects: bool) -> list[str]:
@@ -168,7 +170,7 @@ def _sites(found: Found) -> list[str]:
     if found.site is None or counts["site"].nunique() < 2:
         return []
     lines = []
-    if found.site not in found.design.formula.columns:
+    if found.site not in (*found.design.formula.columns, found.harmonized):
         lines.append(f"{counts['site'].nunique()} sites ({found.site}) and no term for them")
     if found.group is None:
         return lines

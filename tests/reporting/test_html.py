@@ -420,8 +420,8 @@ def test_every_scan_has_a_picture_at_true_aspect_and_every_figure_a_description(
     assert len(cells) == 12
     for cell in cells:  # 30 columns of 5 mm by 36 rows of 4 mm
         assert cell.width / cell.height == pytest.approx(150 / 144, abs=0.01)
-    # Two distributions, box plot, forest, three added-variable plots.
-    assert len(pictures) - len(cells) == 7
+    # Two distributions, box plot, forest, three added-variable plots, residuals.
+    assert len(pictures) - len(cells) == 8
     assert all(attrs["alt"] and attrs["width"] and attrs["height"] for attrs in page.all("img"))
 
 
@@ -564,7 +564,7 @@ def test_a_cohort_that_is_a_table_has_models_and_no_scan(tmp_path):
         "Clear: the interval lies below 0.",
     ):
         assert text in page.text
-    assert len(page.pictures()) == 2  # forest and added variable; no group to draw boxes by
+    assert len(page.pictures()) == 3  # forest, added variable, residuals; no group to draw boxes by
 
 
 def test_a_cohort_of_which_all_scans_failed_shows_them_with_the_reason(tmp_path):
@@ -610,7 +610,7 @@ def test_ids_in_any_script_are_shown(tmp_path):
     for subject in subjects:
         assert f"sub-{subject}_ses-1_T1" in page.text
     assert "csf_ml by 地点, as measured" in page.text
-    assert len(page.pictures()) == 4 + 1 + 3
+    assert len(page.pictures()) == 4 + 1 + 4
 
 
 def test_a_damaged_scan_costs_its_own_picture_only(tmp_path):
@@ -673,6 +673,27 @@ def test_no_more_scans_are_drawn_than_a_page_can_hold(tmp_path):
     page = report(store)
     assert "5 further scans are not drawn on this page." in page.text
     assert page.text.count("cannot be drawn") == MAX_CELLS
+
+
+def test_a_scan_that_moves_a_model_is_drawn_though_there_are_more_than_a_page_holds(tmp_path):
+    store = Store(tmp_path)
+    ids = [f"s{i:04d}" for i in range(MAX_CELLS + 5)]
+    store.write_table("scans", pd.DataFrame({"scan_id": ids, "subject": "s"}))
+    last = ids[-1]
+    tidy = pd.DataFrame(
+        {"outcome": "y", "term": ["x"], "role": "covariate", "estimate": 1.0, "se": 0.1, "statistic": 10.0,
+         "p": 0.1, "ci_low": 0.8, "ci_high": 1.2}
+    )  # fmt: skip
+    augment = pd.DataFrame({"scan_id": ids, "observed": 1.0, "fitted": 1.0, "residual": 0.0})
+    augment = augment.assign(leverage=0.1, cook=0.0, rstudent=0.0)
+    augment.loc[len(ids) - 1, "cook"] = 9.0
+    model = {"outcome": "y", "formula": "x", "influence": [last], "rows": {"n_used": len(ids)}}
+    glance = pd.DataFrame({"n": [len(ids)]})
+    store.write_model("m", {"tidy": tidy, "glance": glance, "augment": augment}, model)
+    source = report(store).source
+    (anchor,) = re.findall(rf'<a href="#([^"]+)"><bdi>{last}</bdi>', source)
+    (cell,) = re.findall(rf'<li id="{anchor}".*?</li>', source, flags=re.DOTALL)
+    assert last in cell
 
 
 def test_counts_that_do_not_add_up_are_said(tmp_path):
@@ -744,7 +765,7 @@ def test_a_model_of_this_package_is_shown_with_its_group_reading_and_verdicts(tm
         "largest Cook's distance",
     ):
         assert " ".join(text.split()) in page.text
-    assert len(page.pictures()) == 4
+    assert len(page.pictures()) == 5
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ KEYS = {
     "confounds": ["age", "skull"],
     "group": "dx",
     "head": "skull",
+    "site": "scanner",
     "family": {"terms": ["dx"]},
 }
 
@@ -26,6 +27,7 @@ def analysis():
     table = pd.DataFrame({"scan_id": [f"s{i:02d}" for i in range(60)], "dx": np.arange(60) % 2})
     table["subject"] = table["scan_id"]
     table["age"], table["skull"] = rng.uniform(50, 80, 60), rng.normal(1500, 100, 60)
+    table["scanner"] = np.array(["a", "b"])[np.arange(60) // 2 % 2]
     table["brain"] = 0.5 * table["skull"] - 50 * table["dx"] + rng.normal(0, 30, 60)
     table["grey"] = 0.6 * table["brain"] + rng.normal(0, 30, 60)
     return analyse(table, Model.model_validate(KEYS), {"brain": "ml", "skull": "ml"})
@@ -68,7 +70,8 @@ def test_an_influential_row_links_to_its_picture_where_there_is_one(analysis, mo
 
 def test_methods_say_rows_families_heads_and_versions(model):
     text = modelparts.methods(model)
-    assert "brain ~ dx + age + skull was fitted by ordinary least squares" in text
+    assert "brain ~ dx + age + skull was fitted to 60 rows of 60 subjects" in text
+    assert "age, skull were adjusted for as covariates." in text
     assert "60 rows of 60 subjects" in text
     assert "corrected together" in text
     assert "Head size (skull)" in text

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cohort import api, provenance
+from cohort.fitted import KINDS
 from cohort.io.covariates import Model
 from cohort.io.store import Store
 from cohort.io.verify import verify
@@ -228,7 +229,7 @@ def test_a_notebook_holds_the_fit_with_its_figures(tmp_path):
     assert fitted.rows["n_used"] == 54
     assert fitted.screen.group == "dx"
     assert fitted.adjustments.head == "head"
-    for kind in ("forest", "means", "ladder", "adjustments", "added_variable"):
+    for kind in KINDS:
         assert fitted.figure(kind).axes, kind
     with pytest.raises(ValueError, match="no figure 'forrest'; did you mean 'forest'"):
         fitted.figure("forrest")
