@@ -102,6 +102,28 @@ def test_the_plain_comparisons_are_those_that_were_published(volumes, reference)
     assert r.loc["dx", "r_outcome"] == pytest.approx(-0.446770932343, rel=1e-10)
 
 
+def test_a_plain_comparison_of_the_sexes_is_a_model_of_one_term(tmp_path, shared, reference):
+    models = {
+        "brain": {"outcome": "brain_vol", "formula": "sex", "group": "sex", "one_scan_per": "all"},
+        "ratio": {"outcome": "ratio", "formula": "sex", "group": "sex", "one_scan_per": "all",
+                  "equivalence": {"sex[T.M]": {"bound": 0.02}}},
+    }  # fmt: skip
+    catalog = _catalog(tmp_path, "sexes", shared / "oasis/oasis_all_volumes.csv", models,
+                       {"ratio": "brain_vol / skull_vol"})  # fmt: skip
+    fitted(catalog, tmp_path / "sexes")
+    store = Store(tmp_path / "sexes")
+    for model in models:
+        found = store.model(model)["comparison"]
+        assert [group["n"] for group in found["groups"]] == [262, 163]
+        for test in found["tests"]:
+            for name in ("t", "p", "df", "ci_low", "ci_high"):
+                key = f"V.sex.{model}.{test['test']}.{name}"
+                if key in reference:
+                    check(test[{"t": "statistic"}.get(name, name)], key, reference)
+        check(found["cohen_d"][0], f"V.sex.{model}.cohen_d", reference)
+    assert bool(store.model_table("ratio", "equivalence").iloc[0]["equivalent"])
+
+
 def test_the_adjusted_models_are_the_reference_to_ten_digits(volumes, reference):
     store, _ = volumes
     assert check_model(store, "brain-adjusted", "U.ancova", reference) > 30
