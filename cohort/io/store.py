@@ -185,6 +185,11 @@ class Store(Papers):
         ----------
         kept : Dataset, Path or None
             Variables to keep; or a Zarr group already written into a folder from `stage`; or nothing.
+
+        Notes
+        -----
+        Until `settle`, a power cut may take the record, whole, as if the scan had not been measured yet: to wait for the
+        disk twice for each of them would cost more than a small scan does.
         """
         place = f"derivatives/{recipe}/{scan_id}"
         self._remove(place)
@@ -200,8 +205,12 @@ class Store(Papers):
             **record,
             "chunks": chunks,
         }
-        self._commit(f"{place}.json", full)
+        self._commit(f"{place}.json", full, settled=False)
         return full
+
+    def settle(self, recipe: str) -> None:
+        """Bring to the disk that the records of a recipe are there; their contents are already."""
+        self.files.settle(f"derivatives/{recipe}")
 
     def stage(self) -> AbstractContextManager[Path]:
         """A new empty local folder for what `write_derivative` takes; removed afterwards."""
@@ -279,9 +288,9 @@ class Store(Papers):
         self.files.publish_folder(place, folder, durable=durable)
         return digests
 
-    def _commit(self, name: str, record: Mapping[str, Any]) -> None:
+    def _commit(self, name: str, record: Mapping[str, Any], *, settled: bool = True) -> None:
         try:
-            self.files.create(name, jsonfile.encode(record))
+            self.files.create(name, jsonfile.encode(record), settled=settled)
         except FileExistsError as error:
             raise Locked(f"{self.url}: somebody else wrote {name} just now; call again") from error
 

@@ -100,39 +100,44 @@ def run_recipe(
     steps: Counter[str] = Counter()
     spent = Spent()
     stop.leave(left)
-    for number, (task, result, cost) in enumerate(
-        _results(tasks, recipe, store, connect, stop, seconds), 1
-    ):
-        left.discard(task.scan_id)
-        stop.come_to(task.scan_id)
-        spent.add(cost)
-        said: dict[str, Any]
-        if isinstance(result, Failure):
-            state = "failed"
-            _record_failure(store, recipe, task, result)
-            store.write_failure(
-                ledger.run_id,
-                f"{recipe.name}.{task.scan_id}",
-                without_paths(result.trace or result.message),
+    try:
+        for number, (task, result, cost) in enumerate(
+            _results(tasks, recipe, store, connect, stop, seconds), 1
+        ):
+            left.discard(task.scan_id)
+            stop.come_to(task.scan_id)
+            spent.add(cost)
+            said: dict[str, Any]
+            if isinstance(result, Failure):
+                state = "failed"
+                _record_failure(store, recipe, task, result)
+                store.write_failure(
+                    ledger.run_id,
+                    f"{recipe.name}.{task.scan_id}",
+                    without_paths(result.trace or result.message),
+                )
+                said = {"type": result.kind, "message": without_paths(result.message)}
+            else:
+                state = "done"
+                steps.update(result.ran)
+                said = {"ran": list(result.ran), "scratch_bytes": result.scratch_bytes}
+            counts[state] += 1
+            ledger.state(task.scan_id, state, worked=True)
+            ledger.event(
+                state,
+                stage=stage,
+                scan_id=task.scan_id,
+                grain=task.grain,
+                reason=task.reason,
+                **said,
+                **cost.fields(),
+                done=number,
+                total=total,
             )
-            said = {"type": result.kind, "message": without_paths(result.message)}
-        else:
-            state = "done"
-            steps.update(result.ran)
-            said = {"ran": list(result.ran), "scratch_bytes": result.scratch_bytes}
-        counts[state] += 1
-        ledger.state(task.scan_id, state, worked=True)
-        ledger.event(
-            state,
-            stage=stage,
-            scan_id=task.scan_id,
-            grain=task.grain,
-            reason=task.reason,
-            **said,
-            **cost.fields(),
-            done=number,
-            total=total,
-        )
+    finally:
+        if tasks:
+            # Once for all, and before a table or the manifest counts them.
+            store.settle(recipe.name)
     ledger.stages[stage] = {
         **counts,
         "left": len(left),

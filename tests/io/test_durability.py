@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
+import cohorts
 import numpy as np
 import pytest
 
-from cohort import schema
+from cohort import api, schema
 from cohort.io.storage import disk, metadata
 from cohort.io.store import Store
+from cohort.pipeline.ledger import Ledger
 
 AFFINE = np.diag([2.0, 2.5, 3.0, 1.0])
 
@@ -71,6 +73,46 @@ def test_all_of_a_scan_is_synced_before_its_rename_and_that_before_its_record(
     assert any(renamed < n < named for n in folder_syncs)
     assert renamed < written < named < folder_syncs[-1]
     assert calls[-1][:2] == ("sync", folder.stat().st_ino)
+
+
+def test_a_record_of_a_recipe_is_synced_before_its_rename_and_all_names_before_the_tables(
+    tmp_path, calls
+):
+    catalog = cohorts.write_cohort(tmp_path, scans=4)
+    api.ingest(catalog, options=api.Options(workers=0))
+    calls.clear()
+    api.run(catalog, options=api.Options(workers=0))
+    folder = tmp_path / "store/derivatives/ball"
+    records = sorted(folder.glob("*.json"))
+    assert len(records) == 4
+    named = [first(calls, "rename", record) for record in records]
+    assert all(first(calls, "sync", r) < n for r, n in zip(records, named, strict=True))
+    listed = first(calls, "sync", folder)
+    assert max(named) < listed
+    run = max((tmp_path / "store/runs").iterdir())
+    for path in (tmp_path / "store/tables/ball.parquet", run / "manifest.json"):
+        assert listed < first(calls, "rename", path)
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, OSError])
+def test_names_are_synced_when_a_run_ends_badly(tmp_path, calls, monkeypatch, how):
+    catalog = cohorts.write_cohort(tmp_path, scans=4)
+    api.ingest(catalog, options=api.Options(workers=0))
+    state, done = Ledger.state, []
+
+    def ends(ledger, unit, *given, **named):
+        done.append(unit)
+        if len(done) == 3:
+            raise how
+        state(ledger, unit, *given, **named)
+
+    monkeypatch.setattr(Ledger, "state", ends)
+    with pytest.raises(how):
+        api.run(catalog, options=api.Options(workers=0))
+    folder = tmp_path / "store/derivatives/ball"
+    named = [first(calls, "rename", record) for record in folder.glob("*.json")]
+    assert len(named) == 3
+    assert max(named) < first(calls, "sync", folder)
 
 
 def test_a_sync_that_fails_leaves_no_scan(tmp_path, monkeypatch):

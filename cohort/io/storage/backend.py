@@ -68,8 +68,15 @@ class Files(Protocol):
     def write(self, name: str, content: bytes) -> None:
         """Replace a file, atomically and durably."""
 
-    def create(self, name: str, content: bytes) -> None:
-        """`write` for a file that is not there. Raises FileExistsError where the backend can tell."""
+    def create(self, name: str, content: bytes, *, settled: bool = True) -> None:
+        """`write` for a file that is not there. Raises FileExistsError where the backend can tell.
+
+        Its content is on the disk before it has its name. Unless `settled`, the name itself follows with `settle`: until
+        then a power cut may take the file, whole.
+        """
+
+    def settle(self, folder: str) -> None:
+        """Bring the names of the files in a folder to the disk, if there is one."""
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None."""

@@ -5,7 +5,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
@@ -55,6 +55,9 @@ class LocalFiles:
 
     def write(self, name: str, content: bytes) -> None:
         """Write beside, sync, rename, sync the folder. Raises `Unwritable`."""
+        self._write(name, content, settled=True)
+
+    def _write(self, name: str, content: bytes, *, settled: bool) -> None:
         path = self.root / name
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         with writing(path, len(content)):
@@ -65,11 +68,18 @@ class LocalFiles:
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
-            sync(path.parent)
+            if settled:
+                sync(path.parent)
 
-    def create(self, name: str, content: bytes) -> None:
+    def create(self, name: str, content: bytes, *, settled: bool = True) -> None:
         """`write`: the kernel's lock on the folder keeps a second writer out, so nobody else can be first."""
-        self.write(name, content)
+        self._write(name, content, settled=settled)
+
+    def settle(self, folder: str) -> None:
+        """Sync a folder, if there is one."""
+        path = self.root / folder
+        with writing(path), suppress(FileNotFoundError):
+            sync(path)
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None."""

@@ -103,10 +103,14 @@ class ObjectFiles:
         self._check_fence()
         self.put(name, content)
 
-    def create(self, name: str, content: bytes) -> None:
+    def create(self, name: str, content: bytes, *, settled: bool = True) -> None:
         """Put an object that is not there, by a conditional put. Raises FileExistsError, `Locked`."""
+        del settled  # a put that was answered is durable
         self._check_fence()
         self.put_new(name, content)
+
+    def settle(self, folder: str) -> None:
+        """Nothing: what was put is listed."""
 
     def put(self, name: str, content: bytes | Path) -> None:
         """Put bytes or a local file, whoever holds the store."""
