@@ -253,7 +253,7 @@ def refusal(one: Key, other: Key, step_mm: float, files: Sequence[Path]) -> Refu
         "DCM-TORN",
         f"slices of one series that continue each other every {step_mm:.3f} mm are set apart by their {tags}, such as {{0}} and {{1}}: "
         "each part would be a volume that lacks the other",
-        fix=f"find out why their {tags} differs and export the series again, or state split: true in the catalog if they are scans "
-        "of their own.",
+        fix=f"if they are one volume, give its slices one {tags}, for example with dcmodify; if they are scans of their own, state "
+        "split: true in the catalog.",
         files=files,
     )
