@@ -66,7 +66,10 @@ def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
             ):
                 for term in named:
                     if term not in words and term != "Intercept":
-                        raise ValueError(f"{key}: {term!r} is no term of {model.formula!r}")  # noqa: TRY301
+                        near = did_you_mean(term, sorted(words))
+                        raise ValueError(  # noqa: TRY301
+                            f"{key}: {term!r} is no term of {model.formula!r}{near}"
+                        )
         except ValueError as error:
             problems.append(f"{catalog.path}: models.{name}: {error}")
     for name, check in catalog.checks.items():

@@ -283,6 +283,10 @@ class Model(Part):
             raise ValueError(
                 "harmonize takes the covariates as known, impute draws them: state one"
             )
+        if asked.site in (self.group, *self.all_outcomes):
+            raise ValueError(
+                f"harmonize.site: {asked.site!r} is what the model compares; harmonising by it would take that away"
+            )
         together = asked.columns or self.all_outcomes
         if lacking := [o for o in self.all_outcomes if o not in together]:
             raise ValueError(

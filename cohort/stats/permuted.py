@@ -78,6 +78,13 @@ def exchanged(
     if asked.terms is None and group is None:
         raise DesignError("permutation: the model has no group; name what is tested (terms: [...])")
     terms = list(asked.terms or group_columns(design, str(group)))
+    names = [str(c) for c in design.X.columns]
+    for term in terms:
+        if term not in names:
+            said = cells.unknown_column(term, names, "permutation")
+            raise DesignError(
+                said.replace("no column", "no term", 1).replace("(columns:", "(terms:", 1)
+            )
     Y, told = _together(fit, others)
     blocks = None
     if asked.blocks is not None:

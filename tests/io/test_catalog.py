@@ -133,6 +133,7 @@ def test_every_problem_is_listed_at_once(tmp_path):
         (model(harmonize={"site": "y", "colums": []}), "models.m.harmonize: unknown key 'colums'; did you mean 'columns'?"),
         (model(harmonize={"site": "y"}), "models.m: harmonize: a site is learned from several measurements together, found only 'x'"),
         (model(harmonize={"site": "y", "columns": ["z", "w"]}), "models.m: harmonize.columns: the outcome 'x' is not among them"),
+        (model(group="y", outcomes=["x", "z"], harmonize={"site": "y"}), "models.m: harmonize.site: 'y' is what the model compares"),
         (model(outcomes=["x", "z"], harmonize={"site": "y"}, impute={"seed": 1}), "models.m: harmonize takes the covariates as known, impute draws them"),
         (model(random={}, one_scan_per="first"), "models.m: random takes all scans of each subject; found one_scan_per: first"),
         (model(impute={"draws": 20}), "models.m.impute.seed: expected a whole number from 0, found no such key"),

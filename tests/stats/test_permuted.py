@@ -109,7 +109,7 @@ def test_scans_of_one_person_move_together_where_blocks_are_stated():
 @pytest.mark.parametrize(
     ("keys", "change", "match"),
     [
-        ({"terms": ["xd"]}, {}, "no column 'xd'|'xd'"),
+        ({"terms": ["xd"]}, {}, "permutation: no term 'xd'; did you mean 'dx'"),
         ({"blocks": "family"}, {}, "no column 'family'"),
         ({"blocks": "family"}, {"family": None}, "'family' is missing in 30 of 30 rows"),
         ({"blocks": "dx"}, {}, "dx"),
