@@ -253,8 +253,8 @@ class Call:
         ]
 
     def _fit(self, ledger: Ledger, models: Sequence[str], *, shown: bool) -> None:
+        from cohort.stats.asked.tablechecks import examine
         from cohort.stats.models import declared, fit_model, fit_table, model_table
-        from cohort.stats.tablechecks import examine
 
         for gone in set(self.store.models()) - set(self.catalog.models):
             self.store.remove_model(gone)

@@ -164,7 +164,7 @@ def show_result(result: "Result", *, as_json: bool) -> None:
 
 def show_fit(fitted: "Analysis", *, compare: str | None) -> None:
     """A model on stdout; its warnings went to stderr before."""
-    from cohort.stats import layout
+    from cohort.stats.wording import layout
 
     print("\n".join(layout.lines(fitted)))
     if compare == "adjustments":

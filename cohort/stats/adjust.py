@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohort.stats import adjust_reading, records, regression
 from cohort.stats import columns as cells
+from cohort.stats import regression
 from cohort.stats.columns import DesignError
-from cohort.stats.correlation import correlation
 from cohort.stats.design import Design
 from cohort.stats.effects import LEVEL
-from cohort.stats.groups import group_columns, level_of, reference_level
 from cohort.stats.regression import Fit
+from cohort.stats.table import records
+from cohort.stats.table.correlation import correlation
+from cohort.stats.terms.groups import group_columns, level_of, reference_level
+from cohort.stats.wording import adjust_reading
 
 STRATEGIES = ("covariate", "raw", "ratio", "residual_all", "residual_controls", "power")
 """The default first; `raw` leaves head size out."""

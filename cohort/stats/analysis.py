@@ -8,34 +8,27 @@ import pandas as pd
 
 from cohort.io.covariates import Model
 from cohort.stats import columns as cells
-from cohort.stats import (
-    equivalence,
-    harmonized,
-    mixed,
-    mixedcontrasts,
-    multiplicity,
-    outcomes,
-    permuted,
-    records,
-    regression,
-    robust,
-)
+from cohort.stats import equivalence, mixed, multiplicity, outcomes, regression, robust
 from cohort.stats import screen as screening
 from cohort.stats.adjust import Adjustments
+from cohort.stats.asked.companions import ROW_ID, Companions, asked
 from cohort.stats.columns import DesignError
-from cohort.stats.companions import ROW_ID, Companions, asked
 from cohort.stats.design import Design
-from cohort.stats.groups import group_columns
-from cohort.stats.mixedfit import MixedFit
+from cohort.stats.exchanges import permuted
 from cohort.stats.regression import Fit
-from cohort.stats.rows import row_ids
 from cohort.stats.screen import Screen
+from cohort.stats.sites import harmonized
+from cohort.stats.subjects import mixedcontrasts
+from cohort.stats.subjects.mixedfit import MixedFit
+from cohort.stats.table import records
+from cohort.stats.table.rows import row_ids
+from cohort.stats.terms.groups import group_columns
 
 if TYPE_CHECKING:
     from cohort.stats.comparison import Comparison
-    from cohort.stats.harmonized import Harmonized
+    from cohort.stats.exchanges.permuted import Exchanged
     from cohort.stats.imputation import Imputed
-    from cohort.stats.permuted import Exchanged
+    from cohort.stats.sites.harmonized import Harmonized
 
 
 @dataclass(frozen=True)
@@ -134,7 +127,7 @@ class Analysis:
 
     def summary(self) -> str:
         """Lay everything out for a terminal, the warnings first."""
-        from cohort.stats.layout import lines
+        from cohort.stats.wording.layout import lines
 
         return "\n".join([*(f"warning: {text}" for text in self.warnings), *lines(self)])
 

@@ -13,8 +13,8 @@ import pandas as pd
 
 from cohort.stats import effects
 from cohort.stats.columns import DesignError
-from cohort.stats.correlation import correlation as pearson
 from cohort.stats.design import Design, prepare
+from cohort.stats.table.correlation import correlation as pearson
 
 
 @dataclass(frozen=True)

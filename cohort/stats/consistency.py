@@ -9,10 +9,10 @@ import pandas as pd
 
 from cohort import expression
 from cohort.stats import columns as cells
-from cohort.stats import records
 from cohort.stats.columns import DesignError
-from cohort.stats.reading import number
-from cohort.stats.rows import row_ids
+from cohort.stats.table import records
+from cohort.stats.table.rows import row_ids
+from cohort.stats.wording.reading import number
 
 KINDS = ("constant", "holds")
 
@@ -39,7 +39,7 @@ class Consistency:
         check, kind, expression, n (rows that have a value), missing (rows that have none), strays, ``expected``
         (median of a constant, NaN below `MIN_ROWS`; 1 for ``holds``), sd (robust), tolerance (largest difference that is allowed).
     strays : DataFrame, one row a row of the table that strays
-        check, row_id (named as in `cohort.stats.rows.row_ids`), value, expected, ``sds`` (robust standard deviations
+        check, row_id (named as in `cohort.stats.table.rows.row_ids`), value, expected, ``sds`` (robust standard deviations
         away; infinite if the other rows are all equal, NaN for ``holds``).
     warnings : tuple of str
         One line a check that fails.

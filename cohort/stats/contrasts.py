@@ -18,7 +18,7 @@ from cohort.stats.columns import DesignError
 from cohort.stats.regression import Fit
 
 if TYPE_CHECKING:
-    from cohort.stats.mixedfit import MixedFit
+    from cohort.stats.subjects.mixedfit import MixedFit
 
 Contrast = str | Mapping[str, float]
 """``"dx + 70 * dx:age"`` or ``{"dx": 1, "dx:age": 70}``."""

@@ -11,7 +11,7 @@ import pandas as pd
 from cohort.stats import columns as cells
 from cohort.stats.columns import DesignError
 from cohort.stats.formula import Formula, Term, build, parse
-from cohort.stats.rows import RULES, Account, averaged, count, row_ids, told
+from cohort.stats.table.rows import RULES, Account, averaged, count, row_ids, told
 
 __all__ = ["RULES", "Design", "DesignError", "prepare"]
 

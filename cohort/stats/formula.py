@@ -1,7 +1,7 @@
 """Model formulas: the boundary between what somebody wrote and what patsy may evaluate.
 
 A formula engine evaluates whatever Python a formula holds. So a formula is tokenised only, its size is bounded
-from the parse tree, and every factor is rewritten against an allow-list (`cohort.stats.allowlist`). Patsy then
+from the parse tree, and every factor is rewritten against an allow-list (`cohort.stats.terms.allowlist`). Patsy then
 evaluates the rewritten text alone, in an environment that holds the allowed functions and nothing else.
 Whatever is not understood is refused before anything is evaluated.
 """
@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
-from cohort.stats.allowlist import (
+from cohort.stats.columns import DesignError
+from cohort.stats.terms.allowlist import (
     ALLOWED,
     BASES,
     CONTRASTS,
@@ -27,7 +28,6 @@ from cohort.stats.allowlist import (
     Rewriter,
     shorten,
 )
-from cohort.stats.columns import DesignError
 
 __all__ = [
     "DesignError",
@@ -145,7 +145,7 @@ def parse(formula: str, columns: Sequence[str]) -> Formula:
     ['ad', 'Age', 'ad:Age', 'C(site)']
     >>> parse("Age**2", ["Age"])
     Traceback (most recent call last):
-    cohort.stats.allowlist.FormulaError: formula 'Age**2': Age**2 stands for interactions of Age with itself, which is Age; for a power write I(Age**2)
+    cohort.stats.terms.allowlist.FormulaError: formula 'Age**2': Age**2 stands for interactions of Age with itself, which is Age; for a power write I(Age**2)
     """
     if not isinstance(formula, str):
         raise FormulaError(f"a formula is text, not {type(formula).__name__}")

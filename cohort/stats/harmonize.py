@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
-from cohort.stats import overlap, shrinkage
 from cohort.stats.columns import DesignError
+from cohort.stats.sites import overlap, shrinkage
 
 FLAT = 1e-12
 """Share of a column's variation below which what is left is rounding."""

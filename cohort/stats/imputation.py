@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
-from cohort.stats import records, regression
-from cohort.stats.allowlist import BASES, TRANSFORMS
-from cohort.stats.chained import Chain, Variable
+from cohort.stats import regression
 from cohort.stats.columns import DesignError
+from cohort.stats.draws.chained import Chain, Variable
+from cohort.stats.draws.pooling import pool
 from cohort.stats.formula import Formula
-from cohort.stats.pooling import pool
 from cohort.stats.regression import Fit
-from cohort.stats.rows import Account, row_ids
+from cohort.stats.table import records
+from cohort.stats.table.rows import Account, row_ids
+from cohort.stats.terms.allowlist import BASES, TRANSFORMS
 
 MIN_DRAWS = 20
 
@@ -121,7 +122,7 @@ def impute(
     Notes
     -----
     Every other column of the model, the outcome among them (Moons et al. 2006, doi:10.1016/j.jclinepi.2006.01.009),
-    predicts an incomplete one; see `cohort.stats.chained`. statsmodels' ``MICEData`` is not used: before 0.15 it
+    predicts an incomplete one; see `cohort.stats.draws.chained`. statsmodels' ``MICEData`` is not used: before 0.15 it
     draws from NumPy's global state and cannot be seeded apart, it evaluates formulas of its own, takes no categories,
     and keeps one chain, so that a draw depends on those before it. White, Royston and Wood 2011,
     doi:10.1002/sim.4067, on practice: as many draws as the percentage of incomplete rows. Matching shares donors, so

@@ -6,8 +6,8 @@ import pandas as pd
 
 from cohort.stats import adjust
 from cohort.stats.design import Design
-from cohort.stats.groups import group_columns
-from cohort.stats.reading import unit_of
+from cohort.stats.terms.groups import group_columns
+from cohort.stats.wording.reading import unit_of
 
 KEPT = (
     *("estimate", "se", "df", "statistic", "p", "ci_low", "ci_high"),
@@ -36,7 +36,7 @@ def ladder(design: Design, group: str, *, units: Mapping[str, str] | None = None
     Raises
     ------
     DesignError
-        If the group is no term of its own (see `cohort.stats.groups.group_columns`).
+        If the group is no term of its own (see `cohort.stats.terms.groups.group_columns`).
 
     Notes
     -----

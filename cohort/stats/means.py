@@ -10,11 +10,11 @@ import pandas as pd
 
 from cohort.stats import columns as cells
 from cohort.stats import contrasts, diagnostics, effects
-from cohort.stats.allowlist import Factor
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design
 from cohort.stats.formula import Term
 from cohort.stats.regression import Fit
+from cohort.stats.terms.allowlist import Factor
 
 DEPENDENT = 1e-8
 """As `cohort.stats.design.COLLINEAR`, for the columns that the test of slopes adds."""

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
-from cohort.stats import reading
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design, prepare
 from cohort.stats.effects import LEVEL
-from cohort.stats.intercepts import METHODS, Intercepts, fit_many
-from cohort.stats.mixedfit import MixedFit, sentences, warnings
-from cohort.stats.rows import row_ids
-from cohort.stats.slopes import Slopes, fit_slopes
+from cohort.stats.subjects.intercepts import METHODS, Intercepts, fit_many
+from cohort.stats.subjects.mixedfit import MixedFit, sentences, warnings
+from cohort.stats.subjects.slopes import Slopes, fit_slopes
+from cohort.stats.table.rows import row_ids
+from cohort.stats.wording import reading
 
 __all__ = ["DesignError", "Intercepts", "MixedFit", "fit_many", "fit_mixed"]
 
@@ -63,7 +63,7 @@ def fit_mixed(
 
     Notes
     -----
-    Random intercept: `cohort.stats.intercepts.fit_many`, exact. Random slope: `cohort.stats.slopes.fit_slopes`. The
+    Random intercept: `cohort.stats.subjects.intercepts.fit_many`, exact. Random slope: `cohort.stats.subjects.slopes.fit_slopes`. The
     two are compared by a likelihood-ratio test on the mixture 0.5 chi2(1) + 0.5 chi2(2), because a variance of zero
     lies on the border of what is possible (Stram and Lee 1994, doi:10.2307/2533455).
 

@@ -10,7 +10,7 @@ from cohort.io.catalog import Catalog
 from cohort.io.covariates import Model
 from cohort.io.store import Store
 from cohort.io.yamlfile import write_yaml
-from cohort.stats.modeltable import ModelError, model_table
+from cohort.stats.asked.modeltable import ModelError, model_table
 
 if TYPE_CHECKING:
     import pandas as pd

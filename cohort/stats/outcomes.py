@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
-from cohort.stats import diagnostics, effects, reading, rows
+from cohort.stats import diagnostics, effects
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design, prepare
 from cohort.stats.regression import EXACT
+from cohort.stats.table import rows
+from cohort.stats.wording import reading
 
 WIDTH = 256
 """Outcomes that are worked on at a time, always as many, so that an outcome's bits do not depend on its neighbours."""

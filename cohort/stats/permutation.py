@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
-from cohort.stats import reading, records
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design
-from cohort.stats.exchange import EXCHANGES
-from cohort.stats.maximum import Tally, after, beside, probabilities, tally, working_bytes
-from cohort.stats.scheme import ALTERNATIVES, METHODS, Scheme, scheme
+from cohort.stats.exchanges.exchange import EXCHANGES
+from cohort.stats.exchanges.maximum import Tally, after, beside, probabilities, tally, working_bytes
+from cohort.stats.exchanges.scheme import ALTERNATIVES, METHODS, Scheme, scheme
+from cohort.stats.table import records
+from cohort.stats.wording import reading
 
 __all__ = [
     "ALTERNATIVES",

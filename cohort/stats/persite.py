@@ -10,7 +10,7 @@ from cohort.stats import regression
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design
 from cohort.stats.formula import Term
-from cohort.stats.rows import row_ids
+from cohort.stats.table.rows import row_ids
 
 COLUMNS = (
     *("term", "estimate", "unit", "se", "df", "statistic", "p", "ci_low", "ci_high"),

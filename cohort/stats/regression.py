@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
-from cohort.stats import diagnostics, effects, reading, records
+from cohort.stats import diagnostics, effects
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design, prepare
+from cohort.stats.table import records
+from cohort.stats.wording import reading
 
 __all__ = ["DesignError", "Fit", "added_variable", "fit"]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
-from cohort.stats import records
 from cohort.stats.columns import DesignError
 from cohort.stats.effects import LEVEL
-from cohort.stats.rows import Account, row_ids
+from cohort.stats.table import records
+from cohort.stats.table.rows import Account, row_ids
 
 MIN_PAIRS = 3
 """Pairs below which nothing is estimated."""

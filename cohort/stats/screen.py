@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cohort.stats import balance as balancing
 from cohort.stats import columns as cells
-from cohort.stats import ratios as division
-from cohort.stats import records, rows, screen_reading
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design
 from cohort.stats.regression import Fit
+from cohort.stats.screening import balance as balancing
+from cohort.stats.screening import ratios as division
+from cohort.stats.screening import screen_reading
+from cohort.stats.table import records, rows
 
 HEAD = re.compile(
     r"(e?tiv|icv|intra_?cranial(_vol(ume)?)?|skull(_vol(ume)?)?|head_?size)(_(ml|cm3|mm3))?",

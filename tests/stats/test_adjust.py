@@ -14,7 +14,7 @@ from scipy import stats
 
 from cohort.stats import adjust, regression
 from cohort.stats.adjust import DesignError, compare
-from cohort.stats.correlation import correlation
+from cohort.stats.table.correlation import correlation
 
 UNITS = {"brain_vol": "cm3", "skull_vol": "cm3"}
 E_MODEL = {

@@ -11,7 +11,7 @@ from cohort.io.covariates import Model
 from cohort.stats import adjust, contrasts, imputation, mixed, multiplicity, regression, robust
 from cohort.stats.analysis import analyse
 from cohort.stats.columns import DesignError
-from cohort.stats.layout import adjustments
+from cohort.stats.wording.layout import adjustments
 
 UNITS = {"brain": "ml", "grey": "ml", "skull": "ml", "age": "years"}
 ADJUSTED = {"formula": "dx + age + skull", "confounds": ["age", "skull"], "group": "dx"}

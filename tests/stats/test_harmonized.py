@@ -12,7 +12,7 @@ from cohort.stats import regression
 from cohort.stats.analysis import analyse
 from cohort.stats.columns import DesignError
 from cohort.stats.harmonize import fit_combat
-from cohort.stats.harmonized import harmonized
+from cohort.stats.sites.harmonized import harmonized
 
 VOLUMES = ["brain", "grey", "white"]
 SITES = ["north", "south", "east"]

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cohort.stats import chained
-from cohort.stats.chained import Chain, Variable
 from cohort.stats.columns import DesignError
+from cohort.stats.draws import chained
+from cohort.stats.draws.chained import Chain, Variable
+from cohort.stats.draws.pooling import pool
 from cohort.stats.imputation import impute
-from cohort.stats.pooling import pool
 from cohort.stats.regression import fit
 
 MODEL = "volume ~ dx + age + C(site)"

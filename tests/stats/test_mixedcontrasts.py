@@ -6,7 +6,7 @@ import pytest
 
 from cohort.stats.columns import DesignError
 from cohort.stats.mixed import fit_mixed
-from cohort.stats.mixedcontrasts import estimates
+from cohort.stats.subjects.mixedcontrasts import estimates
 
 SAME = ["estimate", "se", "df", "statistic", "p", "ci_low", "ci_high"]
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from cohort.stats import exchange as arrangements
 from cohort.stats.design import prepare
+from cohort.stats.exchanges import exchange as arrangements
 from cohort.stats.permutation import (
     ALTERNATIVES,
     METHODS,

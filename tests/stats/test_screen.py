@@ -13,9 +13,9 @@ from statsmodels.stats.outliers_influence import variance_inflation_factor
 
 from cohort.stats.columns import DesignError
 from cohort.stats.design import prepare
-from cohort.stats.ratios import divided
 from cohort.stats.regression import fit
 from cohort.stats.screen import HEAD, SITE, USUAL, screen
+from cohort.stats.screening.ratios import divided
 
 
 def people(n=80, seed=0):

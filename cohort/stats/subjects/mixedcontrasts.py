@@ -8,8 +8,8 @@ import pandas as pd
 
 from cohort.stats import columns as cells
 from cohort.stats import contrasts, effects
-from cohort.stats.intercepts import fit_many
-from cohort.stats.mixedfit import MixedFit
+from cohort.stats.subjects.intercepts import fit_many
+from cohort.stats.subjects.mixedfit import MixedFit
 
 
 def estimates(

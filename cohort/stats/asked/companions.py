@@ -13,8 +13,8 @@ from cohort.stats.columns import DesignError
 from cohort.stats.ladder import ladder
 from cohort.stats.persite import per_site
 from cohort.stats.regression import Fit
-from cohort.stats.rows import row_ids
 from cohort.stats.screen import Screen
+from cohort.stats.table.rows import row_ids
 
 if TYPE_CHECKING:
     from cohort.stats.comparison import Comparison

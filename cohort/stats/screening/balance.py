@@ -8,8 +8,8 @@ import pandas as pd
 
 from cohort.stats import columns as cells
 from cohort.stats import diagnostics
-from cohort.stats.correlation import correlation
 from cohort.stats.design import Design
+from cohort.stats.table.correlation import correlation
 
 
 def coded(column: pd.Series) -> dict[str, np.ndarray]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from cohort.stats import reading, records
 from cohort.stats.design import Design
 from cohort.stats.effects import LEVEL
-from cohort.stats.slopes import Slopes
+from cohort.stats.subjects.slopes import Slopes
+from cohort.stats.table import records
+from cohort.stats.wording import reading
 
 FEW_SUBJECTS = 30
 """Below this number of subjects, a warning: the variance between them is hardly known."""

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
-from cohort.stats.correlation import correlation
 from cohort.stats.design import Design
+from cohort.stats.table.correlation import correlation
 
 EXACT = 1e-9
 """Largest relative difference at which a column is the ratio of two others."""

@@ -17,7 +17,7 @@ from cohort.stats import columns as cells
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design, prepare
 from cohort.stats.harmonize import Combat, fit_combat
-from cohort.stats.rows import row_ids
+from cohort.stats.table.rows import row_ids
 
 ROW_ID = "scan_id"
 

@@ -8,14 +8,14 @@ import pandas as pd
 
 from cohort.io.covariates import Model
 from cohort.stats import columns as cells
-from cohort.stats import reading
 from cohort.stats.columns import DesignError
-from cohort.stats.groups import group_columns
-from cohort.stats.maximum import Tally, probabilities
+from cohort.stats.exchanges.maximum import Tally, probabilities
 from cohort.stats.outcomes import Outcomes
 from cohort.stats.permutation import permute
 from cohort.stats.regression import Fit
-from cohort.stats.rows import row_ids
+from cohort.stats.table.rows import row_ids
+from cohort.stats.terms.groups import group_columns
+from cohort.stats.wording import reading
 
 ROW_ID = "scan_id"
 LEVEL = 0.05

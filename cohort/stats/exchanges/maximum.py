@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cohort.stats.columns import DesignError
-from cohort.stats.scheme import Scheme
+from cohort.stats.exchanges.scheme import Scheme
 
 ARRANGEMENTS = 64
 """Arrangements that one product holds; ranges of them are cut at multiples of it."""

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from cohort.stats import reading
 from cohort.stats.adjust import Adjustments
 from cohort.stats.columns import DesignError
-from cohort.stats.groups import group_columns
+from cohort.stats.terms.groups import group_columns
+from cohort.stats.wording import reading
 
 if TYPE_CHECKING:
     from cohort.stats.analysis import Analysis

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cohort.stats.columns import DesignError
-from cohort.stats.exchange import Exchange, arrange
+from cohort.stats.exchanges.exchange import Exchange, arrange
 
 METHODS = ("freedman-lane", "huh-jhun", "sign-flip")
 

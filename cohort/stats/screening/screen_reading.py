@@ -7,7 +7,7 @@ import pandas as pd
 
 from cohort.stats import diagnostics
 from cohort.stats.design import Design
-from cohort.stats.reading import number, probability
+from cohort.stats.wording.reading import number, probability
 
 ALIAS = 1 - 1e-9
 """Correlation from which a covariate is the group under another name."""

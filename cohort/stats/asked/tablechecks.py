@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from cohort.io.catalog import Catalog
 from cohort.io.covariates import Model
 from cohort.io.store import Store
+from cohort.stats.asked.modeltable import ModelError, model_table
 from cohort.stats.columns import DesignError
-from cohort.stats.modeltable import ModelError, model_table
 
 if TYPE_CHECKING:
     import pandas as pd

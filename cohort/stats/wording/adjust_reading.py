@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from cohort.stats.diagnostics import SIGNIFICANT
-from cohort.stats.reading import number, probability
+from cohort.stats.wording.reading import number, probability
 
 NAMES = {
     "covariate": "covariate",

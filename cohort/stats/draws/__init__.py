@@ -1,0 +1,1 @@
+"""Parts of imputation: chained draws, and pooling of their fits."""

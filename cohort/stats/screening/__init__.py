@@ -1,0 +1,1 @@
+"""Parts of the screen: balance, ratios, and its warnings in sentences."""

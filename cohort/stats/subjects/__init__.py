@@ -1,0 +1,1 @@
+"""Parts of mixed models: intercepts and slopes of subjects, contrasts, results."""

@@ -1,0 +1,1 @@
+"""Numbers as sentences and as lines for a terminal."""
