@@ -73,6 +73,24 @@ def missing(table: pd.DataFrame) -> Part:
     )
 
 
+def joint(table: pd.DataFrame) -> Part:
+    """Terms of several columns (categories, splines), each tested as a whole."""
+    return _part(
+        "Terms of several columns, each as a whole",
+        "Wald's F: whether the levels of a category differ at all, whether a curve is flat.",
+        table,
+        [
+            _text("Term", "test"),
+            _number("F", "f", decimals=2),
+            _number("df", "df"),
+            _number("residual df", "df_resid"),
+            _p("p", "p"),
+            _p("HC3 p", "hc3_p"),
+            _number("Partial η²", "partial_eta2", decimals=3),
+        ],
+    )
+
+
 def contrasts(table: pd.DataFrame) -> Part:
     """Sums of terms with weights, as the model declares them."""
     return _part(
@@ -176,6 +194,7 @@ def sites(table: pd.DataFrame) -> Part:
 TABLES: Mapping[str, Callable[[pd.DataFrame], Part]] = {
     "effect_sizes": effect_sizes,
     "clustered": clustered,
+    "joint": joint,
     "contrasts": contrasts,
     "equivalence": bounds,
     "permutation": exchanged,

@@ -47,7 +47,7 @@ class Analysis:
     warnings : tuple of str
         What to know before the numbers: of the screen, the fit, and what stands beside.
     tables : dict
-        Name -> DataFrame, of ``contrasts``, ``means``, ``slopes``, ``ladder``, ``equivalence``, ``per_site``,
+        Name -> DataFrame, of ``joint`` (terms of several columns, each as a whole), ``contrasts``, ``means``, ``slopes``, ``ladder``, ``equivalence``, ``per_site``,
         ``adjustments``, ``imputed``, ``permutation``, ``harmonize`` and ``subjects`` those that the model asks for.
     comparison : Comparison or None
         The two groups with nothing held equal, on the rows of the fit.

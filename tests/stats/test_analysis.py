@@ -104,6 +104,23 @@ def test_a_declared_family_may_hold_terms_and_contrasts():
     assert np.isnan(terms.loc["skull", "p_holm"])
 
 
+def test_a_category_and_a_spline_are_each_tested_as_a_whole():
+    keys = {"formula": "dx + site + bs(age, df=4)", "confounds": [], "site": "site"}
+    found = analyse(people(), model(**keys), UNITS)
+    table = found.tables["joint"].set_index("test")
+    assert table.index.tolist() == ["site", "bs(age, df=4)"]
+    for left, right in (("site", "dx + bs(age, df=4)"), ("bs(age, df=4)", "dx + site")):
+        small = regression.fit(people(), outcome="brain", formula=right).glance.iloc[0]
+        whole = found.fit.glance.iloc[0]
+        more = small["df_resid"] - whole["df_resid"]
+        rest = whole["sigma"] ** 2 * whole["df_resid"]
+        f = (small["sigma"] ** 2 * small["df_resid"] - rest) / more / whole["sigma"] ** 2
+        assert table.loc[left, "f"] == pytest.approx(f, rel=1e-8)
+        assert table.loc[left, "df"] == more
+    assert "each as a whole" in found.summary()
+    assert "joint" not in analyse(people(), model(), UNITS).tables
+
+
 def test_a_contrast_that_is_called_like_a_term_cannot_share_its_family():
     with pytest.raises(DesignError, match="'dx' is a term and the name of a contrast"):
         analyse(people(), model(contrasts={"dx": "dx"}, family={"terms": ["dx"]}), UNITS)

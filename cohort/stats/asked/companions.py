@@ -89,9 +89,13 @@ class Companions:
         )
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Adjusted means, equal slopes, the ladder, declared bounds, sites."""
+        """Terms of several columns as a whole, adjusted means, equal slopes, the ladder, declared bounds, sites."""
         fit, group, model = self.fit, self.screen.group, self.model
         found: dict[str, pd.DataFrame | None] = {}
+        owned = [term.name for term in fit.design.terms if term is not None]
+        if several := [name for name in dict.fromkeys(owned) if owned.count(name) > 1]:
+            tests = [contrasts.joint(fit, name) for name in several]
+            found["joint"] = pd.concat(tests, ignore_index=True)
         if group is not None:
             found["means"] = self._try("means", lambda: means.adjusted_means(fit, group))
             others = [t for t in fit.design.terms if t is not None and group not in t.columns]

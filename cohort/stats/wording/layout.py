@@ -19,6 +19,7 @@ def lines(analysis: "Analysis") -> list[str]:
     """Everything but the warnings, which come first wherever this is shown."""
     parts = [
         _family(analysis.tidy),
+        _joint(analysis.tables.get("joint")),
         _compared(analysis),
         _means(analysis.tables.get("means")),
         _bounds(analysis.tables.get("equivalence")),
@@ -96,6 +97,23 @@ def _family(tidy: pd.DataFrame) -> list[str]:
     )
     n = int(members["family_n"].iloc[0])
     return [f"a family of {n} tests, corrected together:", *_frame(shown)]
+
+
+def _joint(table: pd.DataFrame | None) -> list[str]:
+    """A category or a spline is one question, whatever its number of columns."""
+    if table is None:
+        return []
+    shown = pd.DataFrame(
+        {
+            "term": table["test"],
+            "F": table["f"].map(_two),
+            "df": [f"{a:g}, {b:g}" for a, b in zip(table["df"], table["df_resid"], strict=True)],
+            "p": table["p"].map(_p),
+            "HC3 p": table["hc3_p"].map(_p),
+            "partial eta2": table["partial_eta2"].map(_three),
+        }
+    )
+    return ["terms of several columns, each as a whole:", *_frame(shown)]
 
 
 def _compared(analysis: "Analysis") -> list[str]:
