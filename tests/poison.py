@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,12 @@ def square(number: int) -> int:
     return number * number
 
 
+def square_slowly(number: int) -> int:
+    """The square, after a while."""
+    time.sleep(0.05)
+    return square(number)
+
+
 def play(item: tuple[str, int]) -> int:
     """Do what an item says; the square of its number, if it comes to that."""
     what, number = item
@@ -31,7 +38,7 @@ def play(item: tuple[str, int]) -> int:
         case "exit":
             os._exit(3)
         case "killed":
-            os.kill(os.getpid(), 9)
+            os.kill(os.getpid(), signal.SIGKILL)
         case "sys.exit":
             sys.exit(2)
         case "refuse":
@@ -103,3 +110,11 @@ def deadly(block: np.ndarray, result: np.ndarray) -> np.ndarray:
     if (block == DEADLY).any():
         ctypes.string_at(0)
     return result
+
+
+def square_at_home(item: tuple[int, int, bool]) -> int:
+    """Square of a number; one that is fatal ends any process but its own."""
+    number, home, is_fatal = item
+    if is_fatal and os.getpid() != home:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
