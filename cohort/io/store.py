@@ -8,6 +8,7 @@ record lists and the disk lacks is an error, never background.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -106,21 +107,24 @@ class Store(Papers):
         schema.check(dataset)
         self.remove_scan(scan_id)
         place = f"scans/{scan_id}.zarr"
-        digests = self._publish(dataset, place, durable=True)
-        # Read back where the voxels are not in memory: what Dask would have to compute again lies in the store now.
-        stored = (
-            open_group(self.files, place, digests, decoded=False) if _is_lazy(dataset) else dataset
-        )
+        if _is_lazy(dataset):
+            digests = self._publish(dataset, place, durable=True)
+            # What Dask would have to compute again lies in the store now.
+            stored = open_group(self.files, place, digests, decoded=False)
+            contents = _contents(stored, dataset)
+        else:
+            files = encode_group(dataset)
+            with ThreadPoolExecutor(1) as pool:
+                # The disk works while the processor digests; nothing refers to the group before both are done.
+                published = pool.submit(self.files.publish, place, files, durable=True)
+                digests, contents = _digests(files), _contents(dataset, dataset)
+                published.result()
         image = dataset["image"]
         full = {
             "format": schema.FORMAT_VERSION,
             "scan_id": scan_id,
             **record,
-            "contents": {
-                str(name): _content(stored, dataset, str(name))
-                for name in dataset.data_vars
-                if name != "affine"
-            },
+            "contents": contents,
             "attrs": json_attrs(dataset.attrs),
             "dims": [str(d) for d in image.dims],
             "shape": list(image.shape),
@@ -274,7 +278,7 @@ class Store(Papers):
                 return self._publish_folder(folder, place, durable=durable)
         files = encode_group(dataset)
         self.files.publish(place, files, durable=durable)
-        return {name: (hashlib.sha256(c).hexdigest(), len(c)) for name, c in files.items()}
+        return _digests(files)
 
     def _publish_folder(
         self, folder: Path, place: str, *, durable: bool
@@ -320,6 +324,15 @@ class Store(Papers):
 
 def _is_lazy(dataset: xr.Dataset) -> bool:
     return any(v.chunks is not None for v in dataset.variables.values())
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, tuple[str, int]]:
+    return {name: (hashlib.sha256(c).hexdigest(), len(c)) for name, c in files.items()}
+
+
+def _contents(stored: xr.Dataset, dataset: xr.Dataset) -> dict[str, str]:
+    names = [str(name) for name in dataset.data_vars if name != "affine"]
+    return {name: _content(stored, dataset, name) for name in names}
 
 
 def _content(stored: xr.Dataset, dataset: xr.Dataset, name: str) -> str:
