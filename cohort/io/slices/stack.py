@@ -102,7 +102,10 @@ def stack(headers: Sequence[Header], files: Sequence[Path], *, policy: Policy = 
         single = [int(level[0]) for level in levels]
         acquisitions.check_not_interleaved(single, positions @ normal, headers, files)
         acquisitions.check_not_halved(single, positions @ normal, headers, files)
-    centres = np.array([np.median(positions[level], axis=0) for level in levels])
+    if max(repeats) == 1:
+        centres = positions[np.concatenate(levels)]
+    else:
+        centres = np.array([np.median(positions[level], axis=0) for level in levels])
     slices = _Slices(centres, normal, [int(level[0]) for level in levels], headers, files)
     step, even = slices.even_step(pixel_mm, policy)
     lps = np.eye(4)
@@ -209,6 +212,8 @@ def _check_one_place(
     tolerance: float,
 ) -> None:
     for level in levels:
+        if len(level) == 1:
+            continue
         apart = np.linalg.norm(positions[level] - positions[level[0]], axis=1)
         worst = int(np.argmax(apart))
         if apart[worst] > tolerance:

@@ -117,7 +117,8 @@ def examined(
         elsewhere = None if is_object(source) or address.is_node(source) else far
         with ThreadPoolExecutor(n_workers) as pool:
             while batch := list(islice(items, _FAR_BATCH if elsewhere else _BATCH)):
-                entries = [None if rehash else known.get(i.path, i.state) for i in batch]
+                states = [(item.path, item.state) for item in batch]
+                entries = [None] * len(batch) if rehash else known.get_all(states)
                 fresh = [i for i, entry in zip(batch, entries, strict=True) if entry is None]
                 shares = [fresh[n : n + share] for n in range(0, len(fresh), share)]
                 if elsewhere is not None and len(fresh) >= _FAR_LEAST:

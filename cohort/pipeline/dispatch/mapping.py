@@ -9,6 +9,9 @@ from cohort.pipeline.dispatch.window import Connect, Failure, each
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+BATCH_SECONDS = 0.04
+"""Work of one task: whoever asked waits for the last of them."""
+
 
 def mapped(
     function: Callable[[Item], Result], items: Sequence[Item], *, connect: Connect
@@ -42,7 +45,10 @@ def mapped(
     early: dict[int, Result] = {}
     following = 0
     # Workers that are gone are no reason to end the call here: it goes on without them. A signal interrupts, as in a loop.
-    for item, result, _ in each(function, items, client=client, name="look", stop=Stop()):
+    results = each(
+        function, items, client=client, name="look", stop=Stop(), batch_seconds=BATCH_SECONDS
+    )
+    for item, result, _ in results:
         if not isinstance(result, Failure):
             early[numbers[id(item)]] = result
         while following in early:

@@ -11,7 +11,7 @@ from cohort import grid
 from cohort.io import dicom, nifti
 from cohort.io.refusal import Refused
 from cohort.io.sources import places
-from cohort.io.sources.filecache import FileCache
+from cohort.io.sources.filecache import FileCache, state_key
 from cohort.io.store import Store
 from cohort.pipeline.dispatch.cost import Cost
 from cohort.pipeline.dispatch.window import Failure
@@ -87,7 +87,9 @@ def steady(
 
 def _changed(unit: Unit, seen: FileCache) -> Path | None:
     """A file on this machine that is not in the state in which it was digested; None if all are."""
-    for path, digest in zip(unit.series.parts.paths, unit.series.digests, strict=True):
+    paths = list(unit.series.parts.paths)
+    noted = seen.digests(paths)
+    for path, digest, found in zip(paths, unit.series.digests, noted, strict=True):
         try:
             state = path.lstat()
         except NotADirectoryError:
@@ -96,8 +98,7 @@ def _changed(unit: Unit, seen: FileCache) -> Path | None:
             if path.is_absolute():
                 return path
             continue  # an object in a bucket
-        entry = seen.get(path, state)
-        if entry is None or entry.digest != digest:
+        if found != (state_key(state), digest):
             return path
     return None
 
