@@ -5,11 +5,12 @@ arrays run as one block at once; with Dask nothing is computed, and a result has
 Leading dims (time, echo) are looped over: a kernel sees blocks of one to three spatial axes.
 
 Modules: `chunking` (arithmetic of chunks), `inputs` (arrays to one chunking, layers), `stencils`, `reductions`, `joining`,
-`lines`, `storage` and `settling` (what does not fit in memory), and `tasks` (what one task does).
+`lines`, `parts`, `storage` and `settling` (what does not fit in memory), and `tasks` (what one task does).
 """
 
 from cohort.ops.graph.joining import join_faces
 from cohort.ops.graph.lines import map_lines
+from cohort.ops.graph.parts import map_parts
 from cohort.ops.graph.reductions import reduce_partials, reduce_rounds
 from cohort.ops.graph.settling import free, settle
 from cohort.ops.graph.stencils import map_points, map_stencil
@@ -20,6 +21,7 @@ __all__ = [
     "free",
     "join_faces",
     "map_lines",
+    "map_parts",
     "map_points",
     "map_stencil",
     "reduce_partials",
