@@ -5,11 +5,10 @@ in float64, and `o` counts from the start of the whole result, so that the bits 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numba import njit
-from numba.misc.special import literally
 from scipy import ndimage
 
 from cohort.kernels.stencils import promoted
@@ -123,7 +122,7 @@ def sample(
     elif order == 1:
         _linear(source, first, begin, whole, full, rim, float(fill), into)
     else:
-        _spline(source, first, begin, whole, full, rim, float(fill), order, into)
+        _SPLINES[order](source, first, begin, whole, full, rim, float(fill), into)
     return out
 
 
@@ -208,32 +207,42 @@ def _knots(at, n, order, first, weights, places):  # type: ignore[no-untyped-def
         places[r] = i - first
 
 
-@njit(cache=True, nogil=True)
-def _spline(source, origin, start, whole, matrix, rim, fill, order, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    literally(order)  # compiled for each order: loops of known length take two thirds of the time
-    wz, wy, wx = np.empty(6), np.empty(6), np.empty(6)
-    pz, py, px = np.empty(6, np.int64), np.empty(6, np.int64), np.empty(6, np.int64)
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            base = (matrix[:, 3] + (start[0] + i) * matrix[:, 0]) + (start[1] + j) * matrix[:, 1]
-            for k in range(out.shape[2]):
-                x = start[2] + k
-                z = _place(base[0], matrix[0, 2], x, whole[0], rim)
-                y = _place(base[1], matrix[1, 2], x, whole[1], rim)
-                x = _place(base[2], matrix[2, 2], x, whole[2], rim)
-                if z < 0 or y < 0 or x < 0:
-                    out[i, j, k] = fill
-                    continue
-                _knots(z, whole[0], order, origin[0], wz, pz)
-                _knots(y, whole[1], order, origin[1], wy, py)
-                _knots(x, whole[2], order, origin[2], wx, px)
-                total = 0.0
-                for a in range(order + 1):
-                    plane = 0.0
-                    for b in range(order + 1):
-                        line = 0.0
-                        for c in range(order + 1):
-                            line += wx[c] * source[pz[a], py[b], px[c]]
-                        plane += wy[b] * line
-                    total += wz[a] * plane
-                out[i, j, k] = total
+def _spline(order: int) -> Callable[..., None]:
+    """Sampler of one order: loops of known length take two thirds of the time."""
+    taps = order + 1
+
+    @njit(cache=True, nogil=True)
+    def spline(source, origin, start, whole, matrix, rim, fill, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        wz, wy, wx = np.empty(6), np.empty(6), np.empty(6)
+        pz, py, px = np.empty(6, np.int64), np.empty(6, np.int64), np.empty(6, np.int64)
+        for i in range(out.shape[0]):
+            for j in range(out.shape[1]):
+                base = (matrix[:, 3] + (start[0] + i) * matrix[:, 0]) + (start[1] + j) * matrix[
+                    :, 1
+                ]
+                for k in range(out.shape[2]):
+                    x = start[2] + k
+                    z = _place(base[0], matrix[0, 2], x, whole[0], rim)
+                    y = _place(base[1], matrix[1, 2], x, whole[1], rim)
+                    x = _place(base[2], matrix[2, 2], x, whole[2], rim)
+                    if z < 0 or y < 0 or x < 0:
+                        out[i, j, k] = fill
+                        continue
+                    _knots(z, whole[0], order, origin[0], wz, pz)
+                    _knots(y, whole[1], order, origin[1], wy, py)
+                    _knots(x, whole[2], order, origin[2], wx, px)
+                    total = 0.0
+                    for a in range(taps):
+                        plane = 0.0
+                        for b in range(taps):
+                            line = 0.0
+                            for c in range(taps):
+                                line += wx[c] * source[pz[a], py[b], px[c]]
+                            plane += wy[b] * line
+                        total += wz[a] * plane
+                    out[i, j, k] = total
+
+    return spline
+
+
+_SPLINES = {order: _spline(order) for order in range(2, MAX_ORDER + 1)}
