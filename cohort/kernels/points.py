@@ -85,3 +85,20 @@ def equal(labels: np.ndarray, *, number: float) -> np.ndarray:
     if math.isnan(number):
         return np.zeros(labels.shape, bool)
     return labels == labels.dtype.type(number)
+
+
+def averaged(
+    mean: np.ndarray, weight: np.ndarray, image: np.ndarray, *, share: float
+) -> np.ndarray:
+    """Mean of images so far, `weight` in all, and of one more that weighs `share`; NaN as long as none counts."""
+    counts = ~np.isnan(image) if image.dtype.kind == "f" else np.ones(image.shape, bool)
+    total = weight + share
+    with np.errstate(invalid="ignore", divide="ignore"):
+        moved = np.where(weight == 0, image, mean + (image - mean) * (share / total))
+    known = np.where(weight == 0, np.nan, mean)
+    return np.where(counts & (share > 0), moved, known)
+
+
+def weighed(weight: np.ndarray, image: np.ndarray, *, share: float) -> np.ndarray:
+    """`weight`, and `share` where the image is not NaN."""
+    return weight + share * ~np.isnan(image) if image.dtype.kind == "f" else weight + share

@@ -9,14 +9,16 @@ of a cubic grid are exact.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from nibabel import orientations
 
 from cohort import grid
-from cohort.ops import filters
+from cohort.kernels import points
+from cohort.ops import filters, graph
 from cohort.ops.layout import check_image, layout_of
 from cohort.ops.regions import regions
 from cohort.ops.sampling import coordinates, on_grid, order_of, sampled
@@ -276,6 +278,89 @@ def center(image: xr.DataArray, *, order: int | None = None, fill: float = 0.0) 
     matrix = np.eye(4)
     matrix[:3, 3] = centre_of(image) - mass
     return affine(image, matrix, order=order, fill=fill)
+
+
+def stack(
+    images: Iterable[xr.DataArray],
+    *,
+    shifts_mm: Iterable[Mapping[str, float]] | None = None,
+    weights: Iterable[float] | None = None,
+    order: int = 1,
+) -> xr.Dataset:
+    """Average images on one grid, each moved first: a template of many scans, or of many takes of one.
+
+    Parameters
+    ----------
+    images : iterable of DataArray, shape (..., z, y, x), any real dtype
+        Taken one after the other, so that a generator of a thousand scans holds one at a time. A voxel that is NaN does not
+        count.
+    shifts_mm : iterable of {dim: float}, optional
+        How far each image is moved, as in `shift`: such as `register.phase_shift_mm` finds. Interpolated once; what
+        is moved in from outside does not count.
+    weights : iterable of float, optional
+        Each finite and at least 0; all alike by default.
+    order : 0 to 5
+        Of the interpolation.
+
+    Returns
+    -------
+    Dataset
+        ``mean`` (float64, the unit, coordinates and chunks of the first image; NaN where no image counts) and ``weight`` (float64,
+        sum of the weights that count there). Lazy if the images are.
+
+    Raises
+    ------
+    ValueError
+        If there is no image, there are more or less shifts or weights than images, or a weight is negative or not finite.
+    GridError
+        If the grids differ.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> one = xr.DataArray([1.0, 2.0, 3.0], coords={"x": [0.0, 1.0, 2.0]}, dims="x")
+    >>> found = stack([one, one + 2], shifts_mm=[{"x": 0.0}, {"x": 1.0}], weights=[1, 3])
+    >>> found["mean"].values.tolist(), found["weight"].values.tolist()
+    ([1.0, 2.75, 3.75], [1.0, 4.0, 4.0])
+    """
+    moves, shares = (None if v is None else iter(v) for v in (shifts_mm, weights))
+    found: tuple[xr.DataArray, xr.DataArray] | None = None
+    for n, image in enumerate(images):
+        check_image(f"image {n}", image)
+        share = float(_next(shares, "weights", n, 1.0))
+        if not 0 <= share < math.inf:
+            raise ValueError(f"weight {n} is {share}, expected a finite number of at least 0")
+        mean, weight = found or (xr.zeros_like(image, dtype=np.float64),) * 2
+        grid.check_same_grid(**{"image 0": mean, f"image {n}": image})
+        move = _next(moves, "shifts_mm", n, None)
+        if move is not None:
+            # What is moved in is NaN, which does not count; a float64 holds all that an image may.
+            image = shift(image.astype(np.float64), mm=move, order=order, fill=math.nan)
+        numbers = {"share": share}
+        arrays = {"weight": weight, "image": image}
+        found = (
+            graph.map_points(
+                points.averaged, {"mean": mean, **arrays}, dtype=np.float64, numbers=numbers
+            ),
+            graph.map_points(points.weighed, arrays, dtype=np.float64, numbers=numbers),
+        )
+    if found is None:
+        raise ValueError("there is no image to stack")
+    for name, values in (("shifts_mm", moves), ("weights", shares)):
+        if values is not None and next(values, None) is not None:
+            raise ValueError(f"{name} holds more than the {n + 1} images")
+    mean, weight = found
+    weight.attrs = {"units": "1"}
+    return xr.Dataset({"mean": mean.rename("mean"), "weight": weight.rename("weight")})
+
+
+def _next(values: Iterator[Any] | None, name: str, n: int, default: Any) -> Any:
+    if values is None:
+        return default
+    try:
+        return next(values)
+    except StopIteration:
+        raise ValueError(f"{name} holds {n}, expected one for each image") from None
 
 
 def _seen_by(image: xr.DataArray, other: np.ndarray) -> dict[str, float]:
