@@ -79,7 +79,12 @@ class Call:
         recipe: str | None = None,
         model: str | None = None,
     ) -> Result:
-        """Run the stages in order; the manifest is written whatever happens."""
+        """Run the stages in order; the manifest is written whatever happens.
+
+        A cohort that is only a table has nothing to wait for: its table is read by every call.
+        """
+        if not self.catalog.sources and "ingest" not in stages:
+            stages = ["ingest", *stages]
         self.check(stages, recipe=recipe, model=model)
         recipes = self._chosen(recipe)
         with self.store.lock(), self._stack, rarely_collected():

@@ -76,7 +76,9 @@ def volumes(shared, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CONFIG", "CACHE", "STATE"):
             patch.setenv(f"XDG_{name}_HOME", str(root / name.lower()))
-        said = fitted(CATALOGS / "oasis-table.yaml", root / "store")
+        # A cohort that is only a table has nothing to ingest first.
+        said = call("fit", CATALOGS / "oasis-table.yaml", "--store", root / "store")
+    assert said.exit_code == 0, said.output
     return Store(root / "store"), said
 
 
@@ -291,3 +293,19 @@ def test_the_page_shows_the_family_head_size_and_methods(volumes, tmp_path):
         *store.model("elderly-adjusted")["adjustments"]["sentences"][1:2],
     ):
         assert text in page, text
+
+
+def test_a_cohort_that_is_only_a_table_is_fitted_as_the_table_is_now(tmp_path):
+    table = tmp_path / "people.csv"
+    rows = pd.DataFrame({"ID": [f"p{n}" for n in range(9)], "dose": range(9)})
+    catalog = tmp_path / "catalog.yaml"
+    model = {"outcome": "score", "formula": "dose"}
+    said = {"table": "people.csv", "id": "ID"}
+    content = {"cohort": "c", "sources": [], "store": "store", "ids": "keep"}
+    content |= {"participants": said, "models": {"dose": model}}
+    catalog.write_text(yaml.safe_dump(content), encoding="utf-8")
+    for slope in (2.0, 3.0):
+        rows.assign(score=slope * rows["dose"] + [0.5, -0.5, 0] * 3).to_csv(table, index=False)
+        assert (done := call("fit", catalog, "dose")).exit_code == 0, done.output
+        tidy = Store(tmp_path / "store").model_table("dose", "tidy").set_index("term")
+        assert tidy.loc["dose", "estimate"] == pytest.approx(slope, abs=0.1)
