@@ -80,6 +80,7 @@ def sample(
     fill: float,
     to_edge: bool,
     dtype: np.dtype,
+    moves: np.ndarray | None = None,
 ) -> np.ndarray:
     """Sample a block of the result.
 
@@ -101,6 +102,8 @@ def sample(
         Whether a place beyond those, but in the half voxel around them, has their value.
     dtype
         Of the result.
+    moves : (n, *size) float64 array, optional
+        How far from there the place is, in voxels of the array; of `part` there has to be more, then.
     """
     out = np.empty(tuple(size), dtype)
     if part is None:
@@ -115,39 +118,52 @@ def sample(
     front = (0,) * three
     first, begin = (np.array(front + tuple(a), np.int64) for a in (origin, start))
     whole = np.array((1,) * three + tuple(shape), np.int64)
+    offsets = np.zeros((3, 0, 0, 0))
+    if moves is not None:
+        offsets = np.zeros((3, *(1,) * three, *size))
+        offsets[three:] = moves.reshape(n, *offsets.shape[1:])
     source = np.ascontiguousarray(part).reshape((1,) * three + part.shape)
     into = out.reshape((1,) * three + out.shape)
     if order == 0:
-        _nearest(source, first, begin, whole, full, rim, out.dtype.type(fill), into)
+        _nearest(source, first, begin, whole, full, rim, out.dtype.type(fill), offsets, into)
     elif order == 1:
-        _linear(source, first, begin, whole, full, rim, float(fill), into)
+        _linear(source, first, begin, whole, full, rim, float(fill), offsets, into)
     else:
-        _SPLINES[order](source, first, begin, whole, full, rim, float(fill), into)
+        _SPLINES[order](source, first, begin, whole, full, rim, float(fill), offsets, into)
     return out
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _place(base, step, x, n, rim):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Place along one axis; below 0 if it is outside."""
-    at = base + x * step
-    near = np.floor(at + 0.5)
-    if abs(at - near) < SNAP:
-        at = near
-    if rim > 0 and at >= -rim - SNAP and at <= n - 1 + rim + SNAP:
-        at = min(max(at, 0.0), n - 1.0)
-    return at if at <= n - 1 else -1.0
+@njit(cache=True, nogil=True)
+def _row(i, j, start, matrix, moves, whole, rim, at):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Places of a row of the result, (3, n); below 0 along an axis where they are outside."""
+    for axis in range(3):
+        base = (matrix[axis, 3] + (start[0] + i) * matrix[axis, 0]) + (start[1] + j) * matrix[
+            axis, 1
+        ]
+        for k in range(at.shape[1]):
+            at[axis, k] = base + (start[2] + k) * matrix[axis, 2]
+        if moves.size:
+            for k in range(at.shape[1]):
+                at[axis, k] += moves[axis, i, j, k]
+        last = whole[axis] - 1.0
+        for k in range(at.shape[1]):
+            place = at[axis, k]
+            near = np.floor(place + 0.5)
+            if abs(place - near) < SNAP:
+                place = near
+            if rim > 0 and place >= -rim - SNAP and place <= last + rim + SNAP:
+                place = min(max(place, 0.0), last)
+            at[axis, k] = place if place <= last else -1.0
 
 
 @njit(cache=True, nogil=True)
-def _nearest(source, origin, start, whole, matrix, rim, fill, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _nearest(source, origin, start, whole, matrix, rim, fill, moves, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    at = np.empty((3, out.shape[2]))
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            base = (matrix[:, 3] + (start[0] + i) * matrix[:, 0]) + (start[1] + j) * matrix[:, 1]
+            _row(i, j, start, matrix, moves, whole, rim, at)
             for k in range(out.shape[2]):
-                x = start[2] + k
-                z = _place(base[0], matrix[0, 2], x, whole[0], rim)
-                y = _place(base[1], matrix[1, 2], x, whole[1], rim)
-                x = _place(base[2], matrix[2, 2], x, whole[2], rim)
+                z, y, x = at[0, k], at[1, k], at[2, k]
                 if z < 0 or y < 0 or x < 0:
                     out[i, j, k] = fill
                 else:
@@ -157,15 +173,13 @@ def _nearest(source, origin, start, whole, matrix, rim, fill, out):  # type: ign
 
 
 @njit(cache=True, nogil=True)
-def _linear(source, origin, start, whole, matrix, rim, fill, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _linear(source, origin, start, whole, matrix, rim, fill, moves, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    at = np.empty((3, out.shape[2]))
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            base = (matrix[:, 3] + (start[0] + i) * matrix[:, 0]) + (start[1] + j) * matrix[:, 1]
+            _row(i, j, start, matrix, moves, whole, rim, at)
             for k in range(out.shape[2]):
-                x = start[2] + k
-                z = _place(base[0], matrix[0, 2], x, whole[0], rim)
-                y = _place(base[1], matrix[1, 2], x, whole[1], rim)
-                x = _place(base[2], matrix[2, 2], x, whole[2], rim)
+                z, y, x = at[0, k], at[1, k], at[2, k]
                 if z < 0 or y < 0 or x < 0:
                     out[i, j, k] = fill
                     continue
@@ -212,19 +226,15 @@ def _spline(order: int) -> Callable[..., None]:
     taps = order + 1
 
     @njit(cache=True, nogil=True)
-    def spline(source, origin, start, whole, matrix, rim, fill, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def spline(source, origin, start, whole, matrix, rim, fill, moves, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         wz, wy, wx = np.empty(6), np.empty(6), np.empty(6)
         pz, py, px = np.empty(6, np.int64), np.empty(6, np.int64), np.empty(6, np.int64)
+        at = np.empty((3, out.shape[2]))
         for i in range(out.shape[0]):
             for j in range(out.shape[1]):
-                base = (matrix[:, 3] + (start[0] + i) * matrix[:, 0]) + (start[1] + j) * matrix[
-                    :, 1
-                ]
+                _row(i, j, start, matrix, moves, whole, rim, at)
                 for k in range(out.shape[2]):
-                    x = start[2] + k
-                    z = _place(base[0], matrix[0, 2], x, whole[0], rim)
-                    y = _place(base[1], matrix[1, 2], x, whole[1], rim)
-                    x = _place(base[2], matrix[2, 2], x, whole[2], rim)
+                    z, y, x = at[0, k], at[1, k], at[2, k]
                     if z < 0 or y < 0 or x < 0:
                         out[i, j, k] = fill
                         continue

@@ -5,16 +5,18 @@ Random numbers belong to voxels: they follow from the seed and the voxel's place
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import xarray as xr
 
 from cohort import grid
-from cohort.kernels import fields
-from cohort.ops import graph
+from cohort.kernels import fields, sampling
+from cohort.ops import graph, measure
 from cohort.ops.layout import check_image, layout_of, unit_of
+from cohort.ops.sampling import order_of
 
-_STREAMS = 1 << 32
+_STREAMS = 1 << 31
 """Of one seed that a caller may ask for; positions along leading dims come on top."""
 
 
@@ -38,7 +40,7 @@ def noise(
         Length L: voxels that are d mm apart correlate by ``exp(-d**2 / (2 L**2))``. None or 0: not at all.
     seed : int, 0 to 2**64 - 1
         The same seed and grid give the same numbers.
-    stream : int, 0 to 2**32 - 1
+    stream : int, 0 to 2**31 - 1
         Noise of another stream has nothing to do with this.
 
     Returns
@@ -82,18 +84,17 @@ def noise(
             ]
             return xr.concat(parts, dim=dim)
         space = tuple(str(d) for d in array.dims)
-        chunks = array.chunks or tuple((n,) for n in array.shape)
         data = graph.map_parts(
             fields.noise,
             array,
-            chunks=chunks,
+            chunks=_space_chunks(array),
             needed=_nothing,
             dtype=dtype,
             params={
                 "std": float(std),
                 "correlation": tuple(lengths.get(d, 0.0) for d in space),
                 "seed": int(seed),
-                "stream": int(stream) + _STREAMS * number,
+                "stream": int(stream) + 2 * _STREAMS * number,
                 "dtype": dtype,
             },
         )
@@ -132,12 +133,162 @@ def rician(image: xr.DataArray, *, std: float, seed: int) -> xr.DataArray:
     )
 
 
+def elastic(
+    image: xr.DataArray,
+    *,
+    alpha_mm: float,
+    sigma_mm: float,
+    seed: int,
+    order: int | None = None,
+    fill: float = 0.0,
+    min_jacobian: float = 0.2,
+) -> xr.DataArray:
+    """Deform an image smoothly and at random, for augmentation, or to try a registration on with known truth.
+
+    Parameters
+    ----------
+    image : DataArray, shape (..., z, y, x), any real dtype
+        Positions along leading dims are deformed alike.
+    alpha_mm : float, >= 0
+        Standard deviation of the displacement along each axis; none is beyond six times that.
+    sigma_mm : float, > 0
+        Standard deviation of the Gaussian by which the displacements are smooth: the larger, the smoother.
+    seed : int, 0 to 2**64 - 1
+    order, fill
+        As in `space.affine`.
+    min_jacobian : float, 0 to 1
+        Where the deformation would leave less than this share of a voxel's volume, or fold, all of it is made smaller until it
+        does not.
+
+    Returns
+    -------
+    DataArray, shape of `image`
+        ``image`` at ``voxel + displacement_mm(image, ...)``; order 0: its dtype, else float32 or float64 as `space.affine`. Coordinates,
+        attributes and chunks of `image`; the same bits for every chunking. Lazy if the image is.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range, or the order as in `space.affine`.
+    GridError
+        If a coordinate is missing or irregular.
+
+    Notes
+    -----
+    After Simard et al. 2003, doi:10.1109/ICDAR.2003.1227801, whose displacements are uniform noise, smoothed, times a number
+    without a unit.
+    """
+    check_image("image", image)
+    order = order_of(image, order)
+    bend, share = _bend(image, alpha_mm, sigma_mm, seed, min_jacobian)
+    space = layout_of("image", image).space
+    shape = tuple(image.sizes[d] for d in space)
+    dtype = sampling.sampled_dtype(image.dtype, order)
+    source = image
+    if order > 1:
+        (source,) = graph.map_lines(
+            sampling.coefficients, {"image": image}, dtypes=[np.float64], params={"order": order}
+        )
+    data = graph.map_parts(
+        fields.deformed,
+        source,
+        chunks=_space_chunks(image),
+        needed=partial(fields.needed, bend, shape, order),
+        dtype=dtype,
+        numbers={"share": share},
+        params={"deformation": bend, "shape": shape, "order": order, "fill": fill, "dtype": dtype},
+    )
+    return image.copy(deep=False, data=data)
+
+
+def displacement_mm(
+    like: xr.DataArray,
+    *,
+    alpha_mm: float,
+    sigma_mm: float,
+    seed: int,
+    min_jacobian: float = 0.2,
+) -> xr.DataArray:
+    """Where each voxel of what `elastic` gives comes from, less where it is.
+
+    Returns
+    -------
+    DataArray, shape (axis, z, y, x), float64, mm
+        Along ``axis``, the array's own spatial dims. Lazy if `like` is.
+
+    Raises
+    ------
+    ValueError, GridError
+        As `elastic`.
+    """
+    bend, share = _bend(like, alpha_mm, sigma_mm, seed, min_jacobian)
+    space = layout_of("like", like).space
+    plain = like.isel(dict.fromkeys(layout_of("like", like).lead, 0), drop=True)
+    found = []
+    for axis in range(len(space)):
+        data = graph.map_parts(
+            fields.displaced,
+            plain,
+            chunks=_space_chunks(plain),
+            needed=_nothing,
+            dtype=np.float64,
+            numbers={"share": share},
+            params={"deformation": bend, "axis": axis},
+        )
+        found.append(plain.copy(deep=False, data=data))
+    whole = xr.concat(found, dim="axis").assign_coords(axis=list(space))
+    whole.attrs = {"units": "mm"}
+    return whole.rename("displacement")
+
+
+def _bend(
+    like: xr.DataArray, alpha_mm: float, sigma_mm: float, seed: int, min_jacobian: float
+) -> tuple[fields.Deformation, xr.DataArray]:
+    """The deformation, and how much of it is allowed."""
+    layout = layout_of("like", like)
+    _check_number("alpha_mm", alpha_mm)
+    _check_whole("seed", seed, 1 << 64)
+    if not 0 < sigma_mm < math.inf:
+        raise ValueError(f"sigma_mm is {sigma_mm}, expected a positive number")
+    if not 0 <= min_jacobian < 1:
+        raise ValueError(f"min_jacobian is {min_jacobian}, expected 0 to less than 1")
+    lengths = _lengths(like, "sigma_mm", sigma_mm, most=fields.LONGEST / math.sqrt(2))
+    spacing = grid.spacing_mm(like, layout.space)
+    bend = fields.Deformation(
+        float(alpha_mm),
+        tuple(lengths[d] for d in layout.space),
+        tuple(spacing[d] for d in layout.space),
+        int(seed),
+    )
+    plain = like.isel(dict.fromkeys(layout.lead, 0), drop=True)
+    shares = graph.map_parts(
+        fields.largest_share,
+        plain,
+        chunks=_space_chunks(plain),
+        needed=_nothing,
+        dtype=np.float64,
+        params={"deformation": bend, "least": float(min_jacobian)},
+    )
+    return bend, measure.minimum_in(plain.copy(deep=False, data=shares))
+
+
+def _space_chunks(array: xr.DataArray) -> tuple[tuple[int, ...], ...]:
+    space = layout_of("array", array).space
+    if array.chunks is None:
+        return tuple((array.sizes[d],) for d in space)
+    return tuple(tuple(array.chunksizes[d]) for d in space)
+
+
 def _nothing(start: object, size: object) -> None:
     """Parts of the array that a block of noise needs."""
 
 
 def _lengths(
-    like: xr.DataArray, name: str, mm: float | Mapping[str, float] | None
+    like: xr.DataArray,
+    name: str,
+    mm: float | Mapping[str, float] | None,
+    *,
+    most: float = fields.LONGEST,
 ) -> dict[str, float]:
     """Lengths in voxels, of the dims along which they are not 0."""
     space = layout_of("like", like).space
@@ -149,9 +300,9 @@ def _lengths(
         _check_number(f"{name} along {dim!r}", length)
         if length:
             found[dim] = float(length) / grid.spacing_mm(like, (dim,))[dim]
-            if found[dim] > fields.LONGEST:
+            if found[dim] > most:
                 raise ValueError(
-                    f"{name} is {length} along {dim!r}, which is {found[dim]:.4g} voxels, expected at most {fields.LONGEST:g}: "
+                    f"{name} is {length} along {dim!r}, which is {found[dim]:.4g} voxels, expected at most {most:g}: "
                     "make it on a coarser grid, and bring that here with space.resample"
                 )
     return found

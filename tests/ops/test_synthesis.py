@@ -6,6 +6,7 @@ import strategies
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage as ndi
 from scipy import stats
 
 from cohort.kernels import fields, randomness
@@ -118,13 +119,89 @@ def test_the_magnitude_of_noise_is_rayleighs_where_nothing_is_and_rices_elsewher
     )
 
 
+@given(st.data(), st.sampled_from([0, 1, 3]))
+@settings(max_examples=8)
+def test_a_deformation_has_the_same_bits_for_every_chunking(data, order):
+    image = data.draw(strategies.images(low=3, high=6))
+    more = {"alpha_mm": 1.5, "sigma_mm": 4.0, "seed": 2}
+    whole = synthesis.elastic(image, order=order, **more)
+    (lazy,) = data.draw(strategies.chunked(image))
+    with strategies.nothing_computed():
+        later = synthesis.elastic(lazy, order=order, **more)
+        moves = synthesis.displacement_mm(lazy, **more)
+    np.testing.assert_array_equal(later, whole)
+    strategies.assert_kept(later, lazy)
+    # The image at every voxel's place and its displacement, as SciPy interpolates it.
+    moves = moves.compute()
+    np.testing.assert_array_equal(moves, synthesis.displacement_mm(image, **more))
+    step = np.array([strategies.SPACING[d] for d in "zyx"]).reshape(3, 1, 1, 1)
+    places = np.indices(image.shape) + moves.values / step
+    expected = ndi.map_coordinates(image.values.astype(float), places, order=order)
+    if order:
+        most = max(1.0, float(np.abs(image.values.astype(float)).max()))
+        np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-6 * most)
+    else:
+        np.testing.assert_array_equal(whole, expected)
+
+
+def test_displacements_have_the_asked_for_size_and_smoothness():
+    image = strategies.scan(np.zeros((40, 120, 80), np.float32))
+    moves = synthesis.displacement_mm(image, alpha_mm=1.0, sigma_mm=8.0, seed=4).values
+    assert moves.std() == pytest.approx(1.0, rel=0.15)
+    near = (moves[:, :, 8:] * moves[:, :, :-8]).mean() / (moves**2).mean()
+    assert near == pytest.approx(np.exp(-64 / (4 * 64)), abs=0.05)
+    assert abs(np.corrcoef(moves.reshape(3, -1))[np.triu_indices(3, 1)]).max() < 0.2
+
+
+@pytest.mark.parametrize("least", [0.2, 0.6])
+def test_no_voxel_folds_or_shrinks_below_what_is_allowed(least):
+    image = strategies.scan(np.zeros((30, 60, 50), np.float32))
+    wild = {"alpha_mm": 6.0, "sigma_mm": 4.0, "seed": 1}
+    moves = synthesis.displacement_mm(image, **wild, min_jacobian=least).values
+    step = [strategies.SPACING[d] for d in "zyx"]
+    slopes = np.moveaxis([np.gradient(m, *step) for m in moves], (0, 1), (-2, -1))
+    volumes = np.linalg.det(np.eye(3) + slopes)[1:-1, 1:-1, 1:-1]
+    assert least - 1e-9 <= volumes.min() < least + 0.1
+    gentle = {"alpha_mm": 0.5, "sigma_mm": 10.0, "seed": 1}
+    assert synthesis.displacement_mm(image, **gentle).values.std() == pytest.approx(0.5, rel=0.3)
+
+
+def test_labels_that_are_deformed_get_no_new_value_and_frames_move_alike():
+    labels = strategies.scan(np.random.default_rng(0).integers(0, 4, (12, 14, 13)).astype(np.int32))
+    found = synthesis.elastic(labels, alpha_mm=2.0, sigma_mm=5.0, seed=3)
+    assert found.dtype == np.int32
+    assert set(np.unique(found)) <= {0, 1, 2, 3}
+    frames = xr.concat([labels, labels], dim="time")
+    both = synthesis.elastic(frames.chunk({"time": 1, "z": 5}), alpha_mm=2.0, sigma_mm=5.0, seed=3)
+    np.testing.assert_array_equal(both[0], found)
+    np.testing.assert_array_equal(both[1], found)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"alpha_mm": -1.0}, r"alpha_mm is -1\.0, expected a finite number of at least 0"),
+        ({"sigma_mm": 0.0}, r"sigma_mm is 0\.0, expected a positive number"),
+        ({"min_jacobian": 1.0}, r"min_jacobian is 1\.0, expected 0 to less than 1"),
+        ({"sigma_mm": 50.0}, "expected at most 14.1421: make it on a coarser grid"),
+        ({"order": 9}, "order is 9, expected a whole number from 0"),
+    ],
+)
+def test_what_cannot_be_deformed_is_said(more, says):
+    with pytest.raises(ValueError, match=says):
+        synthesis.elastic(
+            strategies.scan(np.zeros((3, 3, 3))),
+            **{"alpha_mm": 1.0, "sigma_mm": 3.0, "seed": 0, **more},
+        )
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         ({"std": -1.0}, r"std is -1\.0, expected a finite number of at least 0"),
         ({"seed": -1}, "seed is -1, expected a whole number from 0"),
         ({"seed": 0.5}, r"seed is 0\.5, expected a whole number"),
-        ({"stream": 2**32}, "stream is 4294967296, expected a whole number from 0"),
+        ({"stream": 2**31}, "stream is 2147483648, expected a whole number from 0"),
         ({"correlation_mm": {"t": 1.0}}, "correlation_mm names 't'"),
         (
             {"correlation_mm": 61.0},

@@ -9,7 +9,7 @@ import xarray as xr
 
 from cohort.ops.graph import tasks
 from cohort.ops.graph.chunking import Chunks, Place, blocks, pieces, starts
-from cohort.ops.graph.inputs import Graph, Inputs, array_of, name_of
+from cohort.ops.graph.inputs import Graph, Inputs, Number, array_of, name_of
 
 Needed = Callable[[Sequence[int], Sequence[int]], tuple[slice, ...] | None]
 
@@ -21,6 +21,7 @@ def map_parts(
     chunks: Chunks,
     needed: Needed,
     dtype: np.dtype | type,
+    numbers: Mapping[str, Number] | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> Any:
     """Apply a kernel to the part of an array that each block of the result needs. One task a block.
@@ -32,6 +33,8 @@ def map_parts(
         result; `part` begins at voxel `origin` of the array and is None if nothing of it is needed.
     chunks : chunk sizes along each spatial dim of the result
         With arrays in memory the result is one block.
+    numbers : name -> float or DataArray
+        Numbers of their own, one for all; lazy ones too.
     needed : callable
         ``needed(start, size)``: the part, as a slice along each spatial dim, or None.
 
@@ -40,25 +43,25 @@ def map_parts(
     NumPy or Dask array
         Leading dims of `array`, and the spatial ones of `chunks`. The caller knows the coordinates.
     """
-    given = Inputs.of({"array": array})
-    n_lead, params = given.n_lead, dict(params or {})
+    given = Inputs.of({"array": array}, **(numbers or {}))
+    n_lead, params = given.n_lead, {**(params or {}), **given.constants}
     lead_shape = given.shape[:n_lead]
 
     def work(start: Sequence[int], size: Sequence[int], part: tuple[slice, ...] | None) -> Any:
         origin = tuple(0 for _ in start) if part is None else tuple(s.start for s in part)
         fixed = {"origin": origin, "start": tuple(start), "size": tuple(size), **params}
         wide = () if part is None else tuple(s.stop - s.start for s in part)
-        return partial(tasks.on_part, kernel, n_lead), wide, fixed
+        return partial(tasks.on_part, kernel, n_lead, tuple(given.numbers)), wide, fixed
 
     if not given.is_lazy:
         size = tuple(sum(sizes) for sizes in chunks)
         part = needed((0,) * len(size), size)
         call, wide, fixed = work((0,) * len(size), size, part)
         if part is None:
-            return call(lead_shape, fixed, ())
+            return call(lead_shape, fixed, (), *given.numbers.values())
         everything = tuple(slice(None) for _ in lead_shape)
         place: Place = (everything, (*everything, *part))
-        return call((*lead_shape, *wide), fixed, (place,), *given.data)
+        return call((*lead_shape, *wide), fixed, (place,), *given.numbers.values(), *given.data)
     lead_chunks, old = given.chunks[:n_lead], given.chunks[n_lead:]
     name = name_of(kernel, given, params, chunks, dtype)
     first = starts(chunks)
@@ -79,6 +82,7 @@ def map_parts(
             keys = ((given.data[0].name, *lead, *block) for block, _ in found)
             dsk[(name, *lead, *space)] = (
                 partial(call, (*shape, *wide), fixed, places),
+                *given.number_keys(lead),
                 *keys,
             )
     return array_of(name, dsk, (*lead_chunks, *chunks), dtype, given.sources)

@@ -99,18 +99,23 @@ def stencil(
 def on_part(
     kernel: Callable[..., np.ndarray],
     n_lead: int,
+    names: Sequence[str],
     shape: Sequence[int],
     params: Params,
     places: Sequence[Place],
-    *found: np.ndarray,
+    *values: np.ndarray,
 ) -> np.ndarray:
     """Put the part of an array that a block of the result needs together, and apply a kernel; leading axes of `shape` first."""
+    numbers, found = values[: len(names)], values[len(names) :]
     if not found:
         blocks: list[np.ndarray | None] = [None] * int(np.prod(shape[:n_lead]))
     else:
         part = found[0][places[0][1]] if len(found) == 1 else assemble(shape, places, *found)
         blocks = list(_positions(part, n_lead))
-    made = [kernel(block, **params) for block in blocks]
+    made = [
+        kernel(block, **{n: v.item(i) for n, v in zip(names, numbers, strict=True)}, **params)
+        for i, block in enumerate(blocks)
+    ]
     return _joined(made, (*shape[:n_lead], *made[0].shape))
 
 
