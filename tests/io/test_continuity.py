@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cohort.io.slices.continuity import Part, compare, place_of, refusal
+from cohort.io.slices.continuity import Beside, Part, compare, place_of, refusal
 
 N = 12
 STEP_MM = 2.5
@@ -66,8 +66,9 @@ def test_two_groups_are_parts_of_one_volume_where_each_lacks_what_the_other_has(
         n for n, pair in enumerate([(one, other), (other, one)]) if ends_early(*pair)
     }
     if found.torn:
-        assert {n: beside for n, (beside, _) in found.torn.items()} == {0: 1, 1: 0}
-        steps = [step / STEP_MM for _, step in found.torn.values()]
+        assert {n: beside.other for n, beside in found.torn.items()} == {0: 1, 1: 0}
+        assert found.torn[0].sizes == found.torn[1].sizes[::-1] == (len(one), len(other))
+        steps = [beside.step_mm / STEP_MM for beside in found.torn.values()]
         both = sorted(one | other)
         assert steps == pytest.approx([min(np.diff(both))] * 2, rel=0.03)
 
@@ -154,7 +155,11 @@ def test_what_lies_elsewhere_is_no_part(other):
 
 def test_patients_are_refused_as_patients_whatever_the_catalog_says():
     one = key("M")
-    assert refusal(one, ("Q", *one[1:]), 3.0, ["a", "b"]).code == "DCM-UID-COLLISION"
-    torn = refusal(one, key("N", study="T"), 3.0, ["a", "b"])
+    beside = Beside(1, 3.0, (9, 1))
+    assert refusal(one, ("Q", *one[1:]), beside, ["a", "b"]).code == "DCM-UID-COLLISION"
+    torn = refusal(one, key("N", study="T"), beside, ["a", "b"])
     assert torn.code == "DCM-TORN"
-    assert "every 3.000 mm are set apart by their study and ImageType" in str(torn)
+    assert "every 3.000 mm are set apart by their study and ImageType: those at 9 places" in str(
+        torn
+    )
+    assert "lacks those at 1 place, such as" in str(torn)

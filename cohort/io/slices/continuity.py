@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import median_low
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,19 +89,37 @@ class Part:
     places: Sequence[Place]
 
 
+class Beside(NamedTuple):
+    """What continues a part of a volume.
+
+    Parameters
+    ----------
+    other : int
+        Number of the other part.
+    step_mm : float
+        From slice to slice of both together.
+    sizes : (int, int)
+        At how many places the part has slices, and the other.
+    """
+
+    other: int
+    step_mm: float
+    sizes: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Continuity:
     """What the grids of the parts of one series tell of each other.
 
     Parameters
     ----------
-    torn : dict of int -> (int, float)
-        Parts that are no volume by themselves: number of one that continues it, and the step of both together, mm.
+    torn : dict of int -> Beside
+        Parts that are no volume by themselves, and what continues them.
     short : set of int
         Parts that end where another, at the same places, goes on.
     """
 
-    torn: dict[int, tuple[int, float]]
+    torn: dict[int, Beside]
     short: set[int]
 
 
@@ -114,7 +132,7 @@ def compare(parts: Sequence[Part]) -> Continuity:
         By numbers of `parts`. Those of which a slice has no place, and those of other spacings and orientations, say nothing of each
         other.
     """
-    torn: dict[int, tuple[int, float]] = {}
+    torn: dict[int, Beside] = {}
     short: set[int] = set()
     for stack in _stacks(parts):
         # Echoes, or magnitude and phase, are many and lie at the same places: those are compared once.
@@ -124,8 +142,10 @@ def compare(parts: Sequence[Part]) -> Continuity:
         for ones, others in combinations(alike.values(), 2):
             step = stack.step_together(ones[0], others[0])
             if step is not None:
-                torn |= dict.fromkeys(ones, (others[0], step)) | torn
-                torn |= dict.fromkeys(others, (ones[0], step)) | torn
+                for own, beside in ((ones, others[0]), (others, ones[0])):
+                    sizes = len(stack.places[own[0]]), len(stack.places[beside])
+                    for number in own:
+                        torn.setdefault(number, Beside(beside, step, sizes))
             elif stack.goes_on(ones[0], others[0]):
                 short.update(ones)
             elif stack.goes_on(others[0], ones[0]):
@@ -234,25 +254,26 @@ def _points(places: Sequence[Place]) -> np.ndarray:
     return np.concatenate([np.reshape([p for p in places if len(p) == 3], (-1, 3)), *several])
 
 
-def refusal(one: Key, other: Key, step_mm: float, files: Sequence[Path]) -> Refused:
+def refusal(one: Key, other: Key, beside: Beside, files: Sequence[Path]) -> Refused:
     """Say that two groups of files are parts of one volume.
 
     Parameters
     ----------
     one, other : tuple
         Their keys.
-    step_mm : float
-        From slice to slice of both together.
+    beside : Beside
+        How the other continues the one.
     files : sequence of Path
         One of each.
     """
     if one[_PATIENT] != other[_PATIENT]:
         return mix(_PATIENT, one, other, files)
     tags = " and ".join(KEY_PARTS[i] for i in _APART if one[i] != other[i])
+    mine, yours = (f"{n} place{'s' if n > 1 else ''}" for n in beside.sizes)
     return Refused(
         "DCM-TORN",
-        f"slices of one series that continue each other every {step_mm:.3f} mm are set apart by their {tags}, such as {{0}} and {{1}}: "
-        "each part would be a volume that lacks the other",
+        f"slices of one series that continue each other every {beside.step_mm:.3f} mm are set apart by their {tags}: those at {mine}, "
+        f"such as {{0}}, would be a volume that lacks those at {yours}, such as {{1}}",
         fix=f"if they are one volume, give its slices one {tags}, for example with dcmodify; if they are scans of their own, state "
         "split: true in the catalog.",
         files=files,

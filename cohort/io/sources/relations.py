@@ -117,12 +117,12 @@ class Relations:
                 continue
             parts = [Part(self._key(n), places(self._groups[n].keys)) for n in own]
             found = continuity.compare(parts)
-            for number, (beside, step_mm) in found.torn.items():
-                one, other = own[number], own[beside]
+            for number, beside in found.torn.items():
+                one, other = own[number], own[beside.other]
                 same_patient = self._key(one)[_PATIENT] == self._key(other)[_PATIENT]
                 if not (same_patient and self._are_split([one, other])):
                     bad[one] = continuity.refusal(
-                        self._key(one), self._key(other), step_mm, self._files(one, other)
+                        self._key(one), self._key(other), beside, self._files(one, other)
                     )
             for number in found.short:
                 self._flags[own[number]].add(SHORT)
