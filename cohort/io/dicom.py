@@ -20,6 +20,7 @@ from cohort.io.refusal import Refused
 from cohort.io.slices import dicom_header, resample, volumes
 from cohort.io.slices.agreement import check_agreement, varying
 from cohort.io.slices.dicom_file import parse
+from cohort.io.slices.dicom_group import uid_conflict
 from cohort.io.slices.dicom_header import Header, group_key, read_slices
 from cohort.io.slices.dicom_kind import check_kind
 from cohort.io.slices.frames import flattened
@@ -196,12 +197,7 @@ def _without_duplicates(slices: Sequence[Slice]) -> list[Slice]:
             copies.append((first, one))
     for first, other, same in _compared(copies):
         if not same:
-            raise Refused(
-                "DCM-UID-CONFLICT",
-                "one SOPInstanceUID, different images: {0} and {1}",
-                fix="find out which is right and remove the other.",
-                files=[first[1], other[1]],
-            )
+            raise uid_conflict([first[1], other[1]])
     # Sent again under a new UID: only where nothing else in the header tells two slices apart.
     alike: defaultdict[Hashable, list[Slice]] = defaultdict(list)
     for number, one in enumerate(by_uid.values()):

@@ -283,8 +283,8 @@ def _dicom_series(
         if bare and _NO_META not in policy(one.series).accept:
             bad[len(groups)] = _without_meta(bare, len(rows))
         groups.append(one)
-    relations = Relations(groups, policy, index.places)
-    bad = relations.torn | relations.mixed | bad
+    relations = Relations(groups, policy, index)
+    bad = relations.conflicting | relations.torn | relations.mixed | bad
     result.refused += [(groups[n].series, refusal) for n, refusal in sorted(bad.items())]
     return [relations.flagged(n) for n in range(len(groups)) if n not in bad]
 

@@ -125,6 +125,22 @@ def one_uid_for_all(folder):
     return Truth(refused=[Refusal(("DCM-UID-CONFLICT",), (files[0], tuple(files[1:])))])
 
 
+@case("D7", "one SOPInstanceUID, other pixels of another ImageType")
+def other_kind(folder):
+    affine, uid = phantom.grid("LPS"), generate_uid()
+    common = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid()}
+    files, scan = write(
+        folder, affine, per_slice=lambda n: {"SOPInstanceUID": uid} if n == 4 else {}, **common
+    )
+    place = affine.copy()
+    place[:3, 3] += 4 * affine[:3, 2]
+    (extra,) = write_series(
+        folder, scan.values[5:6].astype(np.int16), place, names=[50], SOPInstanceUID=uid,
+        ImageType=["DERIVED", "PRIMARY", "OTHER"], **common,
+    )  # fmt: skip
+    return Truth(refused=[Refusal(("DCM-UID-CONFLICT",), (files[4], extra))])
+
+
 @case("D7", "no SOPInstanceUID at all")
 def no_uid(folder):
     files, scan = write(folder, phantom.grid("LPS"))

@@ -349,6 +349,20 @@ def test_frames_of_one_file_may_belong_to_several_series(what, tmp_path):
     assert discover([tmp_path / "scans"], cache=tmp_path / "cache") == first
 
 
+def test_a_file_that_was_sent_again_is_a_copy_in_each_of_its_series(tmp_path):
+    (case,) = (c for c in CASES if c.name == "D23-two-echoes-in-one-enhanced-mr")
+    case.make(tmp_path)
+    (path,) = tmp_path.rglob("*.dcm")
+    dataset = pydicom.dcmread(path)
+    dataset.SeriesDescription = "sent again"
+    dataset.save_as(tmp_path / "again.dcm")
+    found = discover([tmp_path])
+    assert found.refused == []
+    assert [len(series.files) for series in found.series] == [2, 2]
+    scans = [read_series(series.files, frames=series.frames) for series in found.series]
+    assert all(scan.n_duplicates == scan.image.sizes["z"] for scan in scans)
+
+
 def test_a_file_whose_frames_make_one_series_is_whole(shared):
     found = discover([shared / "dcm-qa/dcm_qa_enh"])
     assert {part for s in found.series for part in s.frames} == {None}

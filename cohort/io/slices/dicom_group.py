@@ -161,6 +161,16 @@ def key_digest(key: tuple[Any, ...]) -> str:
     return hashlib.sha256(repr(key[3:]).encode()).hexdigest()[:16]
 
 
+def uid_conflict(files: Sequence[Path]) -> Refused:
+    """Say that two files are different images under one SOPInstanceUID."""
+    return Refused(
+        "DCM-UID-CONFLICT",
+        "one SOPInstanceUID, different images: {0} and {1}",
+        fix="find out which is right and remove the other.",
+        files=files,
+    )
+
+
 def mix(
     part: int, first: tuple[Any, ...], other: tuple[Any, ...], files: Sequence[Path]
 ) -> Refused:

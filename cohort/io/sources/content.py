@@ -173,6 +173,7 @@ def _dicom(stream: BinaryIO, path: Path, known: str = "") -> Entry:
         kind="dicom",
         digest=known or digest(stream),
         parts=_parts(headers),
+        uid=_short(first["sop_uid"]),
         series_number=first["series_number"],
         date=min((date for date in dates if re.fullmatch(r"[0-9]{8}", date)), default=""),
         has_meta=first["has_meta"],
@@ -190,6 +191,11 @@ def _parts(
         (key, None if len(numbers) == 1 else tuple(own), place_of([headers[n] for n in own]))
         for key, own in numbers.items()
     )
+
+
+def _short(uid: str) -> str:
+    """Stand in for a UID."""
+    return hashlib.sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()[:16] if uid else ""
 
 
 def no_image(sop_class: str, *, rows: int) -> str | None:

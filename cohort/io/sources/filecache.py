@@ -53,6 +53,8 @@ class Entry:
     parts : tuple of (key, frames, place)
         Of a DICOM file: the keys of its slices, which frames each key has (None for all of them), and where those lie, as
         `continuity.place_of` packs it.
+    uid : str
+        Of a DICOM file: sixteen hexadecimal digits that stand for its SOPInstanceUID, "" without one.
     series_number : int, optional
     date : str
         Of the acquisition, YYYYMMDD, "" if unknown.
@@ -66,6 +68,7 @@ class Entry:
     member: str = ""
     digest: str = ""
     parts: tuple[tuple[Key, tuple[int, ...] | None, tuple[float, ...]], ...] = ()
+    uid: str = ""
     series_number: int | None = None
     date: str = ""
     has_meta: bool = True

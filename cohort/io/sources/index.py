@@ -20,7 +20,7 @@ _TABLES = """
 CREATE TABLE files (
     path BLOB PRIMARY KEY, relative BLOB, kind TEXT, reason TEXT, refusal TEXT, digest TEXT, pair INTEGER,
     matched INTEGER, number INTEGER, date TEXT, n_parts INTEGER, has_meta INTEGER,
-    voxels BLOB, voxels_digest TEXT
+    voxels BLOB, voxels_digest TEXT, uid TEXT
 ) WITHOUT ROWID;
 CREATE INDEX claimed ON files (voxels) WHERE voxels NOT NULL;
 CREATE TABLE parts (key INTEGER, path BLOB, frames TEXT, place TEXT, PRIMARY KEY (key, path)) WITHOUT ROWID;
@@ -94,6 +94,7 @@ class Index:
         row = (
             name, os.fsencode(relative), entry.kind, entry.reason, refusal, entry.digest, entry.pair,
             matched, entry.series_number, entry.date, len(entry.parts), entry.has_meta, None, None,
+            entry.uid,
         )  # fmt: skip
         marks = ",".join("?" * len(row))
         if not self._rows(f"INSERT OR IGNORE INTO files VALUES ({marks})", *row).rowcount:
@@ -217,6 +218,16 @@ class Index:
         numbers = ",".join(str(int(key)) for key in keys)
         rows = self._rows(f"SELECT DISTINCT place FROM parts WHERE key IN ({numbers})")
         return [tuple(json.loads(text)) for (text,) in rows]
+
+    def instances(self, keys: Iterable[int]) -> list[tuple[str, int, Path]]:
+        """SOPInstanceUIDs that several files with slices of any of the keys have, as they stand in `Entry`: each with key and file."""
+        numbers = ",".join(str(int(key)) for key in keys)
+        own = f"FROM parts JOIN files USING (path) WHERE key IN ({numbers}) AND uid != ''"
+        rows = self._rows(
+            f"SELECT uid, key, path {own} AND uid IN "
+            f"(SELECT uid {own} GROUP BY uid HAVING min(path) != max(path)) ORDER BY uid, path, key"
+        )
+        return [(uid, key, _path(path)) for uid, key, path in rows]
 
     def _paths(self, where: str, *values: object) -> PathList:
         rows = self._rows(f"SELECT path FROM files WHERE {where} ORDER BY path", *values)

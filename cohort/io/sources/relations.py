@@ -4,17 +4,18 @@ Each group by itself looks like a scan that lacks nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cohort.io.policy import Policy
 from cohort.io.refusal import Refused
 from cohort.io.slices import continuity
-from cohort.io.slices.continuity import Part, Place
-from cohort.io.slices.dicom_group import KEY_PARTS, mix
+from cohort.io.slices.continuity import Part
+from cohort.io.slices.dicom_group import KEY_PARTS, mix, uid_conflict
 from cohort.io.slices.dicom_kind import unmeasured
 from cohort.io.sources.filecache import Key
+from cohort.io.sources.index import Index
 from cohort.io.sources.series import Series
 
 ONE_SERIES = "looks_like_one_series"
@@ -61,25 +62,27 @@ class Relations:
         All that were found.
     policy : callable
         What the catalog has decided about a series.
-    places : callable
-        Gives where slices lie, by the numbers of their keys.
+    index : Index
+        In which their slices are.
 
     Attributes
     ----------
-    mixed, torn : dict of int -> Refused
-        By number of a group, why it cannot be a scan: one series holds what no series may, or parts of one volume.
+    mixed, torn, conflicting : dict of int -> Refused
+        By number of a group, why it cannot be a scan: one series holds what no series may, parts of one volume, or two images of
+        one name.
     """
 
     def __init__(
         self,
         groups: Sequence[Group],
         policy: Callable[[Series], Policy],
-        places: Callable[[Iterable[int]], list[Place]],
+        index: Index,
     ) -> None:
-        self._groups, self._policy = groups, policy
+        self._groups, self._policy, self._index = groups, policy, index
         self._flags: defaultdict[int, set[str]] = defaultdict(set)
         self.mixed = self._mixed()
-        self.torn = self._torn(places)
+        self.torn = self._torn()
+        self.conflicting = self._conflicting()
         for n in self._of_several_uids():
             self._flags[n].add(ONE_SERIES)
 
@@ -108,14 +111,14 @@ class Relations:
                 bad |= {n: refusal for n in several if n not in bad}
         return bad
 
-    def _torn(self, places: Callable[[Iterable[int]], list[Place]]) -> dict[int, Refused]:
+    def _torn(self) -> dict[int, Refused]:
         """Refuse groups of one series whose slices continue each other; flag those that end where others go on."""
         bad: dict[int, Refused] = {}
         for several in self._alike([_SERIES, _MATRIX]):
             own = [n for n in several if self._is_measured(n)]
             if len(own) < 2:
                 continue
-            parts = [Part(self._key(n), places(self._groups[n].keys)) for n in own]
+            parts = [Part(self._key(n), self._index.places(self._groups[n].keys)) for n in own]
             found = continuity.compare(parts)
             for number, beside in found.torn.items():
                 one, other = own[number], own[beside.other]
@@ -126,6 +129,24 @@ class Relations:
                     )
             for number in found.short:
                 self._flags[own[number]].add(SHORT)
+        return bad
+
+    def _conflicting(self) -> dict[int, Refused]:
+        """Refuse groups of one series in which one SOPInstanceUID names two images; a group by itself is left to its reader."""
+        bad: dict[int, Refused] = {}
+        for several in self._alike([_SERIES]):
+            group_of = {key: n for n in several for key in self._groups[n].keys}
+            named: defaultdict[str, dict[Path, set[int]]] = defaultdict(dict)
+            for uid, key, path in self._index.instances(group_of):
+                named[uid].setdefault(path, set()).add(group_of[key])
+            for groups_of in named.values():
+                (first, own), *others = groups_of.items()
+                for path, groups in others:
+                    # Two files with slices in one group are compared there, pixel by pixel.
+                    if not own & groups:
+                        bad |= dict.fromkeys(
+                            (own | groups) - bad.keys(), uid_conflict([first, path])
+                        )
         return bad
 
     def _of_several_uids(self) -> Iterator[int]:
