@@ -108,8 +108,8 @@ class Fit:
                 "unit": tidy["unit"],
                 "95 % interval": [f"{low} to {high}" for low, high in ends],
                 "t": tidy["statistic"].map("{:.2f}".format),
-                "p": tidy["p"].map("{:.2g}".format),
-                "HC3 p": tidy["hc3_p"].map("{:.2g}".format),
+                "p": tidy["p"].map(reading.bare_p),
+                "HC3 p": tidy["hc3_p"].map(reading.bare_p),
                 "d": tidy["d_adj"].map(lambda d: "" if math.isnan(d) else f"{d:.2f}"),
                 "partial r": tidy["partial_r"].map(lambda r: "" if math.isnan(r) else f"{r:.3f}"),
             }

@@ -67,6 +67,24 @@ def test_the_warnings_of_the_screen_come_first_and_before_the_numbers():
     assert not any(line.startswith("warning: ") for line in lines[n:])
 
 
+def test_the_terminal_shows_the_screen_before_any_p():
+    table = people()
+    table.loc[:8, "skull"] = np.nan
+    found = analyse(table, model(site="site", one_scan_per="all"), UNITS)
+    text = found.summary()
+    assert text.index("before any p:") < text.index("95 % interval")
+    before = text.split("before any p:")[1].split("95 % interval")[0].splitlines()
+    lines = {line.split()[0]: line for line in before if line.strip()}
+    said = found.screen.correlations.set_index("covariate").loc["age"]
+    for value in (said["r_group"], said["r_outcome"], said["vif"]):
+        assert f"{value:.2f}" in lines["age"]
+    assert "  missing: skull in 9 of 90 rows" in text
+    counts = found.screen.sites.set_index(["site", "level"])["n"]
+    assert lines["b"].split() == ["b", str(counts["b", "0"]), str(counts["b", "1"])]
+    errors = found.tidy.set_index("term").loc["dx"]
+    assert f"CR1, {errors['n_clusters']:.0f} clusters" in text
+
+
 def test_rows_that_repeat_get_cluster_robust_errors_beside_the_others():
     table = people()
     found = analyse(table, model(one_scan_per="all"), UNITS)

@@ -101,7 +101,7 @@ class MixedFit:
                 "95 % interval": [f"{low} to {high}" for low, high in ends],
                 "t": tidy["statistic"].map("{:.2f}".format),
                 "df": tidy["df"].map(lambda df: "" if math.isnan(df) else f"{df:.1f}"),
-                "p": tidy["p"].map("{:.2g}".format),
+                "p": tidy["p"].map(reading.bare_p),
             }
         )
         dropped = "; ".join(f"{n} {reason}" for reason, n in design.reasons.items())

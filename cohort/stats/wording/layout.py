@@ -7,7 +7,7 @@ import pandas as pd
 from cohort.stats.adjust import Adjustments
 from cohort.stats.columns import DesignError
 from cohort.stats.terms.groups import group_columns
-from cohort.stats.wording import reading
+from cohort.stats.wording import reading, screened
 
 if TYPE_CHECKING:
     from cohort.stats.analysis import Analysis
@@ -18,6 +18,7 @@ INDENT = "  "
 def lines(analysis: "Analysis") -> list[str]:
     """Everything but the warnings, which come first wherever this is shown."""
     parts = [
+        _clustered(analysis.tidy),
         _family(analysis.tidy),
         _joint(analysis.tables.get("joint")),
         _compared(analysis),
@@ -29,7 +30,10 @@ def lines(analysis: "Analysis") -> list[str]:
         [f"{name} left out: {reason}" for name, reason in analysis.left_out.items()],
     ]
     told = [line for part in parts if part for line in ("", *part)]
-    return [*analysis.fit.layout(), *told, "", *analysis.reading]
+    formula, rows, *effects = analysis.fit.layout()
+    before = screened.lines(analysis.screen)
+    first = [formula, rows, *(["", *before] if before else []), *effects]
+    return [*first, *told, "", *analysis.reading]
 
 
 def adjustments(found: Adjustments) -> list[str]:
@@ -66,7 +70,7 @@ def _three(value: Any) -> str:
 
 
 def _p(value: Any) -> str:
-    return "" if pd.isna(value) else f"{value:.2g}"
+    return "" if pd.isna(value) else reading.bare_p(value)
 
 
 def _frame(shown: pd.DataFrame) -> list[str]:
@@ -75,6 +79,28 @@ def _frame(shown: pd.DataFrame) -> list[str]:
 
 def _interval(low: pd.Series, high: pd.Series) -> list[str]:
     return [f"{_number(a)} to {_number(b)}" for a, b in zip(low, high, strict=True)]
+
+
+def _clustered(tidy: pd.DataFrame) -> list[str]:
+    """The effects of the outcome that figures show, with errors that allow for rows that go together."""
+    if "cluster_se" not in tidy:
+        return []
+    rows = tidy[tidy["cluster_se"].notna()]
+    shown = pd.DataFrame(
+        {
+            "term": rows["term"],
+            "estimate": rows["estimate"].map(_number),
+            "95 % interval": _interval(rows["cluster_ci_low"], rows["cluster_ci_high"]),
+            "t": rows["cluster_statistic"].map(_two),
+            "df": rows["cluster_df"].map("{:.1f}".format),
+            "p": rows["cluster_p"].map(_p),
+        }
+    )
+    kind, n = rows["cluster_kind"].iloc[0], rows["n_clusters"].iloc[0]
+    return [
+        f"with errors that allow for rows that go together ({kind}, {n:.0f} clusters):",
+        *_frame(shown),
+    ]
 
 
 def _family(tidy: pd.DataFrame) -> list[str]:

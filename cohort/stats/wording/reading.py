@@ -34,6 +34,19 @@ def probability(p: float) -> str:
     return f"p = {p:.2g}" if p > 1e-300 else "p < 1e-300"
 
 
+def bare_p(p: float) -> str:
+    """Write p for a column that is called so.
+
+    Examples
+    --------
+    >>> bare_p(0.0123), bare_p(0.0), bare_p(float("nan"))
+    ('0.012', '<1e-300', '')
+    """
+    if math.isnan(p):
+        return ""
+    return f"{p:.2g}" if p > 1e-300 else "<1e-300"
+
+
 def _one(unit: str | None) -> str:
     """Write the unit of one of something: ``year`` for ``years``, nothing for a pure number."""
     if unit in ("years", "months", "weeks", "days", "hours", "minutes", "seconds"):
