@@ -41,13 +41,16 @@ def sites(
 
 
 def derived(model: Mapping[str, Any], tidy: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Tables of a page that stand in no file of their own: effect sizes, errors of clusters, cells that are missing."""
+    """Tables of a page that stand in no file of their own: effect sizes, errors of clusters, the screen."""
     found = {}
     if "partial_r" in tidy and "role" in tidy:
         found["effect_sizes"] = tidy
     if "cluster_se" in tidy and tidy["cluster_se"].notna().any():
         found["clustered"] = tidy
-    cells = pd.DataFrame((model.get("screen") or {}).get("missing") or [])
+    screen = model.get("screen") or {}
+    if screen.get("correlations"):
+        found["correlations"] = pd.DataFrame(screen["correlations"])
+    cells = pd.DataFrame(screen.get("missing") or [])
     if len(cells) and cells["missing"].any():
         lacking = set(cells.loc[cells["missing"] > 0, "column"])
         found["missing"] = cells[cells["column"].isin(lacking)].reset_index(drop=True)

@@ -56,6 +56,23 @@ def clustered(tidy: pd.DataFrame) -> Part:
     )
 
 
+def correlations(table: pd.DataFrame) -> Part:
+    """What goes with the group and with the outcome, and how much each term overlaps with the others."""
+    return _part(
+        "What goes with group and outcome",
+        "Correlations of every covariate on the rows of the model, before any p. What goes with both and is not in the model"
+        " is part of the group's difference. VIF: how much a term overlaps with the others.",
+        table.assign(inside=["yes" if x else "no" for x in table["in_model"]]),
+        [
+            _text("Covariate", "covariate"),
+            _text("In the model", "inside"),
+            _number("r with the group", "r_group", decimals=2),
+            _number("r with the outcome", "r_outcome", decimals=2),
+            _number("VIF", "vif", decimals=1),
+        ],
+    )
+
+
 def missing(table: pd.DataFrame) -> Part:
     """Cells that the model lacks, over all rows it is about and in each level of the group."""
     return _part(
@@ -200,6 +217,7 @@ TABLES: Mapping[str, Callable[[pd.DataFrame], Part]] = {
     "permutation": exchanged,
     "per_site": sites,
     "harmonize": harmonized,
+    "correlations": correlations,
     "missing": missing,
 }
 """Table of a model -> how a page shows it."""

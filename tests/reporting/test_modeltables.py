@@ -103,6 +103,7 @@ def test_everything_that_a_model_declares_stands_on_the_page(page):
         "What was taken out of each site",
         "Errors that allow for rows that go together",
         "Missing cells",
+        "What goes with group and outcome",
         "Checks of the table",
         "Rows that stray",
         "How well measurements repeat",
