@@ -33,6 +33,8 @@ def sites(
     table: pd.DataFrame, tidy: pd.DataFrame, terms: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The group's terms in each site with the sites that could not be fitted, and with what all sites together say."""
+    # A page shows the outcome that its figures show; the file has all.
+    table = table[table["outcome"].isin(tidy["outcome"])]
     listed = table[table["term"].isin(terms) | table["reason"].ne("")]
     whole = tidy[tidy["term"].isin(terms)].assign(site="all together", reason="")
     known = table[table["term"].isin(terms)]

@@ -228,7 +228,7 @@ def analyse(
         warnings=tuple(dict.fromkeys((*screen.warnings, *fit.warnings, *warnings))),
         tables={
             **tables,
-            **beside.tables(),
+            **beside.tables(others),
             **({} if adjustments is None else {"adjustments": adjustments.table}),
             **({} if imputed is None else {"imputed": imputed.table}),
             **({} if moved is None else {"permutation": moved.table}),

@@ -1,12 +1,12 @@
 """The same model within each site: estimates, errors and numbers of rows that a meta-analysis can pool."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
-from cohort.stats import regression
+from cohort.stats import outcomes, regression
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design
 from cohort.stats.formula import Term
@@ -65,16 +65,9 @@ def per_site(
     >>> found.loc[found["term"] == "dx", "estimate"].round(6).tolist()
     [2.5, 1.0]
     """
-    named = table.set_axis(row_ids(table, row_id), axis=0).loc[design.X.index]
-    labels = cells.categories(cells.take(named, site, "site"))
-    terms = [term for term in design.formula.terms if site not in term.columns]
-    formula = " + ".join(map(_text, terms)) or "1"
     outcome = str(design.y.name)
-    # The rows of `design`, not of the table: under the rule `mean` its outcome is the mean over a subject's scans.
-    named = named.assign(**{outcome: design.y}).reset_index(drop=True)
     found = []
-    for number, name in enumerate(labels.categories):
-        here = named[labels.codes == number]
+    for name, here, formula in _split(design, table, design.y.to_frame(), site, row_id):
         try:
             fitted = regression.fit(
                 here, outcome=outcome, formula=formula, one_scan_per="all", units=units
@@ -82,11 +75,78 @@ def per_site(
             rows = fitted.tidy[list(COLUMNS)].assign(reason="")
         except DesignError as error:
             rows = _nothing(len(here), str(error))
-        rows.insert(0, "site", str(name))
+        rows.insert(0, "site", name)
         found.append(rows)
     together = pd.concat(found, ignore_index=True)
     together.insert(0, "outcome", outcome)
     return together
+
+
+def per_site_of_many(
+    fits: outcomes.Outcomes,
+    table: pd.DataFrame,
+    site: str,
+    *,
+    units: Mapping[str, str] | None = None,
+    row_id: str = "scan_id",
+) -> pd.DataFrame:
+    """Fit many outcomes to the rows of each site by itself.
+
+    Parameters
+    ----------
+    fits : Outcomes
+        What is fitted to all sites together; outcomes that could not be fitted have no rows here.
+    table, site, units, row_id
+        As for `per_site`.
+
+    Returns
+    -------
+    DataFrame, one row an outcome, site and term
+        As of `per_site`, without the interval of d_adj (NaN). Outcomes in the order they were given.
+    """
+    good = fits.glance.loc[fits.glance["reason"] == "", "outcome"].tolist()
+    found = []
+    for pattern, design in fits.designs.items():
+        values = fits.values[pattern].loc[:, lambda v: v.columns.isin(good)]
+        names = list(values.columns)
+        for name, here, formula in _split(design, table, values, site, row_id) if names else ():
+            try:
+                fitted = outcomes.fit(
+                    here, outcomes=names, formula=formula, one_scan_per="all", units=units
+                )
+            except DesignError as error:
+                reasons = dict.fromkeys(names, str(error))
+                rows = []
+            else:
+                bad = fitted.glance[fitted.glance["reason"] != ""]
+                reasons = dict(zip(bad["outcome"], bad["reason"], strict=True))
+                known = fitted.tidy[~fitted.tidy["outcome"].isin(bad["outcome"])]
+                rows = [known.reindex(columns=["outcome", *COLUMNS]).assign(reason="")]
+            rows += [_nothing(len(here), why).assign(outcome=o) for o, why in reasons.items()]
+            found.append(pd.concat(rows, ignore_index=True).assign(site=name))
+    columns = ["outcome", "site", *COLUMNS, "reason"]
+    together = (
+        pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+    )
+    place = {name: i for i, name in enumerate(good)}
+    return together.sort_values(
+        "outcome", key=lambda o: o.map(place), kind="stable", ignore_index=True
+    )
+
+
+def _split(
+    design: Design, table: pd.DataFrame, values: pd.DataFrame, site: str, row_id: str
+) -> Iterator[tuple[str, pd.DataFrame, str]]:
+    """Each site's name, rows with their outcomes, and the formula without the terms of the site."""
+    named = table.set_axis(row_ids(table, row_id), axis=0).loc[design.X.index]
+    labels = cells.categories(cells.take(named, site, "site"))
+    terms = [term for term in design.formula.terms if site not in term.columns]
+    formula = " + ".join(map(_text, terms)) or "1"
+    # The rows of `design`, not of the table: under the rule `mean` an outcome is the mean over a subject's scans.
+    rest = named.drop(columns=[c for c in values.columns if c in named.columns])
+    named = pd.concat([rest, values], axis=1).reset_index(drop=True)
+    for number, name in enumerate(labels.categories):
+        yield str(name), named[labels.codes == number], formula
 
 
 def _nothing(n: int, reason: str) -> pd.DataFrame:

@@ -85,7 +85,7 @@ def test_hc3_keeps_its_level_where_errors_grow_and_classical_errors_do_not():
             counts[name] += row[name] < ALPHA
     low, high = band(draws)
     sys.stdout.write(
-        f"\nerrors that grow, {n} people: { ({k: v / draws for k, v in counts.items()}) }\n"
+        f"\nerrors that grow, {n} people: { ({k: float(v) / draws for k, v in counts.items()}) }\n"
     )
     assert low <= counts["hc3_p"] <= high
     assert counts["p"] > 2 * high

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from cohort.stats import regression
+from cohort.stats import outcomes, regression
 from cohort.stats.columns import DesignError
-from cohort.stats.persite import per_site
+from cohort.stats.persite import per_site, per_site_of_many
 
 
 def people(n=60):
@@ -54,6 +54,26 @@ def test_a_site_that_cannot_be_fitted_keeps_a_row_with_its_reason():
     assert "'dx' is 1 in all" in bad["reason"]
     assert np.isnan(bad["estimate"])
     assert bad["n"] == (table["site"] == "b").sum()
+
+
+def test_many_outcomes_are_each_what_they_are_alone():
+    table = people().assign(z=lambda t: np.sin(np.arange(len(t))), flat=1.0)
+    table.loc[[3, 30], "z"] = np.nan
+    table.loc[table["site"] == "9", "w"] = 5.0
+    table["w"] = table["w"].fillna(table["y"] ** 2)
+    options = {"formula": "dx + C(site)", "one_scan_per": "all", "units": {"y": "ml"}}
+    fits = outcomes.fit(table, outcomes=["z", "flat", "y", "w"], **options)
+    found = per_site_of_many(fits, table, "site", units={"y": "ml"})
+    assert list(dict.fromkeys(found["outcome"])) == ["z", "y", "w"]
+    for name in ("z", "y"):
+        design = regression.fit(table, outcome=name, **options).design
+        alone = per_site(design, table, "site", units={"y": "ml"}).drop(
+            columns=["d_adj_low", "d_adj_high"]
+        )
+        mine = found[found["outcome"] == name].reset_index(drop=True)[list(alone)]
+        assert_frame_equal(mine, alone, check_dtype=False, rtol=1e-9)
+    (bad,) = found[found["reason"] != ""].to_dict("records")
+    assert (bad["outcome"], bad["site"]) == ("w", "9")
 
 
 def test_an_unknown_site_names_the_nearest_column():

@@ -11,7 +11,7 @@ from cohort.stats import comparison, contrasts, equivalence, imputation, means, 
 from cohort.stats.adjust import Adjustments, compare
 from cohort.stats.columns import DesignError
 from cohort.stats.ladder import ladder
-from cohort.stats.persite import per_site
+from cohort.stats.persite import per_site, per_site_of_many
 from cohort.stats.regression import Fit
 from cohort.stats.screen import Screen
 from cohort.stats.table.rows import row_ids
@@ -88,7 +88,7 @@ class Companions:
             ),
         )
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self, others: "Outcomes | None") -> dict[str, pd.DataFrame]:
         """Terms of several columns as a whole, adjusted means, equal slopes, the ladder, declared bounds, sites."""
         fit, group, model = self.fit, self.screen.group, self.model
         found: dict[str, pd.DataFrame | None] = {}
@@ -98,8 +98,8 @@ class Companions:
             found["joint"] = pd.concat(tests, ignore_index=True)
         if group is not None:
             found["means"] = self._try("means", lambda: means.adjusted_means(fit, group))
-            others = [t for t in fit.design.terms if t is not None and group not in t.columns]
-            if others:
+            adjusted = [t for t in fit.design.terms if t is not None and group not in t.columns]
+            if adjusted:
                 found["slopes"] = self._try("slopes", lambda: means.equal_slopes(fit, group))
                 found["ladder"] = self._try(
                     "ladder", lambda: ladder(fit.design, group, units=self.units)
@@ -111,7 +111,10 @@ class Companions:
             ]
             found["equivalence"] = pd.concat(bounds, ignore_index=True)
         if model.site is not None:
-            found["per_site"] = per_site(fit.design, self.table, model.site, units=self.units)
+            alone = [per_site(fit.design, self.table, model.site, units=self.units)]
+            if others is not None:
+                alone.append(per_site_of_many(others, self.table, model.site, units=self.units))
+            found["per_site"] = pd.concat(alone, ignore_index=True)
         return {name: table for name, table in found.items() if table is not None}
 
     def adjustments(self) -> Adjustments | None:

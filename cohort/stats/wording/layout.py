@@ -237,7 +237,8 @@ def _sites(table: pd.DataFrame | None) -> list[str]:
     """How many sites were fitted by themselves, and why the others were not."""
     if table is None:
         return []
+    table = table[table["outcome"] == table["outcome"].iloc[0]]
     bad = table[table["reason"] != ""]
     n = table["site"].nunique()
     told = [f"{n - len(bad)} of {n} sites fitted by themselves (per_site.parquet)"]
-    return told + [f"{INDENT}{row.site}: {row.reason}" for row in bad.itertuples()]
+    return told + [f"{INDENT}{row['site']}: {row['reason']}" for row in bad.to_dict("records")]
