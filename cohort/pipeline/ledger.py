@@ -54,6 +54,7 @@ class Ledger:
 
     def __enter__(self) -> Self:
         self._events = self.store.log(self.run_id)
+        self._code = checkout()
         self._clock = time.perf_counter()
         self._started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.event("start", command=self.command)
@@ -104,7 +105,7 @@ class Ledger:
             "stages": self.stages,
             "error": f"{kind.__name__}" if kind else None,
             "versions": versions(),
-            "code": checkout(),
+            "code": self._code,
             "platform": sys.platform,
         }
         self.event("end", counts=self.counts(), processed=self.processed, seconds=seconds)

@@ -38,12 +38,23 @@ def numeric() -> Mapping[str, str]:
 
 
 @functools.cache
-def checkout() -> Mapping[str, Any] | None:
-    """Commit of the Git checkout that this program runs from, and whether it was changed since; None if installed."""
-    import cohort
+def checkout(folder: Path | None = None) -> Mapping[str, Any] | None:
+    """Commit of the Git checkout that this program runs from, and whether it was changed since; asked for once.
 
-    (package,) = cohort.__path__
-    folder = Path(package).parent
+    Parameters
+    ----------
+    folder : Path, optional
+        Of the checkout; what holds this package by default.
+
+    Returns
+    -------
+    dict or None
+        ``commit`` and ``dirty``; None if there is no checkout, as where the package was installed.
+    """
+    if folder is None:
+        import cohort
+
+        folder = Path(next(iter(cohort.__path__))).parent
     if not (folder / ".git").exists():
         return None
     try:
@@ -54,7 +65,7 @@ def checkout() -> Mapping[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    call = ["git", "-C", str(folder), *arguments]
+    call = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     return subprocess.run(
         call, capture_output=True, check=True, text=True, timeout=10
     ).stdout.strip()

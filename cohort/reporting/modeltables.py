@@ -316,7 +316,10 @@ class _Column:
 
     def cell(self, record: Mapping[str, Any], decimals: int, anchors: Mapping[str, str]) -> Any:
         if self.show is not None:
-            return {"numbers": [self.show(record[column], decimals) for column in self.of]}
+            values = [record[column] for column in self.of]
+            if pd.isna(values).all():  # no interval: one dash, not two
+                values = values[:1]
+            return {"numbers": [self.show(value, decimals) for value in values]}
         value = record[self.of[0]]
         text = "" if pd.isna(value) else str(value)
         return {"text": text, "anchor": anchors.get(text)}

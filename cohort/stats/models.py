@@ -104,11 +104,8 @@ def tables(analysis: "Analysis") -> "dict[str, pd.DataFrame]":
 
 def declared(name: str, model: Model) -> str:
     """A model as a catalog states it, in YAML, with what it leaves to the defaults."""
-    stated = {
-        key: value
-        for key, value in model.model_dump(mode="json").items()
-        if value not in (None, [], {})
-    }
+    whole = model.model_dump(mode="json", exclude_none=True)
+    stated = {key: value for key, value in whole.items() if value not in ([], {})}
     return write_yaml({"models": {name: stated}})
 
 
@@ -172,7 +169,9 @@ def blas() -> str:
     import numpy as np
 
     found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
+    # Its release; with the packager's numbers behind it a version has the shape of a UID, for which stores are searched.
+    release = ".".join(str(found.get("version", "")).split(".")[:3])
+    return f"{found.get('name', 'unknown')} {release}".strip()
 
 
 def _added_variable(analysis: "Analysis") -> dict[str, dict[str, list[float]]]:
