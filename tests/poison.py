@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -21,12 +20,6 @@ def square(number: int) -> int:
     return number * number
 
 
-def square_slowly(number: int) -> int:
-    """The square, after a while."""
-    time.sleep(0.05)
-    return square(number)
-
-
 def play(item: tuple[str, int]) -> int:
     """Do what an item says; the square of its number, if it comes to that."""
     what, number = item
@@ -38,7 +31,7 @@ def play(item: tuple[str, int]) -> int:
         case "exit":
             os._exit(3)
         case "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), 9)
         case "sys.exit":
             sys.exit(2)
         case "refuse":
@@ -110,11 +103,3 @@ def deadly(block: np.ndarray, result: np.ndarray) -> np.ndarray:
     if (block == DEADLY).any():
         ctypes.string_at(0)
     return result
-
-
-def square_at_home(item: tuple[int, int, bool]) -> int:
-    """Square of a number; one that is fatal ends any process but its own."""
-    number, home, is_fatal = item
-    if is_fatal and os.getpid() != home:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number * number

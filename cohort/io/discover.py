@@ -19,7 +19,7 @@ from cohort.io.refusal import Refused
 from cohort.io.slices.dicom_group import KEY_PARTS, group, key_digest
 from cohort.io.sources import content
 from cohort.io.sources.filecache import UNREADABLE, FileCache, Key
-from cohort.io.sources.files import Map, SourceError, examined
+from cohort.io.sources.files import SourceError, examined
 from cohort.io.sources.index import Index, Row, ending
 from cohort.io.sources.relations import Group, Relations
 from cohort.io.sources.series import Parts, Series
@@ -62,7 +62,6 @@ def discover(
     rehash: bool = False,
     progress: Callable[[int], None] | None = None,
     policy: Callable[[Series], Policy] = lambda series: DEFAULT,
-    far: Map | None = None,
 ) -> Discovery:
     """Find, digest and group the images under `sources`.
 
@@ -82,10 +81,7 @@ def discover(
         Called with the number of files done so far.
     policy : callable, optional
         What the catalog has decided about a series. With ``split``, matrices or spacings that differ in one
-        series, and stacks of one series that continue each other and differ in a tag, make series of their own;
-        with ``accept`` of ``DCM-NO-META``, files without meta information are taken.
-    far : callable, optional
-        As `files.examined` takes it.
+        series, and stacks of one series that continue each other and differ in a tag, make series of their own; with ``accept`` of ``DCM-NO-META``, files without meta information are taken.
 
     Returns
     -------
@@ -103,7 +99,7 @@ def discover(
     finder = _Finder(subject)
     result = Discovery()
     with FileCache(cache) as known, Index() as index:
-        for path, relative, entry in examined(sources, known, rehash=rehash, far=far):
+        for path, relative, entry in examined(sources, known, rehash=rehash):
             ids = finder.ids(path, relative)
             if index.add(path, relative, entry, matched=ids is not None, subject=ids and ids[0]):
                 result.n_files += 1

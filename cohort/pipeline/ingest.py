@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from cohort.io import private
@@ -16,7 +15,6 @@ from cohort.io.refusal import Refused
 from cohort.io.sources.filecache import FileCache
 from cohort.io.store import Store
 from cohort.pipeline.dispatch.cost import Spent
-from cohort.pipeline.dispatch.mapping import mapped
 from cohort.pipeline.dispatch.stopping import Stop
 from cohort.pipeline.dispatch.window import TIME_LIMIT_SECONDS, Connect, Failure, each
 from cohort.pipeline.intake import doubt
@@ -77,7 +75,7 @@ def ingest(
     ledger : Ledger
         Hears of every series.
     connect : callable
-        Gives the client; called only if there is something to read, or much to look into.
+        Gives the client; called only if there is something to read.
     cache : Path, optional
         Private file, outside the store, that spares reading the headers of files that did not change.
     tokens : Path, optional
@@ -106,7 +104,6 @@ def ingest(
         rehash=rehash,
         progress=_progress(ledger),
         policy=lambda series: policy_of(catalog, series, names),
-        far=partial(mapped, connect=connect),
     )
     _expect_series(catalog, store, found)
     _without_attachments(catalog, found)

@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import pickle
 import sqlite3
 import stat
 import tempfile
@@ -16,8 +15,8 @@ from manyfiles import peak_bytes, write_many
 from series import phantom, write_series
 
 from cohort.io.discover import discover
-from cohort.io.sources import content, files
-from cohort.io.sources.filecache import UNREADABLE, CacheError, Entry, FileCache
+from cohort.io.sources import content
+from cohort.io.sources.filecache import CacheError, Entry, FileCache
 from cohort.io.sources.series import Parts, PathList
 from cohort.provenance import file_digest
 
@@ -64,32 +63,6 @@ def test_a_file_is_the_same_read_from_a_disk_or_forwards_from_a_stream(tmp_path)
     assert digested == {
         "000.dcm", "a.nii", "a.nii.gz", "b.hdr", "b.hdr.gz", "b.img", "b.img.gz", "analyze.hdr", "cut.nii", "damaged.nii.gz"
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("sees", [True, False])
-def test_files_that_other_processes_look_into_end_as_they_would_here(tmp_path, monkeypatch, sees):
-    folder = tmp_path / "tree"
-    folder.mkdir()
-    every_kind(folder)
-    near = discover([folder])
-    asked = []
-
-    def far(look, shares):
-        """What a worker has to do with it: everything travels, and it may see no file at all."""
-        for share in shares:
-            asked.extend(share)
-            copies = pickle.loads(pickle.dumps(share))
-            entries = look(copies) if sees else [Entry(reason=UNREADABLE) for _ in copies]
-            yield pickle.loads(pickle.dumps(entries))
-
-    monkeypatch.setattr(files, "_FAR_LEAST", 1)
-    found = discover([folder], cache=tmp_path / "cache", far=far)
-    assert len(asked) == found.n_files == near.n_files > 10
-    assert (found.series, found.skipped) == (near.series, near.skipped)
-    assert [r.args for _, r in found.refused] == [r.args for _, r in near.refused]
-    asked.clear()
-    assert discover([folder], cache=tmp_path / "cache", far=far).series == near.series
-    assert not asked, "what is remembered is not looked into"
 
 
 def test_a_private_text_of_a_header_is_in_no_warning(tmp_path, caplog):

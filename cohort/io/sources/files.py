@@ -3,7 +3,7 @@
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,14 +26,6 @@ _LOCAL, _REMOTE = (4, 16), (16, 1)
 
 _BATCH = 256
 """Files under way at a time: bounds memory, whatever the size of the tree."""
-
-_FAR_BATCH, _FAR_LEAST = 4096, 512
-"""The same where other processes look into them, and how many new ones are worth asking those."""
-
-Map = Callable[
-    [Callable[["Sequence[_Item]"], list[Entry]], "Sequence[Sequence[_Item]]"], Iterator[list[Entry]]
-]
-"""As the built-in ``map`` of one sequence, in other processes."""
 
 
 class SourceError(ValueError):
@@ -80,7 +72,7 @@ class _Item:
 
 
 def examined(
-    sources: Sequence[Path], known: FileCache, *, rehash: bool, far: Map | None = None
+    sources: Sequence[Path], known: FileCache, *, rehash: bool
 ) -> Iterator[tuple[Path, str, Entry]]:
     """Walk the sources and examine each file, in parallel, a bounded batch at a time.
 
@@ -92,8 +84,6 @@ def examined(
         What earlier walks have seen; updated.
     rehash : bool
         Examine every file although the cache knows it.
-    far : callable, optional
-        Has many local files looked into elsewhere: to parse headers keeps one core of this process busy, and no more.
 
     Yields
     ------
@@ -113,33 +103,21 @@ def examined(
     """
     for source in dict.fromkeys(sources):
         items = _items(source)
-        n_workers, share = _REMOTE if is_object(source) else _LOCAL
-        elsewhere = None if is_object(source) or address.is_node(source) else far
-        with ThreadPoolExecutor(n_workers) as pool:
-            while batch := list(islice(items, _FAR_BATCH if elsewhere else _BATCH)):
+        workers, share = _REMOTE if is_object(source) else _LOCAL
+        with ThreadPoolExecutor(workers) as pool:
+            while batch := list(islice(items, _BATCH)):
                 states = [(item.path, item.state) for item in batch]
                 entries = [None] * len(batch) if rehash else known.get_all(states)
                 fresh = [i for i, entry in zip(batch, entries, strict=True) if entry is None]
                 shares = [fresh[n : n + share] for n in range(0, len(fresh), share)]
-                if elsewhere is not None and len(fresh) >= _FAR_LEAST:
-                    found = _looked_elsewhere(shares, elsewhere)
-                else:
-                    found = (entry for part in pool.map(_look, shares) for entry in part)
-                for n, (item, entry) in enumerate(zip(batch, entries, strict=True), 1):
+                found = (entry for part in pool.map(_look, shares) for entry in part)
+                for item, entry in zip(batch, entries, strict=True):
                     yield from _ends(item, entry or next(found), known, fresh=entry is None)
-                    if n % _BATCH == 0 or n == len(batch):
-                        known.commit()
+                known.commit()
 
 
 def _look(items: Sequence[_Item]) -> list[Entry]:
     return [item.look() for item in items]
-
-
-def _looked_elsewhere(shares: Sequence[Sequence[_Item]], far: Map) -> Iterator[Entry]:
-    for items, entries in zip(shares, far(_look, shares), strict=True):
-        for item, entry in zip(items, entries, strict=True):
-            # Another machine may not see what this one does.
-            yield item.look() if entry.reason == UNREADABLE else entry
 
 
 def _ends(
