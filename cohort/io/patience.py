@@ -70,6 +70,8 @@ class _Patient(io.RawIOBase):
         self._path = path
         self._raw = raw
         self._state = _state(raw)
+        self._at = 0
+        """Position when the file was closed because a read failed."""
 
     def readinto(self, buffer: Any) -> int:
         return cast(int, self._again("readinto", buffer))
@@ -78,19 +80,19 @@ class _Patient(io.RawIOBase):
         return cast(bytes, self._again("readall"))
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._raw.seek(offset, whence)
+        return self._opened().seek(offset, whence)
 
     def tell(self) -> int:
-        return self._raw.tell()
+        return self._at if self._raw.closed else self._raw.tell()
 
     def fileno(self) -> int:
-        return self._raw.fileno()
+        return self._opened().fileno()
 
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
-        return self._raw.seekable()
+        return self._raw.closed or self._raw.seekable()
 
     def close(self) -> None:
         if not self.closed:
@@ -98,28 +100,29 @@ class _Patient(io.RawIOBase):
         super().close()
 
     def _again(self, name: str, *arguments: Any) -> Any:
-        at = self._raw.tell() if self._raw.seekable() else None
-
         def read() -> Any:
-            if self._raw.closed:
-                self._open_again(cast(int, at))
+            raw = self._opened()
+            at = raw.tell() if raw.seekable() else None
             try:
-                return getattr(self._raw, name)(*arguments)
+                return getattr(raw, name)(*arguments)
             except OSError:
                 # A file server that moved knows nothing of what was open, and after an error the position may be any.
                 if at is not None:
-                    self._raw.close()
+                    raw.close()
+                    self._at = at
                 raise
 
         return patiently(read)
 
-    def _open_again(self, at: int) -> None:
-        raw = _open(self._path)
-        if _state(raw) != self._state:
-            raw.close()
-            raise OSError(errno.ENOENT, "another file by now", str(self._path))
-        raw.seek(at)
-        self._raw = raw
+    def _opened(self) -> io.FileIO:
+        if self._raw.closed and not self.closed:
+            raw = _open(self._path)
+            if _state(raw) != self._state:
+                raw.close()
+                raise OSError(errno.ENOENT, "another file by now", str(self._path))
+            raw.seek(self._at)
+            self._raw = raw
+        return self._raw
 
 
 def _open(path: Path) -> io.FileIO:

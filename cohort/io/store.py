@@ -213,7 +213,7 @@ class Store(Papers):
         return full
 
     def settle(self, recipe: str) -> None:
-        """Bring to the disk that the records of a recipe are there; their contents are already."""
+        """Bring to the disk that the records of a recipe are there; what stands in them is already."""
         self.files.settle(f"derivatives/{recipe}")
 
     def stage(self) -> AbstractContextManager[Path]:

@@ -114,6 +114,24 @@ def test_a_file_whose_reads_fail_in_passing_is_read_to_its_end(flaky, n):
         assert raw.readall() == content[7:]
 
 
+def test_a_file_that_could_not_be_read_can_be_once_its_disk_can(flaky, monkeypatch):
+    reads = itertools.count()
+
+    def fails(self, buffer):
+        if next(reads) <= len(PAUSES_S):
+            raise OSError(errno.EIO, "gone for long")
+        return io.FileIO.readinto(self, buffer)
+
+    monkeypatch.setattr(_Flaky, "readinto", fails)
+    content = np.random.default_rng(0).bytes(100_000)
+    with opened_raw(flaky) as raw:
+        raw.seek(9)
+        with pytest.raises(OSError, match="gone for long"):
+            raw.read(5)
+        assert raw.tell() == 9
+        assert raw.read(5) == content[9:14]
+
+
 def test_a_file_that_became_another_one_between_two_tries_is_not_read_on(flaky):
     with opened(flaky) as stream:
         stream.read(10)

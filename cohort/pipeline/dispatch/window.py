@@ -62,7 +62,6 @@ def each(
     stop: Stop | None = None,
     seconds: float = TIME_LIMIT_SECONDS,
     bytes_of: Callable[[Item], int] = _no_bytes,
-    batch_seconds: float = BATCH_SECONDS,
 ) -> Iterator[tuple[Item, Result | Failure, Cost]]:
     """Call `function` on every item, in this process or in processes of the workers of `client`.
 
@@ -83,8 +82,6 @@ def each(
     bytes_of : callable
         Forecast of what an item takes at its peak, interpreter included; 0 if nobody knows. Items in flight never take
         more together than the workers have, except one by itself.
-    batch_seconds : float
-        Work of one task, where an item takes less.
 
     Yields
     ------
@@ -97,14 +94,14 @@ def each(
 
     Notes
     -----
-    Short items travel in batches of about `batch_seconds`, so that a task's own cost does not show. What becomes of an
+    Short items travel in batches of about `BATCH_SECONDS`, so that a task's own cost does not show. What becomes of an
     item that crashes, hangs or wants too much memory: `pipeline.dispatch.crew`.
     """
     stop = Stop() if stop is None else stop
     if client is None:
         yield from _loop(function, items, stop)
         return
-    flight = _Flight(function, items, client, name, stop, seconds, bytes_of, batch_seconds)
+    flight = _Flight(function, items, client, name, stop, seconds, bytes_of)
     with stop.gently():
         try:
             yield from flight.results()
@@ -151,12 +148,10 @@ class _Flight:
         stop: Stop,
         seconds: float,
         bytes_of: Callable[[Any], int],
-        batch_seconds: float,
     ) -> None:
         from distributed.protocol import pickle
 
         self._client, self._stop, self._seconds, self._bytes_of = client, stop, seconds, bytes_of
-        self._batch_seconds = batch_seconds
         self._dumps: Callable[[Any], bytes] = pickle.dumps
         self._function = function
         self._waiting = iter(items)
@@ -241,7 +236,7 @@ class _Flight:
             return
         answers: list[Answer] = found
         took = sum(answer.cost.seconds for answer in answers)
-        n = round(self._batch_seconds * len(answers) / max(took, 1e-6))
+        n = round(BATCH_SECONDS * len(answers) / max(took, 1e-6))
         self._size = min(MOST_A_BATCH, max(1, n))
         for item, answer in zip(sent.items, answers, strict=True):
             result = answer.open()
