@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,7 @@ class Call:
         self._stack = ExitStack()
         self._stop = Stop()
         self._changes = Comparison(self.store)
+        self._known: Mapping[str, Mapping[str, str]] = {}
         self.result = Result(self.catalog, self.store, compare=options.compare)
 
     def check(
@@ -201,6 +202,10 @@ class Call:
             seconds=self.options.time_limit_seconds,
         )
         self._changes.scans(done.contents)
+        if (
+            self.store.is_local
+        ):  # a bucket is asked for several records at a time, and for one as long as for eight
+            self._known = done.variables
         self.result.problems, self.result.orphans = done.problems, done.orphans
         self.result.absent = done.absent
         return done
@@ -224,7 +229,7 @@ class Call:
         options = self.options
         # Asked once: a scheduler that goes away while a recipe runs cannot be asked what is left.
         known = functools.cache(self._worker_bytes)
-        return Wishes(known, options.grain, options.retry, options.accept_versions)
+        return Wishes(known, options.grain, options.retry, options.accept_versions, self._known)
 
     def _run(self, ledger: Ledger, recipe: "Recipe") -> None:
         from cohort.pipeline.measuring import Trial, measure

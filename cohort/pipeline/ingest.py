@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class Ingested:
     """Scans of the last table whose series is no longer in the sources."""
     contents: dict[str, str] = field(default_factory=dict)
     """Scan of the table -> digest of the content it was made from."""
+    variables: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """Scan of the table -> digest of what each of its variables says, as its record has it."""
 
 
 def ingest(

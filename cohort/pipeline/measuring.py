@@ -28,6 +28,9 @@ class Wishes:
     grain: Literal["auto", "scan", "block"] = "auto"
     retry: bool = False
     accept_versions: bool = False
+    known: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Scan -> digest of what each of its variables says, where the same call has just read its record: of a scan for which
+    nothing is stale, a plan needs no more."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,14 @@ def plan_recipe(
     ids = [str(s) for s in scan_ids]
 
     def records() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any] | None]]:
-        both = zip(store.records(ids), store.derivatives(recipe.name, ids), strict=True)
-        for scan_id, (record, found) in zip(ids, both, strict=True):
+        known = wishes.known
+        read = store.records(s for s in ids if s not in known)
+        for scan_id, found in zip(ids, store.derivatives(recipe.name, ids), strict=True):
             for take in takers:
                 take(scan_id, found)
+            contents = known.get(scan_id)
+            record: Mapping[str, Any] | None
+            record = next(read) if contents is None else {"scan_id": scan_id, "contents": contents}
             if record is not None:
                 yield record, found
 
@@ -85,6 +92,7 @@ def plan_recipe(
         worker_bytes=wishes.worker_bytes,
         retry=wishes.retry,
         accept_versions=wishes.accept_versions,
+        whole=store.record,
     )
 
 
@@ -132,7 +140,8 @@ def measure(
         ledger.stages[stage] = before if after is None else _joined(before, after, plan)
     if plan.tasks:
         again = [task.scan_id for task in plan.tasks]
-        for task in plan_recipe(store, recipe, again, wishes, takers=takers).tasks:
+        now = replace(wishes, known={})  # a run removes the record of a scan that it finds damaged
+        for task in plan_recipe(store, recipe, again, now, takers=takers).tasks:
             rows.outdate(task)
     rows.write(store, scans)
     failed_before = set(plan.failed)

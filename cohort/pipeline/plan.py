@@ -92,6 +92,7 @@ def make_plan(
     worker_bytes: int | Callable[[], int] = 2 << 30,
     retry: bool = False,
     accept_versions: bool = False,
+    whole: Callable[[str], Mapping[str, Any] | None] | None = None,
 ) -> Plan:
     """Decide what a recipe has to do.
 
@@ -111,6 +112,9 @@ def make_plan(
         Also run scans that failed before on the same inputs.
     accept_versions : bool
         Results of other versions of the libraries count as fresh.
+    whole : callable, optional
+        Reads the record of a scan that is stale, where `scans` gives no more of it than ``scan_id`` and ``contents``; one
+        that has none any more is passed over.
 
     Raises
     ------
@@ -136,6 +140,10 @@ def make_plan(
                 failed.append(scan_id)
                 continue
             stale = Stale(tuple(recipe.keys), "failed", "failed before")
+        if whole is not None and "shape" not in scan:
+            if (read := whole(scan_id)) is None:
+                continue
+            scan = read
         if room is None:
             most = worker_bytes() if callable(worker_bytes) else worker_bytes
             room = WORKER_SHARE * most - WORKER_BASE_BYTES

@@ -17,6 +17,7 @@ import pytest
 from scipy import ndimage as ndi
 
 from cohort import api
+from cohort.call import Call
 from cohort.io.store import Store
 
 HERE = api.Options(workers=0)
@@ -79,6 +80,47 @@ def test_an_update_without_changes_processes_nothing_and_leaves_every_table_alon
     assert again.manifest["processed"] == 0
     assert again.manifest["counts"] == {"fresh": 6, "done": 0, "failed": 0, "quarantined": 0}
     assert {p: p.stat().st_mtime_ns for p in (catalog.parent / "store/tables").iterdir()} == before
+
+
+def test_an_update_reads_the_record_of_a_scan_once_and_of_a_stale_one_twice(catalog, monkeypatch):
+    """A record is most of what a scan costs that has nothing to do; a plan needs little of it."""
+    api.update(catalog, options=HERE)
+    read, plain = [], Store.record
+
+    def record(store, scan_id):
+        read.append(scan_id)
+        return plain(store, scan_id)
+
+    monkeypatch.setattr(Store, "record", record)
+    ids = cohorts.store_of(catalog).scan_ids()
+    Call(catalog, None, HERE).work("update", ["ingest", "run"])
+    assert sorted(read) == ids
+    read.clear()
+    Call(catalog, None, HERE).work("run", ["run"])
+    assert sorted(read) == ids
+    recipe = catalog.parent / "recipes/ball.yaml"
+    recipe.write_text(recipe.read_text().replace("iterations: 1", "iterations: 2"))
+    cohorts.store_of(catalog).files.remove(f"scans/{ids[2]}.json")
+    changed = Call(catalog, None, HERE).work("update", ["ingest", "run"]).manifest
+    assert changed["stages"]["run:ball"]["done"] == len(ids)
+    assert changed["stages"]["ingest"]["done"] == 1
+
+
+def test_a_scan_that_goes_between_its_ingest_and_its_plan_is_passed_over(catalog, monkeypatch):
+    api.ingest(catalog, options=HERE)
+    store = cohorts.store_of(catalog)
+    ids = store.scan_ids()
+    ingest = Call._ingest
+
+    def then_one_goes(call, ledger):
+        done = ingest(call, ledger)
+        store.files.remove(f"scans/{ids[1]}.json")
+        return done
+
+    monkeypatch.setattr(Call, "_ingest", then_one_goes)
+    done = Call(catalog, None, HERE).work("update", ["ingest", "run"]).manifest
+    assert done["stages"]["run:ball"]["done"] == len(ids) - 1
+    assert store.derivative_ids("ball") == [s for s in ids if s != ids[1]]
 
 
 def test_touching_a_file_processes_nothing_even_when_every_file_is_digested_again(catalog):

@@ -52,6 +52,8 @@ class Roster:
     def __init__(self) -> None:
         self.contents: dict[str, str] = {}
         """Scan -> digest of what it was made from (`content_of`)."""
+        self.variables: dict[str, Mapping[str, str]] = {}
+        """Scan -> digest of what each of its variables says."""
         self._columns: dict[str, list[Any]] = {key: [] for key in (*_KEYS, *_GRID)}
         self._places: dict[str, int] = {}
         self._images: list[str] = []
@@ -64,6 +66,7 @@ class Roster:
             return
         self._places[record["scan_id"]] = n
         self.contents[record["scan_id"]] = content_of(record)
+        self.variables[record["scan_id"]] = record["contents"]
         self._images.append(record["contents"]["image"])
         self._affines.extend(record.get("affine") or [math.nan] * 16)
         row = _row(record)
@@ -155,6 +158,7 @@ def write_tables(
             roster.add(record)
     scans = roster.scans(ids)
     result.contents = {s: roster.contents[s] for s in scans["scan_id"]}
+    result.variables = {s: roster.variables[s] for s in scans["scan_id"]}
     days = days_since_first_scan(
         {u.scan_id: (u.subject, u.series.acquisition_date) for u in result.units}
     )
