@@ -373,6 +373,19 @@ def test_watch_takes_new_scans_once_they_have_settled_and_ends_when_nothing_is_l
     assert call("watch", tmp_path / "nowhere.yaml").exit_code == 2
 
 
+def test_watch_exits_1_for_a_scan_that_failed_in_any_update_or_a_model_in_the_last(tmp_path):
+    line = ("--every", "1s", "--settle", "0s", "--until", "idle", "--workers", 0)
+    alone = cohorts.write_cohort(tmp_path / "alone", scans=1)
+    unfitted = call("watch", alone, *line)
+    assert (unfitted.exit_code, "failed model size" in unfitted.stderr) == (1, True)
+    several = cohorts.write_cohort(tmp_path / "several", scans=7)
+    torn = tmp_path / "several/scans/003_v1.nii.gz"
+    torn.write_bytes(torn.read_bytes()[:300])
+    refused = call("watch", several, *line)  # in the first update; the second finds nothing new
+    assert (refused.exit_code, "003_v1.nii.gz" in refused.stderr) == (1, True)
+    assert call("watch", several, *line).exit_code == 0
+
+
 def test_watch_that_never_went_well_ends_as_its_last_update_did(tmp_path):
     catalog = cohorts.write_cohort(tmp_path, 1)
     soon = (datetime.now().astimezone() + timedelta(seconds=8)).isoformat()
