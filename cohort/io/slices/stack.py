@@ -103,7 +103,7 @@ def stack(headers: Sequence[Header], files: Sequence[Path], *, policy: Policy = 
         acquisitions.check_not_interleaved(single, positions @ normal, headers, files)
         acquisitions.check_not_halved(single, positions @ normal, headers, files)
     if max(repeats) == 1:
-        centres = positions[np.concatenate(levels)]
+        centres = positions[np.concatenate(levels)] + 0.0  # as a median: no negative zero
     else:
         centres = np.array([np.median(positions[level], axis=0) for level in levels])
     slices = _Slices(centres, normal, [int(level[0]) for level in levels], headers, files)

@@ -147,11 +147,11 @@ class FileCache:
         return _entry(row[0]) if row else None
 
     def get_all(self, files: Sequence[tuple[Path, State]]) -> list[Entry | None]:
-        """`get` of each file, in a tenth of the time."""
+        """`get` of each file."""
         if self._path is None:
             return [None] * len(files)
         names = [os.fsencode(path) for path, _ in files]
-        found = {name: (key, text) for name, key, text in self._rows("state, entry", names)}
+        found = {name: (key, text) for name, key, text in self._rows(names)}
         rows = (found.get(name) for name in names)
         return [
             _entry(row[1]) if row and row[0] == state_key(state) else None
@@ -163,16 +163,16 @@ class FileCache:
         if self._path is None:
             return [None] * len(paths)
         names = [os.fsencode(path) for path in paths]
-        rows = self._rows("state, json_extract(entry, '$.digest')", names)
-        found = {name: (state, digest or "") for name, state, digest in rows}
+        rows = self._rows(names)
+        found = {name: (key, json.loads(text).get("digest", "")) for name, key, text in rows}
         return [found.get(name) for name in names]
 
-    def _rows(self, columns: str, names: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
-        """Path and columns of those files that are remembered. A question of its own costs a lock of the database each."""
+    def _rows(self, names: Sequence[bytes]) -> Iterator[tuple[bytes, str, str]]:
+        """Path, state and entry of those files that are remembered; a question for each would lock the database each time."""
         for start in range(0, len(names), _AT_ONCE):
             some = names[start : start + _AT_ONCE]
             marks = ",".join("?" * len(some))
-            query = f"SELECT path, {columns} FROM files WHERE path IN ({marks})"
+            query = f"SELECT path, state, entry FROM files WHERE path IN ({marks})"
             yield from self._database.execute(query, some)
 
     def put(self, path: Path, state: State, entry: Entry) -> None:
