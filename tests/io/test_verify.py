@@ -102,7 +102,7 @@ def test_the_store_of_these_tests_has_every_kind_of_file(store):
         "cohort.json .json", "scans .json", "scans chunk", "scans zarr.json", "derivatives .json",
         "derivatives chunk", "derivatives zarr.json", "tables .parquet", "tables .json",
         "tables checksums.json", "quarantine .json", "recipes .json", "models .json", "models .parquet",
-        "models .csv", "runs .json", "runs .jsonl", "runs .txt", "report .html", "report stamp.json",
+        "models .csv", "models .yaml", "runs .json", "runs .jsonl", "runs .txt", "report .html", "report stamp.json",
         "baseline .json",
     }  # fmt: skip
 
@@ -139,7 +139,15 @@ KINDS = (
         "models .json",
         "models .parquet",
     ),
-    *("models .csv", "runs .json", "runs .jsonl", "runs .txt", "report .html", "report stamp.json"),
+    *(
+        "models .csv",
+        "models .yaml",
+        "runs .json",
+        "runs .jsonl",
+        "runs .txt",
+        "report .html",
+        "report stamp.json",
+    ),
     "baseline .json",
 )
 

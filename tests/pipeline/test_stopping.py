@@ -160,12 +160,13 @@ def test_why_a_call_stopped_is_one_line_with_what_to_type(
     assert capsys.readouterr().err.strip() == said
 
 
-def test_a_signal_outside_of_the_work_leaves_with_75_and_what_to_type(capsys, monkeypatch):
+@pytest.mark.parametrize("after", [console.KEPT, console.AGAIN])
+def test_a_signal_outside_of_the_work_leaves_with_75_and_what_to_type(after, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cohort", "ingest", "c.yaml"])
-    with pytest.raises(typer.Exit) as left, console.errors():
+    with pytest.raises(typer.Exit) as left, console.errors(after):
         raised(signal.SIGTERM)
     assert left.value.exit_code == 75
-    assert "resume with: cohort ingest c.yaml" in capsys.readouterr().err
+    assert f"stopped: signal; {after}: cohort ingest c.yaml" in capsys.readouterr().err
 
 
 def test_a_limit_of_time_that_is_none_is_a_wrong_call(tmp_path):
