@@ -186,7 +186,7 @@ PLANTED = {
     "a UID as a key": (in_json("scans/*.json", "1.3.12.2.1107.5.2", value=1), [("uid", "top key")]),
     "a UID in a manifest": (in_json("runs/*/manifest.json", "note", value="1.3.12.2.1107.5.2"), [("uid", "note")]),
     "a visit in a manifest": (in_json("runs/*/manifest.json", "when", value="2020-01-31T10:00:00Z"), [("date", "when")]),
-    "a path in an event": (in_text("runs/*/events.jsonl", EVENT), [("path", "line 16 text")]),
+    "a path in an event": (in_text("runs/*/events.jsonl", EVENT), [("path", "line 17 text")]),
     "a file in a refusal": (in_json("quarantine/*.json", "reason", value="gap before IM0001.dcm"), [("file name", "reason")]),
     "an address in a table": (in_table("tables/participants.parquet", "note", "jane@clinic.org"), [("e-mail", "column note, row 0 and 6 more")]),
     "dates in a column of numbers": (in_table("tables/participants.parquet", "day", 20200131.0), [("date", "column day, 7 rows")]),
