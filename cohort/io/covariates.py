@@ -244,7 +244,7 @@ class Model(Part):
     equivalence: dict[Text, Equivalence] = Field(default_factory=dict)
     """Term -> bound."""
     cluster: VariableName | None = None
-    """Column whose rows go together (a family, a site): errors robust to that stand beside."""
+    """Column whose rows go together (a family, a site): errors robust to that are what everything is judged by."""
     random: Random | None = None
     impute: Imputation | None = None
     harmonize: Harmonize | None = None

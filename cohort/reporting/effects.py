@@ -10,6 +10,7 @@ import pandas as pd
 
 from cohort.reporting import plots
 from cohort.reporting.wording import count, decimals_for, number, p_value
+from cohort.stats.clustering.headline import headline
 
 _FACTOR = re.compile(r"^(?:C\()?([^,()\[\]]+)")
 """The column in the name of a design column: ``dx`` in ``dx``, ``dx[T.AD]`` and ``C(dx)[T.AD]``."""
@@ -22,7 +23,8 @@ def coefficients(model: Mapping[str, Any], tidy: pd.DataFrame) -> list[dict[str,
     """Lines of the coefficient table; every number with its exact value."""
     outcome, vif = str(model.get("outcome", "")), model.get("vif") or {}
     lines = []
-    for row in tidy.to_dict("records"):
+    first = headline(tidy).to_dict("records")
+    for row, shown in zip(tidy.to_dict("records"), first, strict=True):
         term, decimals = str(row["term"]), decimals_for(row["se"])
         lines.append(
             {
@@ -32,10 +34,16 @@ def coefficients(model: Mapping[str, Any], tidy: pd.DataFrame) -> list[dict[str,
                 "is_confound": _role(row, model) == "confound",
                 "is_intercept": _role(row, model) == "intercept",
                 **{
+                    key: number(shown.get(key), decimals=decimals)
+                    for key in ("estimate", "ci_low", "ci_high")
+                },
+                **{
                     key: number(row.get(key), decimals=decimals)
-                    for key in ("estimate", "ci_low", "ci_high", "se", "hc3_se")
+                    for key in ("se", "hc3_se", "cluster_se")
                 },
                 "t": number(row.get("statistic"), decimals=2),
+                "cluster_t": number(row.get("cluster_statistic"), decimals=2),
+                "cluster_p": p_value(row.get("cluster_p")),
                 "hc3_t": number(row.get("hc3_statistic"), decimals=2),
                 "p": p_value(row.get("p")),
                 "hc3_p": p_value(row.get("hc3_p")),
@@ -71,7 +79,9 @@ def factor(term: str) -> str:
 
 
 def verdict(row: Mapping[Hashable, Any]) -> str:
-    """Whether the data tell the sign of an effect, and whether both standard errors agree on it at 5 %.
+    """Whether the data tell the sign of an effect, and whether the standard errors agree on it at 5 %.
+
+    Where rows go together the errors of clusters tell it.
 
     Examples
     --------
@@ -80,7 +90,9 @@ def verdict(row: Mapping[Hashable, Any]) -> str:
     >>> verdict({"estimate": 0.2, "ci_low": -0.1, "ci_high": 0.5, "p": 0.2, "hc3_p": 0.1})
     'Not clear: the interval includes 0.'
     """
-    low, high = float(row["ci_low"]), float(row["ci_high"])
+    has_clusters = "cluster_p" in row
+    ends = ("cluster_ci_low", "cluster_ci_high") if has_clusters else ("ci_low", "ci_high")
+    low, high = (float(row[end]) for end in ends)
     if not (math.isfinite(low) and math.isfinite(high)):
         return "Could not be estimated."
     if low <= 0 <= high:
@@ -88,6 +100,10 @@ def verdict(row: Mapping[Hashable, Any]) -> str:
     else:
         text = f"Clear: the interval lies {'above' if low > 0 else 'below'} 0."
     p, robust = float(row.get("p", math.nan)), float(row.get("hc3_p", math.nan))
+    if has_clusters:
+        if (p < 0.05) != (float(row["cluster_p"]) < 0.05):
+            text += " The classical errors say otherwise; they take rows that go together for independent."
+        return text
     if math.isfinite(p) and math.isfinite(robust) and (p < 0.05) != (robust < 0.05):
         text += (
             " The two standard errors disagree here: trust HC3, which allows for unequal spread."
@@ -99,7 +115,7 @@ def truth(model: Mapping[str, Any], tidy: pd.DataFrame) -> list[dict[str, Any]]:
     """Stated value of a term beside its estimate, and how many standard errors lie between them."""
     stated = model.get("truth") or {}
     lines = []
-    for row in tidy.to_dict("records"):
+    for row in headline(tidy).to_dict("records"):
         if row["term"] not in stated:
             continue
         value, se = float(stated[row["term"]]), float(row.get("se", np.nan))

@@ -51,6 +51,7 @@ def context(
         "has_unit": "unit" in tidy and bool(tidy["unit"].astype(bool).any()),
         "has_vif": bool(model.get("vif")),
         "has_hc3": "hc3_se" in tidy,
+        "clusters": model.get("clusters"),
         "truth": effects.truth(model, tidy),
         "balance": modelparts.balance(model),
         "comparison": modelparts.comparison(model),

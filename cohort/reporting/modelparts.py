@@ -7,6 +7,7 @@ import pandas as pd
 
 from cohort.reporting.effects import factor
 from cohort.reporting.wording import count, number, p_value
+from cohort.stats.clustering.headline import headline
 
 MAX_INFLUENTIAL = 12
 """Influential rows that are listed."""
@@ -36,7 +37,7 @@ def sites(
     # A page shows the outcome that its figures show; the file has all.
     table = table[table["outcome"].isin(tidy["outcome"])]
     listed = table[table["term"].isin(terms) | table["reason"].ne("")]
-    whole = tidy[tidy["term"].isin(terms)].assign(site="all together", reason="")
+    whole = headline(tidy[tidy["term"].isin(terms)]).assign(site="all together", reason="")
     known = table[table["term"].isin(terms)]
     drawn = pd.concat([known, whole[[c for c in known if c in whole]]], ignore_index=True)
     return listed, drawn
@@ -46,7 +47,7 @@ def derived(model: Mapping[str, Any], tidy: pd.DataFrame) -> dict[str, pd.DataFr
     """Tables of a page that stand in no file of their own: effect sizes, errors of clusters, the screen."""
     found = {}
     if "partial_r" in tidy and "role" in tidy:
-        found["effect_sizes"] = tidy
+        found["effect_sizes"] = headline(tidy)
     if "cluster_se" in tidy and tidy["cluster_se"].notna().any():
         found["clustered"] = tidy
     screen = model.get("screen") or {}
@@ -80,6 +81,7 @@ def family(tidy: pd.DataFrame) -> dict[str, Any]:
     """Tests that were corrected together, and how many they were; no lines where a test stands alone."""
     if "q_bh" not in tidy:
         return {"lines": [], "n": 0}
+    tidy = headline(tidy)
     rows = tidy[tidy["q_bh"].notna()]
     if len(rows) < 2:
         return {"lines": [], "n": len(rows)}
@@ -229,6 +231,10 @@ def methods(model: Mapping[str, Any]) -> str:
 def _references(model: Mapping[str, Any], declared: Mapping[str, Any]) -> list[str]:
     """Papers of what was used."""
     used = {
+        "CR2: Bell and McCaffrey 2002; Pustejovsky and Tipton 2018, doi:10.1080/07350015.2016.1247004": (
+            model.get("clusters") or {}
+        ).get("kind")
+        == "CR2",
         "HC3: Long and Ervin 2000, doi:10.1080/00031305.2000.10474549": "HC3" in model["method"],
         "false discovery rate: Benjamini and Hochberg 1995, doi:10.1111/j.2517-6161.1995.tb02031.x": declared.get(
             "family"

@@ -8,6 +8,7 @@ import pandas as pd
 
 from cohort.reporting import plots
 from cohort.reporting.wording import p_value
+from cohort.stats.clustering.headline import headline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +37,7 @@ def partial(tidy: pd.DataFrame, *, outcome: str) -> pd.DataFrame:
     columns = {"partial_r": "estimate", "partial_r_low": "ci_low", "partial_r_high": "ci_high"}
     if not {*columns} <= {*tidy.columns}:
         return pd.DataFrame(columns=list(columns.values()))
+    tidy = headline(tidy)
     own = tidy["outcome"] == outcome if "outcome" in tidy else pd.Series(True, tidy.index)  # noqa: FBT003
     rows = tidy[own & tidy["partial_r"].notna()]
     n = rows["family_n"].max() if "family_n" in rows else np.nan

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cohort.reporting.facts import Source
 from cohort.reporting.wording import Shown, decimals_for, number, p_value
+from cohort.stats.clustering.headline import headline
 
 Part = dict[str, Any]
 """title, caption, columns ({name, is_number}), lines (of cells: {numbers} or {text, anchor}), more (lines that are not shown)."""
@@ -113,7 +114,7 @@ def contrasts(table: pd.DataFrame) -> Part:
     return _part(
         "Contrasts",
         "Sums of terms, as the model declares them before the fit.",
-        table,
+        headline(table),
         [
             _text("Outcome", "outcome"),
             _text("Contrast", "contrast"),

@@ -1,6 +1,6 @@
 """One model of a catalog, whole: the screen before it, the fit, and everything that a reader asks beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from cohort.stats.sites.harmonized import Harmonized
 
 
+_INDEPENDENT = ("joint", "slopes", "ladder", "per_site", "adjustments", "imputed")
+"""Tables whose errors are classical and HC3 only."""
+
+
 @dataclass(frozen=True)
 class Analysis:
     """A fitted model and what stands beside it.
@@ -41,7 +45,7 @@ class Analysis:
         Of the outcome that figures show.
     tidy, glance : DataFrame
         Those of `fit`, then of the other outcomes; `tidy` with q and corrected p of its family, cluster-robust errors
-        where rows go together, and ``detectable``, the least effect found with a chance of 80 %.
+        where rows go together (beside the others; whatever is drawn from a fit is then by them), and ``detectable``, the least effect found with a chance of 80 %.
     screen : Screen
         What the table says about the model before any p.
     warnings : tuple of str
@@ -196,19 +200,25 @@ def analyse(
         table = made.table
     common = asked(model, units)
     fit = regression.fit(table, outcome=model.outcome, **common)
-    screen = _screen(fit.design, table, model)
-    beside = Companions(fit, table, model, units, screen)
     others = (
-        outcomes.fit(table, outcomes=model.all_outcomes[1:], **common) if model.outcomes else None
+        outcomes.fit(table, outcomes=model.all_outcomes[1:], **common)
+        if model.all_outcomes[1:]
+        else None
     )
-    tidy, warnings = _clustered(fit, table, model)
+    clusters = _clusters(table, model, [fit.design, *(others.designs.values() if others else ())])
+    if clusters is not None:
+        fit = robust.clustered(fit, clusters, units)
+    screen = _screen(fit.design, table, model)
+    beside = Companions(fit, table, model, units, screen, clusters)
+    tidy, warnings = fit.tidy, ()
     least = (
         {} if len(tidy) == 1 else equivalence.detectable(fit).set_index("term")["effect"].to_dict()
     )
     tidy = tidy.assign(detectable=tidy["term"].map(least))
     glance = fit.glance
     if others is not None:
-        tidy = pd.concat([tidy, others.tidy], ignore_index=True)
+        more, warnings = robust.of_outcomes(others, clusters)
+        tidy = pd.concat([tidy, more], ignore_index=True)
         glance = pd.concat([glance, others.glance.drop(columns="pattern")], ignore_index=True)
         warnings += others.warnings
     tested = beside.contrasts(others)
@@ -220,20 +230,23 @@ def analyse(
         moved = permuted.exchanged(fit, others, table, model, screen.group)
     for said in (made, adjustments, imputed, moved):
         warnings += () if said is None else said.warnings
+    tables = {
+        **tables,
+        **beside.tables(others),
+        **({} if adjustments is None else {"adjustments": adjustments.table}),
+        **({} if imputed is None else {"imputed": imputed.table}),
+        **({} if moved is None else {"permutation": moved.table}),
+        **({} if made is None else {"harmonize": made.combat.tidy}),
+    }
+    if fit.clusters is not None:
+        warnings += _alone(tables, fit.clusters.by)
     return Analysis(
         fit=fit,
         tidy=tidy,
         glance=glance,
         screen=screen,
         warnings=tuple(dict.fromkeys((*screen.warnings, *fit.warnings, *warnings))),
-        tables={
-            **tables,
-            **beside.tables(others),
-            **({} if adjustments is None else {"adjustments": adjustments.table}),
-            **({} if imputed is None else {"imputed": imputed.table}),
-            **({} if moved is None else {"permutation": moved.table}),
-            **({} if made is None else {"harmonize": made.combat.tidy}),
-        },
+        tables=tables,
         comparison=beside.comparison(),
         adjustments=adjustments,
         imputed=imputed,
@@ -290,16 +303,20 @@ def _mixed(table: pd.DataFrame, model: Model, units: dict[str, str]) -> Analysis
     )
 
 
-def _clustered(fit: Fit, table: pd.DataFrame, model: Model) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Effects with cluster-robust errors, where a cluster is stated or rows of a subject repeat."""
-    if model.cluster is not None:
-        named = cells.take(table, model.cluster, "cluster").set_axis(row_ids(table, ROW_ID))
-        found = robust.cluster(fit, named.loc[fit.design.X.index])
-    elif model.one_scan_per == "all" and fit.design.n_repeated:
-        found = robust.cluster(fit, "subject")
-    else:
-        return fit.tidy, ()
-    return found.tidy, found.warnings
+def _clusters(table: pd.DataFrame, model: Model, designs: Sequence[Design]) -> pd.Series | None:
+    """Label of each row of the table, where a cluster is stated or rows of a subject repeat; None elsewhere."""
+    repeated = model.one_scan_per == "all" and any(design.n_repeated for design in designs)
+    name = model.cluster or ("subject" if repeated else None)
+    if name is None:
+        return None
+    return cells.take(table, name, "cluster").set_axis(row_ids(table, ROW_ID))
+
+
+def _alone(tables: Mapping[str, pd.DataFrame], by: str) -> tuple[str, ...]:
+    """Say which tables know nothing of clusters."""
+    names = [name for name in _INDEPENDENT if name in tables]
+    told = "their errors take each row for independent, also those of one"
+    return (f"{', '.join(names)}: {told} {by}",) if names else ()
 
 
 def _families(

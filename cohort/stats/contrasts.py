@@ -50,7 +50,7 @@ def estimates(
     -------
     DataFrame, one row a contrast
         outcome, contrast, estimate, se, df, statistic, p, ci_low, ci_high, hc3_se, hc3_statistic, hc3_p, hc3_ci_low,
-        hc3_ci_high, partial_r, n.
+        hc3_ci_high, partial_r, n; where the fit has errors of clusters, the same with ``cluster_``.
 
     Raises
     ------
@@ -80,14 +80,18 @@ def estimates(
         "contrast": labels,
         "estimate": estimate,
     }
-    half = stats.t.ppf((1 + effects.LEVEL) / 2, df)
-    for prefix, covariance in (("", fit.covariance), ("hc3_", fit.hc3_covariance)):
+    alone = np.full(len(L), df)
+    kinds = [("", fit.covariance, alone), ("hc3_", fit.hc3_covariance, alone)]
+    if fit.clusters is not None:
+        kinds.append(("cluster_", fit.clusters.covariance, fit.clusters.sandwich.df(L)))
+    for prefix, covariance, dfs in kinds:
         se = np.sqrt([variance(row, covariance.to_numpy()) for row in L])
+        half = stats.t.ppf((1 + effects.LEVEL) / 2, dfs)
         columns[f"{prefix}se"] = se
-        if not prefix:
-            columns["df"] = df
+        if prefix != "hc3_":
+            columns[f"{prefix}df"] = dfs
         columns[f"{prefix}statistic"] = estimate / se
-        columns[f"{prefix}p"] = 2 * stats.t.sf(np.abs(estimate / se), df)
+        columns[f"{prefix}p"] = 2 * stats.t.sf(np.abs(estimate / se), dfs)
         columns[f"{prefix}ci_low"] = estimate - half * se
         columns[f"{prefix}ci_high"] = estimate + half * se
     t = np.asarray(columns["statistic"])

@@ -1,5 +1,6 @@
 """What a study can say of no difference: equivalence to zero within a declared bound, and the least effect it could find."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -46,7 +47,8 @@ def term(
     DataFrame, one row
         outcome, term, estimate, unit, bound_low, bound_high (in the unit of the estimate), se, df, p_low (of the
         hypothesis that the effect lies below the bounds), p_high (above), p (the larger of both), ci_low, ci_high (of
-        coverage ``1 - 2 alpha``), equivalent, and the same with ``hc3_`` from HC3 errors.
+        coverage ``1 - 2 alpha``), equivalent, the same with ``hc3_`` from HC3 errors, and
+        ``errors``: ``classical``, or the kind of the clusters' where the fit has such, which all but ``hc3_`` is of.
 
     Raises
     ------
@@ -80,10 +82,11 @@ def term(
         "bound_low": low,
         "bound_high": high,
     }
-    for prefix in ("", "hc3_"):
-        tested = _tost(row["estimate"], row[f"{prefix}se"], row["df"], low, high, alpha)
+    se, df, errors = _first(fit, row)
+    for prefix, one, its_df in (("", se, df), ("hc3_", row["hc3_se"], row["df"])):
+        tested = _tost(row["estimate"], one, its_df, low, high, alpha)
         found |= {f"{prefix}{key}": value for key, value in tested.items()}
-    return pd.DataFrame([found]).drop(columns="hc3_df")
+    return pd.DataFrame([found | {"errors": errors}]).drop(columns="hc3_df")
 
 
 def difference(
@@ -147,8 +150,8 @@ def detectable(
 ) -> pd.DataFrame:
     """Compute the smallest effect that a fit like this one finds with a given chance.
 
-    It follows from the design and the residual sd alone, not from the estimate: what the study could see, where power
-    "after the fact" would say no more than p does.
+    It follows from the design and the residuals alone, not from the estimate: what the study could see, where power
+    "after the fact" would say no more than p does. Where the fit has errors of clusters it is by those.
 
     Parameters
     ----------
@@ -188,21 +191,23 @@ def detectable(
         )
     known = [str(name) for name in fit.tidy["term"]]
     asked = known[1:] if terms is None else [terms] if isinstance(terms, str) else list(terms)
-    sigma, df = float(fit.glance["sigma"].iloc[0]), float(fit.glance["df_resid"].iloc[0])
-    shift = noncentrality(df, power=power, alpha=alpha)
+    sigma = float(fit.glance["sigma"].iloc[0])
+    shift_of = functools.cache(lambda df: noncentrality(df, power=power, alpha=alpha))
     rows = []
     for name in asked:
         row = _row(fit, name)
+        se, df, _ = _first(fit, row)
+        shift = shift_of(df)
         rows.append(
             {
                 "outcome": row["outcome"],
                 "term": name,
                 "power": power,
                 "alpha": alpha,
-                "effect": shift * row["se"],
+                "effect": shift * se,
                 "unit": row["unit"],
-                "hc3_effect": shift * row["hc3_se"],
-                "d": shift * row["se"] / sigma if name in fit.design.binary else math.nan,
+                "hc3_effect": shift_of(row["df"]) * row["hc3_se"],
+                "d": shift * se / sigma if name in fit.design.binary else math.nan,
                 "noncentrality": shift,
                 "df": df,
                 "n": row["n"],
@@ -221,6 +226,8 @@ def noncentrality(df: float, *, power: float = POWER, alpha: float = ALPHA) -> f
     """
     from scipy import optimize, stats
 
+    if math.isnan(df):  # of a term that one cluster decides
+        return math.nan
     critical = float(stats.t.ppf(1 - alpha / 2, df))
 
     def excess(shift: float) -> float:
@@ -264,6 +271,13 @@ def _ends(bound: Bound) -> tuple[float, float]:
             f"the bounds of equivalence are {low:g} and {high:g}; zero lies between them"
         )
     return float(low), float(high)
+
+
+def _first(fit: Fit, row: dict[str, Any]) -> tuple[float, float, str]:
+    """Error and degrees of freedom by which a term is judged, and what they are."""
+    if fit.clusters is None:
+        return float(row["se"]), float(row["df"]), "classical"
+    return float(row["cluster_se"]), float(row["cluster_df"]), fit.clusters.kind
 
 
 def _row(fit: Fit, name: str) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def adjusted_means(fit: Fit, group: str) -> pd.DataFrame:
     -------
     DataFrame, one row a level
         outcome, group, level, n, observed (the plain mean), estimate, unit, se, df, ci_low, ci_high, hc3_se,
-        hc3_ci_low, hc3_ci_high.
+        hc3_ci_low, hc3_ci_high, and ``errors``: ``classical``, or the kind of the clusters' that se, df and interval are
+        of where the fit has such.
 
     Raises
     ------
@@ -65,8 +66,10 @@ def adjusted_means(fit: Fit, group: str) -> pd.DataFrame:
     )
     member = [whole.member(found, level) for level in found.levels]
     y = design.y.to_numpy()
-    df = float(fit.glance["df_resid"].iloc[0])
-    half = stats.t.ppf((1 + effects.LEVEL) / 2, df)
+    alone = np.full(len(at), float(fit.glance["df_resid"].iloc[0]))
+    first = (fit.covariance, alone, "classical")
+    if (clusters := fit.clusters) is not None:
+        first = (clusters.covariance, clusters.sandwich.df(at), clusters.kind)
     estimate = at @ fit.tidy["estimate"].to_numpy()
     columns: dict[str, Any] = {
         "outcome": str(design.y.name),
@@ -77,14 +80,15 @@ def adjusted_means(fit: Fit, group: str) -> pd.DataFrame:
         "estimate": estimate,
         "unit": fit.model["units"].get(str(design.y.name), ""),
     }
-    for prefix, covariance in (("", fit.covariance), ("hc3_", fit.hc3_covariance)):
+    for prefix, covariance, df in (("", *first[:2]), ("hc3_", fit.hc3_covariance, alone)):
         se = np.sqrt([contrasts.variance(row, covariance.to_numpy()) for row in at])
+        half = stats.t.ppf((1 + effects.LEVEL) / 2, df)
         columns[f"{prefix}se"] = se
         if not prefix:
             columns["df"] = df
         columns[f"{prefix}ci_low"] = estimate - half * se
         columns[f"{prefix}ci_high"] = estimate + half * se
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns | {"errors": first[2]})
 
 
 def equal_slopes(fit: Fit, group: str, covariates: Sequence[str] = ()) -> pd.DataFrame:

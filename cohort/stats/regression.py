@@ -4,17 +4,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
 from cohort.stats import diagnostics, effects
+from cohort.stats.clustering.headline import headline
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design, prepare
 from cohort.stats.table import records
 from cohort.stats.wording import reading
+
+if TYPE_CHECKING:
+    from cohort.stats.robust import Clustered
 
 __all__ = ["DesignError", "Fit", "added_variable", "fit"]
 
@@ -47,6 +51,9 @@ class Fit:
         What to know before the numbers; the effects in sentences.
     model : dict
         The model as it was asked for.
+    clusters : Clustered or None
+        Errors robust to rows that go together (`cohort.stats.robust.clustered`). Where they are, they are the headline:
+        of the sentences, of means, bounds, and what can be detected; tables that hold a p have them side by side.
     """
 
     design: Design
@@ -59,6 +66,7 @@ class Fit:
     warnings: tuple[str, ...]
     reading: tuple[str, ...]
     model: dict[str, Any]
+    clusters: "Clustered | None" = None
 
     @property
     def rows(self) -> dict[str, Any]:
@@ -72,9 +80,18 @@ class Fit:
             name: metadata.version(name)
             for name in ("statsmodels", "patsy", "scipy", "numpy", "pandas")
         }
+        method = "ordinary least squares; classical and HC3 standard errors, t distribution"
+        if self.clusters is not None:
+            how = (
+                f"standard errors that allow for rows that go together ({self.clusters.described})"
+            )
+            method = (
+                f"ordinary least squares; {how}, classical and HC3 ones beside them, t distribution"
+            )
         return {
-            "method": "ordinary least squares; classical and HC3 standard errors, t distribution",
+            "method": method,
             **self.model,
+            "clusters": None if self.clusters is None else self.clusters.facts,
             "fitted": f"{design.y.name} ~ {design.formula}",
             "columns": [
                 {"name": name, "role": design.roles[name], "unit": unit}
@@ -97,7 +114,7 @@ class Fit:
     def layout(self) -> list[str]:
         """Lay the formula, the rows, the effects and the whole out, a line each."""
         design, whole = self.design, self.glance.iloc[0]
-        tidy = self.tidy
+        tidy, clusters = headline(self.tidy), self.clusters
         ends = zip(
             tidy["ci_low"].map(reading.number), tidy["ci_high"].map(reading.number), strict=True
         )
@@ -108,7 +125,9 @@ class Fit:
                 "unit": tidy["unit"],
                 "95 % interval": [f"{low} to {high}" for low, high in ends],
                 "t": tidy["statistic"].map("{:.2f}".format),
+                **({} if clusters is None else {"df": tidy["df"].map("{:.1f}".format)}),
                 "p": tidy["p"].map(reading.bare_p),
+                **({} if clusters is None else {"p if alone": self.tidy["p"].map(reading.bare_p)}),
                 "HC3 p": tidy["hc3_p"].map(reading.bare_p),
                 "d": tidy["d_adj"].map(lambda d: "" if math.isnan(d) else f"{d:.2f}"),
                 "partial r": tidy["partial_r"].map(lambda r: "" if math.isnan(r) else f"{r:.3f}"),
@@ -120,6 +139,7 @@ class Fit:
             f"{design.y.name} ~ {design.formula}",
             f"{len(design.y)} of {design.n_table} rows{f' (left out: {dropped})' if dropped else ''}",
             "",
+            *([] if clusters is None else [_allowing(clusters)]),
             shown.to_string(index=False),
             "",
             f"R2 {whole['r2']:.4f}   residual sd {reading.number(whole['sigma'])}   {joint}",
@@ -310,6 +330,14 @@ def _tidy(
             "partial_eta2": np.square([value for value, _, _ in r]),
             "n": len(design.y),
         }
+    )
+
+
+def _allowing(clusters: "Clustered") -> str:
+    """Line above the effects."""
+    return (
+        f"errors that allow for rows that go together ({clusters.described}); 'p if alone' and HC3 take each row for "
+        "independent:"
     )
 
 

@@ -1,7 +1,8 @@
 """Errors that hold when rows of one cluster (subject, family, site) go together."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,17 @@ import pandas as pd
 
 from cohort.stats import columns as cells
 from cohort.stats import effects
+from cohort.stats.clustering.sandwich import KINDS, Sandwich, sandwich
 from cohort.stats.columns import DesignError
+from cohort.stats.design import Design
+from cohort.stats.outcomes import Outcomes
 from cohort.stats.regression import Fit
+from cohort.stats.wording import reading
 
-KINDS = ("CR1", "CR2")
-FEW_CLUSTERS = 40
-"""Below this many clusters CR1 is too small, and CR2 with its own degrees of freedom is taken."""
+__all__ = ["KINDS", "Clustered", "cluster", "clustered", "of_outcomes"]
 
 FEW_DF = 4.0
 """Below these degrees of freedom even the p of CR2 is not to be trusted (Tipton 2015)."""
-
-_DECIDED = 1e-9
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class Clustered:
         How many there are, and the rows of the largest.
     tidy : DataFrame
         That of the fit with cluster_se, cluster_statistic, cluster_df, cluster_p, cluster_ci_low, cluster_ci_high,
-        cluster_kind and n_clusters.
+        cluster_d_adj_low, cluster_d_adj_high, cluster_partial_r_low, cluster_partial_r_high (that interval on the
+        scales of d and of r, the residual sd taken as known), cluster_kind and n_clusters.
     covariance : DataFrame, shape (p, p)
+    sandwich : Sandwich
+        Degrees of freedom of any sum of the estimates.
     warnings : tuple of str
     """
 
@@ -46,7 +50,24 @@ class Clustered:
     largest: int
     tidy: pd.DataFrame
     covariance: pd.DataFrame
+    sandwich: Sandwich
     warnings: tuple[str, ...]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the errors are, for ``model.json``."""
+        return {
+            "by": self.by,
+            "kind": self.kind,
+            "n_clusters": self.n_clusters,
+            "largest": self.largest,
+        }
+
+    @property
+    def described(self) -> str:
+        """What the errors are, in words."""
+        df = "Satterthwaite's" if self.kind == "CR2" else f"{self.n_clusters - 1}"
+        return f"{self.kind}, {self.n_clusters} clusters of {self.by}, {df} degrees of freedom"
 
 
 def cluster(
@@ -62,7 +83,8 @@ def cluster(
         Column of ``fit.design.rows`` (``subject``), or labels in the order of its rows; a Series that has the row ids
         as its index is put in their order.
     kind : {"CR1", "CR2"}, optional
-        Without it CR2 for fewer than 40 clusters, else CR1.
+        Without it CR1 where every term has at least 40 Satterthwaite degrees of freedom, else CR2: many clusters do
+        not help a term that few of them carry.
 
     Returns
     -------
@@ -90,61 +112,129 @@ def cluster(
     >>> found.kind, found.n_clusters, found.tidy["cluster_se"].round(4).tolist()
     ('CR2', 4, [0.2357, 1.2019])
     """
-    from scipy import stats
-
     if kind not in (None, *KINDS):
         raise DesignError(f"the kind is {kind!r}; it takes {' or '.join(KINDS)}")
-    name, codes = _clusters(fit, by)
-    n_clusters = int(codes.max()) + 1
-    if n_clusters < 2:
-        raise DesignError(f"{n_clusters} cluster by {name!r}; errors between clusters need two")
-    kind = kind or ("CR2" if n_clusters < FEW_CLUSTERS else "CR1")
-    X = fit.design.X.to_numpy()
-    length = np.sqrt((X**2).sum(axis=0))
-    basis, triangle = np.linalg.qr(X / length)
-    inverse = np.linalg.inv(triangle)
-    residual = fit.augment["residual"].to_numpy()
-    order = np.argsort(codes, kind="stable")
-    clusters = np.split(order, np.cumsum(np.bincount(codes))[:-1])
-    weight = basis @ inverse.T / length  # of each row in each estimate, (n, p)
-    covariance, df, decided = _sandwich(kind, clusters, basis, weight, residual)
-    covariance[decided, :] = covariance[:, decided] = np.nan
-    se = np.sqrt(np.diag(covariance))
-    estimate = fit.tidy["estimate"].to_numpy()
-    half = stats.t.ppf((1 + effects.LEVEL) / 2, df) * se
-    columns = {
-        "cluster_se": se,
-        "cluster_statistic": estimate / se,
-        "cluster_df": np.where(decided, np.nan, df),
-        "cluster_p": 2 * stats.t.sf(np.abs(estimate / se), df),
-        "cluster_ci_low": estimate - half,
-        "cluster_ci_high": estimate + half,
-        "cluster_kind": kind,
-        "n_clusters": n_clusters,
-    }
+    name, codes = _clusters(fit.design, by)
+    made = sandwich(fit.design.X.to_numpy(), codes, kind=kind)
+    covariance = made.covariance(fit.augment["residual"].to_numpy())
     names = fit.design.X.columns
     return Clustered(
-        kind=kind,
+        kind=made.kind,
         by=name,
-        n_clusters=n_clusters,
-        largest=int(np.bincount(codes).max()),
-        tidy=fit.tidy.assign(**columns),
+        n_clusters=len(made.sizes),
+        largest=int(made.sizes.max()),
+        tidy=fit.tidy.assign(**_columns(made, covariance, fit.tidy)),
         covariance=pd.DataFrame(covariance, names, names),
-        warnings=tuple(_warnings(name, [str(c) for c in names], df, decided)),
+        sandwich=made,
+        warnings=tuple(_warnings(name, [str(c) for c in names], made)),
     )
 
 
-def _clusters(fit: Fit, by: str | Sequence[Any] | pd.Series) -> tuple[str, np.ndarray]:
+def clustered(fit: Fit, by: str | Sequence[Any] | pd.Series, units: Mapping[str, str]) -> Fit:
+    """A fit whose headline errors are those of clusters: its sentences, and all that is computed from it.
+
+    Parameters
+    ----------
+    by
+        As for `cluster`.
+    units : mapping
+        Column -> unit.
+
+    Raises
+    ------
+    DesignError
+        As `cluster`.
+    """
+    found = cluster(fit, by)
+    how = f"{found.kind} by {found.n_clusters} clusters of {found.by}"
+    return replace(
+        fit,
+        tidy=found.tidy,
+        warnings=(*fit.warnings, *found.warnings),
+        reading=tuple(reading.sentences(fit.design, found.tidy, units, clusters=how)),
+        clusters=found,
+    )
+
+
+def of_outcomes(others: Outcomes, by: pd.Series | None) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Effects on many outcomes with cluster-robust errors beside the others.
+
+    Parameters
+    ----------
+    by : Series or None
+        Label of each row of the table, indexed by row id. Without it no errors are added.
+
+    Returns
+    -------
+    tidy : DataFrame
+        That of `others` with the columns of `Clustered.tidy`; NaN where the rows of an outcome have fewer than two
+        clusters, and for outcomes that could not be fitted.
+    warnings : tuple of str
+    """
+    if by is None:
+        return others.tidy, ()
+    tidy, told = others.tidy, []
+    columns: dict[str, Any] = {}
+    place = tidy.groupby("outcome", sort=False).indices
+    for pattern, design in others.designs.items():
+        X, Y = design.X.to_numpy(), others.values[pattern]
+        try:
+            name, codes = _clusters(design, by)
+        except DesignError as error:
+            told.append(f"{', '.join(map(str, Y.columns))}: no cluster-robust errors: {error}")
+            continue
+        made = sandwich(X, codes)
+        for outcome in Y.columns:
+            rows = place[outcome]
+            part = tidy.iloc[rows]
+            residual = Y[outcome].to_numpy() - X @ part["estimate"].to_numpy()
+            for key, values in _columns(made, made.covariance(residual), part).items():
+                kind = object if key == "cluster_kind" else np.float64
+                blank = None if kind is object else np.nan
+                columns.setdefault(key, np.full(len(tidy), blank, kind))[rows] = values
+        told += _warnings(name, [str(c) for c in design.X.columns], made)
+    if "cluster_kind" in columns:
+        columns["cluster_kind"] = pd.array(columns["cluster_kind"], dtype="str")
+    return tidy.assign(**columns), tuple(dict.fromkeys(told))
+
+
+def _columns(made: Sandwich, covariance: np.ndarray, tidy: pd.DataFrame) -> dict[str, Any]:
+    """What `Clustered.tidy` has beside a fit's own; each (p,) or one value."""
+    from scipy import stats
+
+    se, df = np.sqrt(np.diag(covariance)), made.df(np.eye(len(covariance)))
+    estimate = tidy["estimate"].to_numpy()
+    t, half = estimate / se, stats.t.ppf((1 + effects.LEVEL) / 2, df) * se
+    found: dict[str, Any] = {
+        "cluster_se": se,
+        "cluster_statistic": t,
+        "cluster_df": df,
+        "cluster_p": 2 * stats.t.sf(np.abs(t), df),
+    }
+    classical, df_resid = tidy["se"].to_numpy(), tidy["df"].to_numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        per_sd = (tidy["d_adj"] / tidy["estimate"]).to_numpy()
+    scales = [("low", estimate - half), ("high", estimate + half)]
+    for end, value in scales:
+        found[f"cluster_ci_{end}"] = value
+    for end, value in scales:
+        away = value / classical
+        found[f"cluster_d_adj_{end}"] = value * per_sd
+        found[f"cluster_partial_r_{end}"] = np.where(
+            tidy["partial_r"].isna(), math.nan, away / np.sqrt(away**2 + df_resid)
+        )
+    return {**found, "cluster_kind": made.kind, "n_clusters": float(len(made.sizes))}
+
+
+def _clusters(design: Design, by: str | Sequence[Any] | pd.Series) -> tuple[str, np.ndarray]:
     """Name of the clusters, and the number of that of each row, in order of appearance."""
-    rows = fit.design.rows
+    rows = design.rows
     if isinstance(by, str):
         name, labels = by, cells.take(rows, by, "clusters")
-    elif (
-        isinstance(by, pd.Series) and by.index.is_unique and fit.design.X.index.isin(by.index).all()
-    ):
+    elif isinstance(by, pd.Series) and by.index.is_unique and design.X.index.isin(by.index).all():
         name, labels = (
             "cluster" if by.name is None else str(by.name),
-            by.reindex(fit.design.X.index),
+            by.reindex(design.X.index),
         )
     else:
         name, labels = "cluster", pd.Series(list(by))
@@ -153,66 +243,21 @@ def _clusters(fit: Fit, by: str | Sequence[Any] | pd.Series) -> tuple[str, np.nd
     empty = np.flatnonzero(cells.missing(labels))
     if empty.size:
         raise DesignError(
-            f"{name!r} is missing in row {fit.design.X.index[empty[0]]} ({empty.size} of {len(rows)} rows): no cluster"
+            f"{name!r} is missing in row {design.X.index[empty[0]]} ({empty.size} of {len(rows)} rows): no cluster"
         )
-    codes, _ = pd.factorize(pd.Series([cells.label(cell) for cell in labels.tolist()]))
+    codes, found = pd.factorize(pd.Series([cells.label(cell) for cell in labels.tolist()]))
+    if len(found) < 2:
+        raise DesignError(f"{len(found)} cluster by {name!r}; errors between clusters need two")
     return name, np.asarray(codes)
 
 
-def _sandwich(
-    kind: str,
-    clusters: Sequence[np.ndarray],
-    basis: np.ndarray,
-    weight: np.ndarray,
-    residual: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Covariance of the estimates, degrees of freedom of each, and which of them one cluster decides.
-
-    With W the weights of the rows in the estimates and H = QQ', cluster g contributes ``W_g' A_g e_g``. The degrees
-    of freedom are ``tr(M)^2 / tr(M^2)`` for M_gh = u_g' (I - H)_gh u_h and u_g = A_g w_g. M is a diagonal less a
-    product TT' of rank p, so that neither a G x G nor an n x n matrix is built.
-    """
-    n, p = basis.shape
-    n_clusters = len(clusters)
-    scores = np.empty((n_clusters, p))
-    squares = np.empty((n_clusters, p))  # u_g' u_g of each estimate
-    within = np.empty((n_clusters, p, p))  # T: row g is Q_g' u_g; of each estimate, the last axis
-    decided = np.zeros(p, bool)
-    lengths = np.sqrt((weight**2).sum(axis=0))
-    for g, rows in enumerate(clusters):
-        Q, W = basis[rows], weight[rows]
-        across, size, _ = np.linalg.svd(Q, full_matrices=False)
-        free = 1 - size**2  # eigenvalues of I - H_gg along `across`; 1 elsewhere
-        full = free < _DECIDED  # there the residuals of the cluster are zero whatever its outcomes
-        along = across.T @ W
-        decided |= (np.abs(along[full]) > 1e-6 * lengths).any(axis=0)
-        u = W
-        if kind == "CR2":
-            root = np.where(full, 0.0, 1 / np.sqrt(np.where(full, 1.0, free)))
-            u = W + across @ ((root - 1)[:, None] * along)
-        scores[g] = residual[rows] @ u
-        squares[g] = (u**2).sum(axis=0)
-        within[g] = Q.T @ u
-    covariance = scores.T @ scores
-    if kind == "CR1":
-        covariance *= n_clusters / (n_clusters - 1) * (n - 1) / (n - p)
-        return covariance, np.full(p, n_clusters - 1.0), decided
-    df = np.full(p, np.nan)
-    for j in np.flatnonzero(~decided):
-        D, T = squares[:, j], within[:, :, j]
-        crossed = (T**2).sum(axis=1)
-        trace = D.sum() - crossed.sum()
-        df[j] = trace**2 / ((D**2).sum() - 2 * (D * crossed).sum() + ((T.T @ T) ** 2).sum())
-    return covariance, df, decided
-
-
-def _warnings(by: str, names: Sequence[str], df: np.ndarray, decided: np.ndarray) -> list[str]:
+def _warnings(by: str, names: Sequence[str], made: Sandwich) -> list[str]:
     found = [
         f"{name} is decided by one {by} alone: no cluster-robust error for it"
-        for name, alone in zip(names, decided, strict=True)
+        for name, alone in zip(names, made.decided, strict=True)
         if alone
     ]
-    few = [name for name, value in zip(names, df, strict=True) if value < FEW_DF]
+    few = [name for name, df in zip(names, made.satterthwaite, strict=True) if df < FEW_DF]
     if few:
         found.append(
             f"fewer than {FEW_DF:g} degrees of freedom for {', '.join(few)} by {by}: too few clusters carry it, and "

@@ -82,7 +82,7 @@ def test_the_terminal_shows_the_screen_before_any_p():
     counts = found.screen.sites.set_index(["site", "level"])["n"]
     assert lines["b"].split() == ["b", str(counts["b", "0"]), str(counts["b", "1"])]
     errors = found.tidy.set_index("term").loc["dx"]
-    assert f"CR1, {errors['n_clusters']:.0f} clusters" in text
+    assert f"{errors['cluster_kind']}, {errors['n_clusters']:.0f} clusters of subject" in text
 
 
 def test_rows_that_repeat_get_cluster_robust_errors_beside_the_others():

@@ -124,9 +124,42 @@ def test_cr2_of_two_groups_of_single_rows_is_welch_with_degrees_of_freedom_in_cl
     assert row["cluster_df"] == pytest.approx(df, rel=1e-9)
 
 
-def test_forty_clusters_are_enough_for_cr1():
-    assert robust.cluster(fitted(clusters=39)).kind == "CR2"
-    assert robust.cluster(fitted(clusters=40)).kind == "CR1"
+def one_row_each(clusters, treated, seed=0):
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"y": rng.normal(0, 1, clusters), "dx": np.arange(clusters) < treated})
+    return fit(table.astype(float), formula="y ~ dx", one_scan_per="all")
+
+
+@pytest.mark.parametrize(("clusters", "treated"), [(45, 3), (45, 20), (90, 40), (400, 3)])
+def test_cr1_is_for_terms_that_many_clusters_carry_not_for_many_clusters(clusters, treated):
+    found = robust.cluster(one_row_each(clusters, treated), range(clusters))
+    # Imbens and Kolesar 2016: degrees of freedom of two groups
+    n0, n1 = clusters - treated, treated
+    df = (1 / n0 + 1 / n1) ** 2 / (1 / (n0**2 * (n0 - 1)) + 1 / (n1**2 * (n1 - 1)))
+    assert found.kind == ("CR1" if df >= 40 else "CR2")
+    assert found.sandwich.satterthwaite[1] == pytest.approx(df, rel=1e-9)
+    expected = clusters - 1 if df >= 40 else df
+    assert found.tidy["cluster_df"].iloc[1] == pytest.approx(expected, rel=1e-9)
+    warned = any(w.startswith("fewer than 4 degrees of freedom for dx") for w in found.warnings)
+    assert warned == (df < 4)
+    by_hand = robust.cluster(one_row_each(clusters, treated), range(clusters), kind="CR1")
+    assert by_hand.warnings == found.warnings
+
+
+@settings(max_examples=8)
+@given(seed=st.integers(0, 1000), clusters=st.integers(6, 39))
+def test_degrees_of_freedom_of_a_sum_are_those_of_the_term_that_it_is_in_another_coding(
+    seed, clusters
+):
+    table = simulated(seed, clusters=clusters)
+    table["old"] = table["dx"] + table["age"] / 10  # y = a dx + b age = a old + (b - a / 10) age
+    one, two = (
+        robust.cluster(fit(table, outcome="volume", formula=f, one_scan_per="all"), kind="CR2")
+        for f in ("dx + age", "old + age")
+    )
+    weights = np.array([[0.0, -0.1, 1.0]])
+    expected = two.tidy.set_index("term").loc["age", "cluster_df"]
+    assert one.sandwich.df(weights)[0] == pytest.approx(expected, rel=1e-6)
 
 
 def test_labels_may_come_as_a_column_a_list_or_a_series_in_any_order():
@@ -241,3 +274,19 @@ def test_with_few_clusters_cr2_keeps_its_level_and_no_other_error_does():
     low, high = stats.binom.interval(0.99, draws, 0.05)
     assert low <= found.pop("CR2") <= high
     assert min(found.values()) > high
+
+
+@pytest.mark.slow
+def test_with_many_clusters_of_which_few_have_the_group_the_level_is_kept():
+    """45 clusters, three of them with the group, no effect: how often p is below 5 %."""
+    draws, found = 200, {"CR1": 0, "chosen": 0}
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        who = np.repeat(np.arange(45), 4)
+        table = pd.DataFrame({"dx": (who < 3) * 1.0, "subject": who.astype(str)})
+        table["y"] = rng.normal(0, 1, 45)[who] + rng.normal(0, 1, 180)
+        result = fit(table, formula="y ~ dx", one_scan_per="all")
+        for name, kind in (("CR1", "CR1"), ("chosen", None)):
+            found[name] += robust.cluster(result, kind=kind).tidy.loc[1, "cluster_p"] < 0.05
+    high = stats.binom.ppf(0.995, draws, 0.05)
+    assert found["chosen"] <= high < found["CR1"]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from cohort.io.covariates import Model
 from cohort.stats import columns as cells
-from cohort.stats import comparison, contrasts, equivalence, imputation, means, regression
+from cohort.stats import comparison, contrasts, equivalence, imputation, means, regression, robust
 from cohort.stats.adjust import Adjustments, compare
 from cohort.stats.columns import DesignError
 from cohort.stats.ladder import ladder
@@ -47,9 +47,10 @@ class Companions:
         model: Model,
         units: Mapping[str, str],
         screen: Screen,
+        clusters: pd.Series | None = None,
     ) -> None:
         self.fit, self.table, self.model, self.units = fit, table, model, units
-        self.screen = screen
+        self.screen, self.clusters = screen, clusters
         self.left_out: dict[str, str] = {}
 
     def _try(self, name: str, compute: Callable[[], _T]) -> _T | None:
@@ -67,11 +68,16 @@ class Companions:
         fits = [self.fit]
         if others is not None:
             good = others.glance.loc[others.glance["reason"] == "", "outcome"]
-            common = asked(self.model, self.units)
-            fits += [regression.fit(self.table, outcome=str(o), **common) for o in good]
+            fits += [self._fit(str(o)) for o in good]
         texts, names = list(declared.values()), list(declared)
         found = [contrasts.estimates(fit, texts, names=names) for fit in fits]
         return pd.concat(found, ignore_index=True)
+
+    def _fit(self, outcome: str) -> Fit:
+        """Of another outcome, with errors of clusters where the first has them."""
+        fit = regression.fit(self.table, outcome=outcome, **asked(self.model, self.units))
+        by = self.clusters
+        return fit if by is None else robust.clustered(fit, by, self.units)
 
     def comparison(self) -> "Comparison | None":
         """The two groups as they are, on the rows of the fit."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from cohort.stats.adjust import Adjustments
+from cohort.stats.clustering.headline import headline
 from cohort.stats.columns import DesignError
 from cohort.stats.terms.groups import group_columns
 from cohort.stats.wording import reading, screened
@@ -18,7 +19,6 @@ INDENT = "  "
 def lines(analysis: "Analysis") -> list[str]:
     """Everything but the warnings, which come first wherever this is shown."""
     parts = [
-        _clustered(analysis.tidy),
         _family(analysis.tidy),
         _joint(analysis.tables.get("joint")),
         _compared(analysis),
@@ -81,32 +81,11 @@ def _interval(low: pd.Series, high: pd.Series) -> list[str]:
     return [f"{_number(a)} to {_number(b)}" for a, b in zip(low, high, strict=True)]
 
 
-def _clustered(tidy: pd.DataFrame) -> list[str]:
-    """The effects of the outcome that figures show, with errors that allow for rows that go together."""
-    if "cluster_se" not in tidy:
-        return []
-    rows = tidy[tidy["cluster_se"].notna()]
-    shown = pd.DataFrame(
-        {
-            "term": rows["term"],
-            "estimate": rows["estimate"].map(_number),
-            "95 % interval": _interval(rows["cluster_ci_low"], rows["cluster_ci_high"]),
-            "t": rows["cluster_statistic"].map(_two),
-            "df": rows["cluster_df"].map("{:.1f}".format),
-            "p": rows["cluster_p"].map(_p),
-        }
-    )
-    kind, n = rows["cluster_kind"].iloc[0], rows["n_clusters"].iloc[0]
-    return [
-        f"with errors that allow for rows that go together ({kind}, {n:.0f} clusters):",
-        *_frame(shown),
-    ]
-
-
 def _family(tidy: pd.DataFrame) -> list[str]:
     """What was corrected together; nothing where one test stands alone."""
     if "family_n" not in tidy:
         return []
+    tidy = headline(tidy)
     members = tidy[tidy["q_bh"].notna()]
     if len(members) < 2:
         return []
@@ -152,7 +131,7 @@ def _compared(analysis: "Analysis") -> list[str]:
         terms = group_columns(analysis.design, found.group)
     except DesignError:  # part of an interaction: no single number compares the groups
         terms = []
-    adjusted = analysis.fit.tidy
+    adjusted = headline(analysis.fit.tidy)
     adjusted = adjusted[adjusted["term"].isin(terms)].assign(test="this model")
     rows = pd.concat([tests, adjusted[list(tests)]], ignore_index=True)
     shown = pd.DataFrame(
@@ -199,6 +178,7 @@ def _bounds(table: pd.DataFrame | None) -> list[str]:
 def _contrasts(table: pd.DataFrame | None) -> list[str]:
     if table is None:
         return []
+    table = headline(table)
     shown = pd.DataFrame(
         {
             **table[["outcome", "contrast"]],

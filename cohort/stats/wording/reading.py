@@ -83,13 +83,17 @@ ORDER = ("group", "interaction", "covariate", "confound")
 """Roles in the order of the sentences: first what was asked, last what was adjusted for."""
 
 
-def sentences(design: Design, tidy: pd.DataFrame, units: Mapping[str, str]) -> list[str]:
+def sentences(
+    design: Design, tidy: pd.DataFrame, units: Mapping[str, str], *, clusters: str = ""
+) -> list[str]:
     """Write one sentence for each column of the design but the intercept, by `ORDER` and then as the formula.
 
     Parameters
     ----------
     tidy : DataFrame
         Effects, one row a column of the design.
+    clusters : str
+        What errors of clusters are, where `tidy` has such: they are told then.
     """
     position = {term.key: i for i, term in enumerate(design.formula.terms)}
     found: list[tuple[tuple[int, int, int], str]] = []
@@ -98,15 +102,14 @@ def sentences(design: Design, tidy: pd.DataFrame, units: Mapping[str, str]) -> l
     ):
         if term is not None:
             place = (ORDER.index(design.roles[column]), position[term.key], len(found))
-            found.append((place, _sentence(design, column, term, row, units)))
+            found.append((place, _sentence(design, column, term, row, units, clusters)))
     return [text for _, text in sorted(found)]
 
 
-def _sentence(design: Design, column: str, term: Term, row: Any, units: Mapping[str, str]) -> str:
-    figures = (
-        f"(95 % interval {number(row.ci_low)} to {number(row.ci_high)}; "
-        f"{probability(row.p)}; HC3 {probability(row.hc3_p)})"
-    )
+def _sentence(
+    design: Design, column: str, term: Term, row: Any, units: Mapping[str, str], clusters: str
+) -> str:
+    figures = _figures(row, clusters)
     held = _held(design, term)
     change = _change(column, term, design, units)
     if change is None:
@@ -123,6 +126,21 @@ def _sentence(design: Design, column: str, term: Term, row: Any, units: Mapping[
     closing = "" if held else ", nothing else held equal"
     return (
         f"{opening} goes with a {design.y.name} {size} {direction}{reference} {figures}{closing}."
+    )
+
+
+def _figures(row: Any, clusters: str) -> str:
+    """Interval and p, of clusters where rows go together."""
+    if not clusters:
+        return (
+            f"(95 % interval {number(row.ci_low)} to {number(row.ci_high)}; "
+            f"{probability(row.p)}; HC3 {probability(row.hc3_p)})"
+        )
+    if math.isnan(row.cluster_p):
+        return f"(no error by {clusters}: one of them decides it alone)"
+    return (
+        f"(95 % interval {number(row.cluster_ci_low)} to {number(row.cluster_ci_high)}; "
+        f"{probability(row.cluster_p)}, {clusters})"
     )
 
 
