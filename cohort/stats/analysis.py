@@ -22,7 +22,7 @@ from cohort.stats.subjects import mixedcontrasts
 from cohort.stats.subjects.mixedfit import MixedFit
 from cohort.stats.table import records
 from cohort.stats.table.rows import row_ids
-from cohort.stats.terms.groups import group_columns
+from cohort.stats.terms.groups import check_group, group_columns
 
 if TYPE_CHECKING:
     from cohort.stats.comparison import Comparison
@@ -200,6 +200,8 @@ def analyse(
         table = made.table
     common = asked(model, units)
     fit = regression.fit(table, outcome=model.outcome, **common)
+    if model.group is not None:
+        check_group(fit.design, model.group)
     others = (
         outcomes.fit(table, outcomes=model.all_outcomes[1:], **common)
         if model.all_outcomes[1:]
@@ -210,17 +212,17 @@ def analyse(
         fit = robust.clustered(fit, clusters, units)
     screen = _screen(fit.design, table, model)
     beside = Companions(fit, table, model, units, screen, clusters)
-    tidy, warnings = fit.tidy, ()
+    tidy, warnings = fit.tidy, (*screen.warnings, *fit.warnings)
     least = (
         {} if len(tidy) == 1 else equivalence.detectable(fit).set_index("term")["effect"].to_dict()
     )
     tidy = tidy.assign(detectable=tidy["term"].map(least))
     glance = fit.glance
     if others is not None:
-        more, warnings = robust.of_outcomes(others, clusters)
+        more, told = robust.of_outcomes(others, clusters)
         tidy = pd.concat([tidy, more], ignore_index=True)
         glance = pd.concat([glance, others.glance.drop(columns="pattern")], ignore_index=True)
-        warnings += others.warnings
+        warnings += (*told, *others.warnings)
     tested = beside.contrasts(others)
     tidy, tested = _families(fit.design, tidy, tested, model, screen.group)
     tables = {} if tested is None else {"contrasts": tested}
@@ -245,7 +247,7 @@ def analyse(
         tidy=tidy,
         glance=glance,
         screen=screen,
-        warnings=tuple(dict.fromkeys((*screen.warnings, *fit.warnings, *warnings))),
+        warnings=tuple(dict.fromkeys(warnings)),
         tables=tables,
         comparison=beside.comparison(),
         adjustments=adjustments,
@@ -282,6 +284,8 @@ def _mixed(table: pd.DataFrame, model: Model, units: dict[str, str]) -> Analysis
         method=model.random.method,
         units=units,
     )
+    if model.group is not None:
+        check_group(fit.design, model.group)
     screen = _screen(fit.design, table, model, model.random.subject)
     tested = None
     if model.contrasts:

@@ -178,6 +178,40 @@ def test_what_is_declared_and_is_not_of_the_model_is_one_line(keys, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "held"),
+    [
+        ({0: 2}, r"0 \(44\), 1 \(45\), 2 \(1\)"),
+        (dict.fromkeys(range(30), 2), r"0 \(30\), 1 \(30\), 2 \(30\)"),
+        ({i: i for i in range(90)}, r"5 \(1\) and 84 other values"),
+        ({i: i % 2 + 1 for i in range(90)}, r"1 \(45\), 2 \(45\)"),
+    ],
+)
+@pytest.mark.parametrize("random", [None, {}])
+def test_a_group_of_numbers_that_would_be_one_slope_is_refused(values, held, random):
+    table = people()
+    table["dx"] = [values.get(i, value) for i, value in enumerate(table["dx"])]
+    keys = {
+        "outcome": "brain",
+        "formula": "dx + age",
+        "group": "dx",
+        "one_scan_per": "all",
+        "random": random,
+    }
+    asked = Model.model_validate(keys)
+    with pytest.raises(DesignError, match=rf"group: 'dx' holds .*{held}.*C\(dx\)") as caught:
+        analyse(table, asked, UNITS)
+    assert "\n" not in str(caught.value)
+
+
+def test_levels_that_are_numbers_are_compared_when_the_formula_says_so():
+    table = people().assign(dx=np.arange(90) % 3)
+    keys = {"formula": "C(dx) + age + skull", "head": "skull"}
+    found = analyse(table, model(**keys), UNITS)
+    assert set(found.tidy.loc[found.tidy["q_bh"].notna(), "term"]) == {"C(dx)[T.1]", "C(dx)[T.2]"}
+    assert {"means", "ladder", "adjustments"} <= set(found.tables)
+
+
 def test_head_size_in_six_ways_is_that_of_adjust():
     table = people()
     found = analyse(table, model(head="skull"), UNITS)

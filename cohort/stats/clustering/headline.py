@@ -21,5 +21,5 @@ def headline(table: pd.DataFrame) -> pd.DataFrame:
     """
     if f"{PREFIX}se" not in table and f"{PREFIX}p" not in table:
         return table
-    held = [c for c in table if str(c).startswith(PREFIX) and c not in _KINDS]
+    held = [str(c) for c in table if str(c).startswith(PREFIX) and c not in _KINDS]
     return table.drop(columns=held).assign(**{c.removeprefix(PREFIX): table[c] for c in held})

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design
 
+MAX_VALUES = 6
+"""Values of a column that an error lists."""
+
 
 def group_columns(design: Design, group: str) -> list[str]:
     """Columns of a design that compare the levels of `group` with its reference.
@@ -31,6 +34,26 @@ def group_columns(design: Design, group: str) -> list[str]:
             f"under treatment coding, as C({group})"
         )
     return found
+
+
+def check_group(design: Design, group: str) -> None:
+    """Raise `DesignError` if a declared group is a number that enters as one slope.
+
+    A single 2 among many 0 and 1, a slip of the pen, would turn the comparison of two groups into a line.
+    """
+    for name, term in zip(design.X.columns, design.terms, strict=True):
+        if term is None or term.columns != (group,) or len(term.factors) > 1:
+            continue
+        if term.factors[0].kind != "column" or term.name in design.coding or name in design.binary:
+            continue
+        counts = design.X[name].value_counts().sort_index()
+        held = ", ".join(f"{value:g} ({n})" for value, n in counts.head(MAX_VALUES).items())
+        more = f" and {len(counts) - MAX_VALUES} other values" if len(counts) > MAX_VALUES else ""
+        raise DesignError(
+            f"group: {group!r} holds {held}{more} (rows of each); expected 0 and 1, or text: as it is, the model fits one "
+            f"slope to it. Write C({group}) in the formula to compare its values, or mend the table; for a slope, state no "
+            "group"
+        )
 
 
 def reference_level(design: Design, terms: Sequence[str], group: str) -> str:
