@@ -1,7 +1,7 @@
 """One model of a catalog, whole: the screen before it, the fit, and everything that a reader asks beside it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -200,8 +200,15 @@ def analyse(
         table = made.table
     common = asked(model, units)
     fit = regression.fit(table, outcome=model.outcome, **common)
+    if made is not None:
+        design = fit.design.after(made.dropped, made.reasons)
+        counts = {"n_table": design.n_table, "n_dropped": len(design.dropped)}
+        fit = replace(fit, design=design, glance=fit.glance.assign(**counts))
     if model.group is not None:
         check_group(fit.design, model.group)
+    for name in model.all_outcomes:
+        if name in fit.design.formula.columns:
+            raise DesignError(f"the outcome {name!r} is also among the terms: {fit.design.formula}")
     others = (
         outcomes.fit(table, outcomes=model.all_outcomes[1:], **common)
         if model.all_outcomes[1:]

@@ -1,8 +1,8 @@
 """From a table and a model to the rows that are fitted, their design matrix, and an account of every other row."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,24 @@ class Design:
     def reasons(self) -> dict[str, int]:
         """Rows that are not fitted, counted by reason."""
         return count(self.dropped)
+
+    def after(self, dropped: Sequence[Mapping[str, str]], reasons: Mapping[str, str]) -> "Design":
+        """The same design of a table that was changed before.
+
+        Parameters
+        ----------
+        dropped : sequence of dict
+            ``row_id`` and ``reason`` of rows that the table lost.
+        reasons : mapping
+            Row -> why it had been left out of the table as it was, where it has no outcome now.
+        """
+        lacks = f"missing {self.y.name}"
+        own = (
+            e | {"reason": reasons.get(e["row_id"], lacks)} if e["reason"] == lacks else e
+            for e in self.dropped
+        )
+        before = tuple(dict(entry) for entry in dropped)
+        return replace(self, n_table=self.n_table + len(before), dropped=(*before, *own))
 
     @property
     def account(self) -> dict[str, Any]:
@@ -154,8 +172,10 @@ def prepare(
     matrix = build(checked, used)
     y = pd.Series(cells.numbers(cells.take(used, outcome, "outcome")), used.index, name=outcome)
     _check(matrix.X, y, told(len(table), account.dropped))
+    _check_levels(checked, matrix.coding, used)
     roles = _roles(matrix.X, matrix.terms, matrix.coding, adjusted)
-    identity = [c for c in ("participant", subject, *order) if c in names and c != row_id]
+    known = dict.fromkeys(("participant", subject, *order))
+    identity = [c for c in known if c in names and c != row_id]
     rows = used[identity].reset_index(drop=True)
     rows.insert(0, row_id, used.index)
     warnings = (
@@ -231,6 +251,22 @@ def _check(X: pd.DataFrame, y: pd.Series, told: str) -> None:
         raise DesignError(
             f"{name!r} is an exact combination of {', '.join(map(repr, others))} and the intercept: drop one of them"
         )
+
+
+def _check_levels(formula: Formula, coding: dict[str, dict[str, Any]], used: pd.DataFrame) -> None:
+    """Raise `DesignError` for a level of one row, the reference too, which has no column of its own."""
+    for factor in dict.fromkeys(f for term in formula.terms for f in term.factors):
+        if factor.shown not in coding or len(factor.columns) != 1:
+            continue
+        levels = cells.categories(used[factor.columns[0]])
+        counts = np.bincount(levels.codes, minlength=len(levels.categories))
+        for code in np.flatnonzero(counts == 1):
+            level, row = levels.categories[code], used.index[int(np.argmax(levels.codes == code))]
+            against = level == coding[factor.shown]["reference"]
+            told = ": every effect of it would be against one person" if against else ""
+            raise DesignError(
+                f"{factor.shown} = {level} holds for one row only ({row}): a group of one tells nothing{told}"
+            )
 
 
 def _is_binary(values: np.ndarray) -> bool:

@@ -57,7 +57,6 @@ def fit_model(
     analysis = fit_table(table, model, units, saved=(before or {}).get("harmonization"))
     lost = table.loc[table["unusable"].notna(), ["scan_id", "unusable"]]
     dropped = [{"row": str(row), "reason": str(why)} for row, why in lost.itertuples(index=False)]
-    dropped += [] if analysis.harmonized is None else analysis.harmonized.dropped
     said = _model_json(name, model, analysis, dropped, len(table))
     said |= {
         "declared_digest": provenance.digest(asked),

@@ -315,6 +315,8 @@ def tables(
     reasons[exact] = f"an exact combination of the terms {design.formula}"
     constant = np.ptp(Y, axis=0) == 0
     reasons[constant] = f"the same in all {n} rows that are used"
+    itself = np.array([name in design.formula.columns for name in names])
+    reasons[itself] = f"also among the terms {design.formula}"
     good = reasons == ""
     df = solved.df_resid
     estimate, se, hc3_se = (

@@ -111,7 +111,7 @@ def screen(
         Columns of head size and of the site; by default the first column with such a name (`HEAD`, `SITE`).
     ratios : mapping, optional
         Column -> (numerator, denominator). An outcome that equals one column divided by another in every row, up to
-        a constant factor, is found without being told.
+        a constant factor, is found without being told; one that is told must equal it, up to rounding.
     also : sequence of str
         Covariates to look at although the model does not name them. Age, sex and head size always are (`USUAL`),
         unless another covariate says the same.
@@ -125,7 +125,8 @@ def screen(
     Raises
     ------
     DesignError
-        If a column is unknown, or the table is not the one that the model was made from.
+        If a column is unknown or not the ratio it is declared to be, or the table is not the one that the model was
+        made from.
 
     Notes
     -----
@@ -170,7 +171,8 @@ def screen(
     if site is not None:
         sites = _sites(cells.categories(used[site]), levels)
     controls = np.ones(len(used), bool) if levels is None else levels.codes == 0
-    found = division.left_behind(design, used, controls, ratios or {})
+    measured = harmonized is None  # a quotient of harmonised columns is not the harmonised quotient
+    found = division.left_behind(design, used, controls, ratios or {}, check=measured)
     told = screen_reading.Found(
         design, group, head, site, balance, correlations, missing, sites, found, harmonized
     )

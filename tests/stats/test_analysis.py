@@ -156,6 +156,16 @@ def test_contrasts_are_of_every_outcome():
         assert tested.loc[outcome, "p"] == pytest.approx(expected["p"], rel=1e-12)
 
 
+@pytest.mark.parametrize("outcomes", [["brain", "grey"], ["grey", "brain"]])
+@pytest.mark.parametrize("formula", ["dx + grey", "dx + I(grey**2) + age", "dx + np.log(grey)"])
+def test_an_outcome_is_not_explained_by_itself_in_whatever_place_it_is_named(outcomes, formula):
+    asked = model(outcome=outcomes[0], outcomes=outcomes, formula=formula, confounds=[])
+    with pytest.raises(DesignError, match="the outcome 'grey' is also among the terms: dx"):
+        analyse(people(), asked, UNITS)
+    with pytest.raises(DesignError, match="the outcome 'grey' is also among the terms"):
+        analyse(people(), model(outcomes=outcomes, confounds=["grey"]), UNITS)
+
+
 def test_an_outcome_that_cannot_be_fitted_does_not_stop_the_others():
     found = analyse(people().assign(grey=1.0), model(outcomes=["grey"]), UNITS)
     assert found.glance.set_index("outcome").loc["grey", "reason"]
@@ -231,6 +241,20 @@ def test_a_ratio_is_not_divided_again_and_says_so():
     assert found.adjustments is None
     assert found.left_out["adjustments"] == "share is divided by skull already"
     assert any("still correlates with skull" in text for text in found.warnings)
+
+
+def test_a_declared_ratio_must_be_the_quotient_of_its_columns():
+    table = people().assign(share=lambda t: (100 * t["brain"] / t["skull"]).round(1))
+    keys = {"outcome": "share", "formula": "dx + age", "confounds": [], "head": "skull"}
+    found = analyse(table, model(**keys, ratios={"share": ["brain", "skull"]}), UNITS)
+    assert found.left_out["adjustments"] == "share is divided by skull already"
+    with pytest.raises(DesignError, match="share is declared brain / grey, but lies more than 1 %"):
+        analyse(table, model(**keys, ratios={"share": ["brain", "grey"]}), UNITS)
+    table.loc[2, "share"] *= 10
+    message = r"in 1 of \d+ rows, the first is s002: .* is expected"
+    with pytest.raises(DesignError, match=message) as caught:
+        analyse(table, model(**keys, ratios={"share": ["brain", "skull"]}), UNITS)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_group_of_three_levels_has_means_and_no_simple_comparison():

@@ -277,6 +277,16 @@ def test_bad_models_are_refused_in_one_line_that_names_the_fault():
             r"site\[T.z\] = 1 holds for one row only",
         ),
         (
+            broken(site=["a", *["b", "c"] * 19, "b"]),
+            {"formula": "site"},
+            r"site = a holds for one row only \(scan-0\): .*every effect of it would be against one person",
+        ),
+        (
+            broken(site=["a", *["b", "c"] * 19, "b"]),
+            {"formula": "C(site, Sum) + age"},
+            r"C\(site, Sum\) = a holds for one row only \(scan-0\): a group of one tells nothing$",
+        ),
+        (
             broken(age=["abc", *ages[1:]]),
             {},
             r"column 'age' holds 'abc' in row scan-0, where a number is needed \(1 of 40",

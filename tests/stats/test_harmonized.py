@@ -124,7 +124,7 @@ def test_a_site_that_was_not_there_is_left_out_and_told():
     saved = harmonized(table, model()).to_json()
     found = harmonized(pd.concat([table, later]), model(), saved)
     reason = "scanner west was not there when ComBat was estimated"
-    assert found.dropped == tuple({"row": row, "reason": reason} for row in later["scan_id"])
+    assert found.dropped == tuple({"row_id": row, "reason": reason} for row in later["scan_id"])
     assert set(found.table.index) == set(table["scan_id"])
     assert any(text.startswith("30 rows cannot be harmonised") for text in found.warnings)
 
@@ -134,11 +134,27 @@ def test_a_row_without_site_is_left_out_and_one_without_value_stays_without():
     table.loc[3, "scanner"] = None
     table.loc[7, "white"] = np.nan
     found = harmonized(table, model())
-    assert found.dropped == ({"row": "s003", "reason": "missing scanner"},)
+    assert found.dropped == ({"row_id": "s003", "reason": "missing scanner"},)
     assert np.isnan(found.table.loc["s007", "white"])
     assert analyse(table, model()).glance.set_index("outcome")["n"].to_dict() == {
         "brain": 89, "grey": 89, "white": 88
     }  # fmt: skip
+
+
+def test_rows_that_cannot_be_harmonised_are_in_the_account_of_the_fit():
+    table = people()
+    table.loc[[3, 8], "scanner"] = None
+    table.loc[8, "age"] = np.nan
+    table.loc[20, "age"] = np.nan
+    found = analyse(table, model())
+    assert found.rows["n_table"] == 90
+    assert found.rows["n_used"] == 87
+    assert found.rows["reasons"] == {"missing scanner": 2, "missing age": 1}
+    assert {d["row_id"] for d in found.rows["dropped"]} == {"s003", "s008", "s020"}
+    whole = found.glance.iloc[0]
+    assert (whole["n_table"], whole["n_dropped"]) == (90, 3)
+    assert "87 of 90 rows (left out: 2 missing scanner; 1 missing age)" in found.summary()
+    assert found.to_json()["rows"]["reasons"] == found.rows["reasons"]
 
 
 def test_a_covariate_of_the_model_may_be_harmonised_with_the_outcomes():

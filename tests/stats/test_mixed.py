@@ -412,3 +412,17 @@ def test_refusals_are_one_line(change, arguments, match):
     with pytest.raises(DesignError, match=match) as refusal:
         fit_mixed(table, **{"formula": "volume ~ time + dx", **arguments})
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["participant", "session", "scan_of"])
+def test_the_column_that_names_the_subjects_may_be_any(name):
+    X, Y, codes = simulated(20, 4)
+    table = table_of(X, Y[:, 0], codes)
+    expected = fit_mixed(table, formula="volume ~ time + dx")
+    found = fit_mixed(
+        table.drop(columns="subject").assign(**{name: table["subject"]}),
+        formula="volume ~ time + dx",
+        subject=name,
+    )
+    pd.testing.assert_frame_equal(found.tidy, expected.tidy)
+    assert found.design.rows.columns.is_unique

@@ -6,11 +6,15 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats import columns as cells
+from cohort.stats.columns import DesignError
 from cohort.stats.design import Design
 from cohort.stats.table.correlation import correlation
 
 EXACT = 1e-9
 """Largest relative difference at which a column is the ratio of two others."""
+
+ROUNDED = 0.01
+"""The same for a ratio that is declared: tables hold it with two or three digits."""
 
 FEW = 3
 """Rows on which every pair of columns is tried before all rows are looked at."""
@@ -21,6 +25,8 @@ def left_behind(
     used: pd.DataFrame,
     controls: np.ndarray,
     declared: Mapping[str, tuple[str, str]],
+    *,
+    check: bool = True,
 ) -> pd.DataFrame:
     """Correlate each ratio of a model with its denominator.
 
@@ -32,6 +38,8 @@ def left_behind(
         Those in the reference level of the group.
     declared : mapping
         Column -> (numerator, denominator). An outcome that it does not name is looked for (`divided`).
+    check : bool
+        Whether the columns are as they were measured, so that a declared ratio must be that of its columns.
 
     Returns
     -------
@@ -41,7 +49,7 @@ def left_behind(
     Raises
     ------
     DesignError
-        If a declared column is unknown or no number.
+        If a declared column is unknown or no number, or is not the ratio that it is declared to be.
     """
     outcome = str(design.y.name)
     model = (outcome, *design.formula.columns)
@@ -53,12 +61,37 @@ def left_behind(
         cells.take(used, numerator, "ratios")
         ratio = cells.numbers(cells.take(used, name, "ratios"))
         below = cells.numbers(cells.take(used, denominator, "ratios"))
+        if check and name in declared:
+            above = cells.numbers(cells.take(used, numerator, "ratios"))
+            _check(
+                used.index, f"{name} is declared {numerator} / {denominator}", ratio, above, below
+            )
         told = ~(np.isnan(ratio) | np.isnan(below))
         r, p = correlation(ratio[told], below[told])
         r_controls, p_controls = correlation(ratio[told & controls], below[told & controls])
         result.append((name, numerator, denominator, r, p, r_controls, p_controls))
     columns = ["column", "numerator", "denominator", "r", "p", "r_controls", "p_controls"]
     return pd.DataFrame(result, columns=columns)
+
+
+def _check(
+    rows: pd.Index, declared: str, ratio: np.ndarray, above: np.ndarray, below: np.ndarray
+) -> None:
+    """Raise `DesignError` where a column is not the quotient of two others, up to one factor and rounding."""
+    product = ratio * below
+    told = np.isfinite(product) & np.isfinite(above) & (above != 0)
+    if not told.any():
+        return
+    factor = np.median(product[told] / above[told])
+    expected = factor * above
+    far = told & ~(np.abs(product - expected) <= ROUNDED * np.abs(expected))
+    if far.any():
+        first = int(np.flatnonzero(far)[0])
+        raise DesignError(
+            f"ratios: {declared}, but lies more than {100 * ROUNDED:g} % from it (up to one factor for all rows) in "
+            f"{int(far.sum())} of {int(told.sum())} rows, the first is {rows[first]}: {ratio[first]:g}, where "
+            f"{factor * above[first] / below[first]:g} is expected; name its two columns, or mend the rows"
+        )
 
 
 def divided(table: pd.DataFrame, name: str) -> tuple[str, str] | None:

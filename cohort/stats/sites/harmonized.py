@@ -39,7 +39,9 @@ class Harmonized:
     newcomers : tuple of str
         Rows that are harmonised by an estimate that was kept, and were not there when it was made.
     dropped : tuple of dict
-        ``row`` and ``reason`` of rows that cannot be harmonised.
+        ``row_id`` and ``reason`` of rows that cannot be harmonised.
+    reasons : dict
+        Row id -> why the model leaves it out, where it is left out before anything is harmonised.
     declared : str
         Digest of what the model asked for.
     warnings, reading : tuple of str
@@ -50,6 +52,7 @@ class Harmonized:
     fitted: dict[str, str]
     newcomers: tuple[str, ...]
     dropped: tuple[dict[str, str], ...]
+    reasons: dict[str, str]
     declared: str
     warnings: tuple[str, ...]
     reading: tuple[str, ...]
@@ -143,7 +146,8 @@ def harmonized(
         combat=combat,
         fitted=fitted,
         newcomers=newcomers,
-        dropped=tuple({"row": row, "reason": why} for row, why in {**dropped, **lost}.items()),
+        dropped=tuple({"row_id": row, "reason": why} for row, why in {**dropped, **lost}.items()),
+        reasons={entry["row_id"]: entry["reason"] for entry in design.dropped},
         declared=declared,
         warnings=(*told, *combat.warnings, *_warnings(design, site, columns, kept)),
         reading=(_sentence(combat, newcomers),),
