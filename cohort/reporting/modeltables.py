@@ -173,6 +173,29 @@ def exchanged(table: pd.DataFrame) -> Part:
     )
 
 
+def imputed(table: pd.DataFrame) -> Part:
+    """Every term in the complete rows, and with the missing covariates drawn."""
+    return _part(
+        "With the missing covariates drawn",
+        "Complete case: the rows that have every covariate, as in the coefficients above. Imputed: all rows with an outcome,"
+        " missing covariates drawn many times from what the others say, and the fits pooled (Rubin's rules). Where the two"
+        " disagree, who lacks a covariate matters.",
+        table,
+        [
+            _text("Term", "term"),
+            _text("Rows", "method"),
+            _number("n", "n"),
+            _fine("Estimate", "estimate"),
+            _fine("95% interval", "ci_low", "ci_high"),
+            _fine("SE", "se"),
+            _number("t", "statistic", decimals=2),
+            _number("df", "df", digits=4),
+            _p("p", "p"),
+            _p("HC3 p", "hc3_p"),
+        ],
+    )
+
+
 def harmonized(table: pd.DataFrame) -> Part:
     """What was taken out of each site."""
     return _part(
@@ -215,6 +238,7 @@ TABLES: Mapping[str, Callable[[pd.DataFrame], Part]] = {
     "joint": joint,
     "contrasts": contrasts,
     "equivalence": bounds,
+    "imputed": imputed,
     "permutation": exchanged,
     "per_site": sites,
     "harmonize": harmonized,

@@ -260,7 +260,7 @@ def _check_levels(formula: Formula, coding: dict[str, dict[str, Any]], used: pd.
             continue
         levels = cells.categories(used[factor.columns[0]])
         counts = np.bincount(levels.codes, minlength=len(levels.categories))
-        for code in np.flatnonzero(counts == 1):
+        for code in np.flatnonzero(counts == 1).tolist():
             level, row = levels.categories[code], used.index[int(np.argmax(levels.codes == code))]
             against = level == coding[factor.shown]["reference"]
             told = ": every effect of it would be against one person" if against else ""

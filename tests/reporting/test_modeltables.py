@@ -25,7 +25,7 @@ MODELS = {
         "harmonize": {"site": "scanner"},
     },
     "repeats": {"outcome": "brain", "formula": "dx + age", "one_scan_per": "all", "group": "dx"},
-    "gaps": {"outcome": "brain", "formula": "dx + school", "group": "dx"},
+    "gaps": {"outcome": "brain", "formula": "dx + school", "group": "dx", "impute": {"seed": 1}},
 }
 
 
@@ -92,6 +92,15 @@ def test_numbers_are_those_of_the_stored_table(cohort, kind, column, of):
     assert exact(part, column) == table[of].to_numpy().tolist()
 
 
+def test_complete_rows_and_drawn_covariates_stand_side_by_side(cohort):
+    table = cohort.model_table("gaps", "imputed")
+    part = modeltables.TABLES["imputed"](table)
+    assert [line[1]["text"] for line in part["lines"]] == ["complete case", "imputed"] * 3
+    assert exact(part, "n") == table[["n"]].to_numpy().tolist()
+    for column, of in (("Estimate", ["estimate"]), ("p", ["p"])):
+        assert exact(part, column) == table[of].to_numpy().tolist()
+
+
 def test_everything_that_a_model_declares_stands_on_the_page(page):
     said = html.unescape(page)
     for title in (
@@ -101,6 +110,7 @@ def test_everything_that_a_model_declares_stands_on_the_page(page):
         "Tests by exchanging rows",
         "Each site by itself",
         "What was taken out of each site",
+        "With the missing covariates drawn",
         "Errors that allow for rows that go together",
         "Missing cells",
         "What goes with group and outcome",

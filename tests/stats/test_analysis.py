@@ -281,6 +281,12 @@ def test_missing_covariates_are_drawn_where_the_model_states_a_seed():
         confounds=ADJUSTED["confounds"], units=UNITS,
     )  # fmt: skip
     assert_frame_equal(found.tables["imputed"], expected.table)
+    shown = found.summary().split("with missing covariates drawn (age in ")[1].splitlines()
+    assert "20 draws, seed 4" in shown[0]
+    rows = [line.split() for line in shown if line.split()[:2] == ["dx", "imputed"]]
+    drawn = expected.tidy.set_index("term").loc["dx"]
+    assert rows[0][2] == str(drawn["n"])
+    assert rows[0][-2] == f"{drawn['p']:.2g}"
     whole = analyse(people(), model(impute={"seed": 4}), UNITS)
     assert whole.left_out["imputed"] == "no covariate of the model is missing"
 

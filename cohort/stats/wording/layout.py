@@ -26,6 +26,7 @@ def lines(analysis: "Analysis") -> list[str]:
         _bounds(analysis.tables.get("equivalence")),
         _contrasts(analysis.tables.get("contrasts")),
         _sites(analysis.tables.get("per_site")),
+        _imputed(analysis),
         _permuted(analysis),
         [f"{name} left out: {reason}" for name, reason in analysis.left_out.items()],
     ]
@@ -192,6 +193,29 @@ def _contrasts(table: pd.DataFrame | None) -> list[str]:
         if column in table:
             shown[name] = table[column].map(_p)
     return ["contrasts:", *_frame(shown)]
+
+
+def _imputed(analysis: "Analysis") -> list[str]:
+    """Every term in the complete rows, and below it with the missing covariates drawn."""
+    found = analysis.imputed
+    if found is None:
+        return []
+    table = found.table
+    shown = pd.DataFrame(
+        {
+            **table[["term", "method", "n"]],
+            "estimate": table["estimate"].map(_number),
+            "95 % interval": _interval(table["ci_low"], table["ci_high"]),
+            "t": table["statistic"].map(_two),
+            "df": table["df"].map("{:.1f}".format),
+            "p": table["p"].map(_p),
+            "HC3 p": table["hc3_p"].map(_p),
+        }
+    )
+    cells = found.missing.to_dict("records")
+    drawn = ", ".join(f"{row['column']} in {row['missing']} rows" for row in cells)
+    title = f"with missing covariates drawn ({drawn}; {found.n_draws} draws, seed {found.seed}):"
+    return [title, *_frame(shown)]
 
 
 def _permuted(analysis: "Analysis") -> list[str]:
