@@ -339,6 +339,22 @@ def test_random_slopes_are_generalised_least_squares_and_never_warn(seed, slope_
     )
 
 
+@pytest.mark.parametrize(
+    ("slope_sd", "said"),
+    [
+        (1.5, "Subjects differ in their change along time"),
+        (0.0, "Subjects do not show that they differ in their change along time"),
+    ],
+)
+def test_the_sentence_on_slopes_is_that_of_the_likelihood_ratio_at_five_percent(slope_sd, said):
+    X, Y, codes = simulated(40, 7, slope_sd=slope_sd)
+    table = table_of(X, Y[:, 0], codes)
+    fit = fit_mixed(table, formula="volume ~ time * dx", slope="time")
+    p = fit.glance["lrt_p"].item()
+    assert p < 0.01 if slope_sd else 0.05 < p < 0.95
+    assert fit.reading[-1].startswith(f"{said}: likelihood ratio ")
+
+
 def test_the_rows_of_a_subject_are_accounted_for_and_not_warned_of():
     X, Y, codes = simulated(40, 2)
     table = table_of(X, Y[:, 0], codes)

@@ -80,6 +80,26 @@ def test_the_order_of_the_table_changes_no_bit():
     )
 
 
+@pytest.mark.parametrize("exchange", ["within", "whole"])
+def test_blocks_follow_their_rows_whatever_the_order_of_the_table(exchange):
+    table = people()
+    # Groups within blocks of four where rows change places within, one group a block where blocks do.
+    size, dx = (4, np.arange(60) % 2) if exchange == "within" else (2, table["dx"].to_numpy())
+    table = table.assign(dx=dx, block=[f"b{i // size:02d}" for i in range(60)])
+    asked = {"blocks": "block", "exchange": exchange}
+    tables = [
+        analyse(rows, model(asked, one_scan_per="all", cluster=None)).tables["permutation"]
+        for rows in (table, table.sample(frac=1, random_state=2), table.iloc[::-1])
+    ]
+    design = prepare(table, outcome="brain", formula=FORMULA, one_scan_per="all")
+    expected = permute(
+        design, table.set_index("scan_id")[VOLUMES], term="dx", n_permutations=300, seed=3,
+        blocks=table["block"].to_numpy(), exchange=exchange,
+    )  # fmt: skip
+    for found in tables:
+        assert_frame_equal(found, expected.tidy)
+
+
 def test_outcomes_are_tested_on_the_rows_that_hold_all_of_them():
     table = people()
     table.loc[[0, 10], "white"] = np.nan
