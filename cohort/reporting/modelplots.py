@@ -56,12 +56,13 @@ def means(table: pd.DataFrame) -> "Figure":
     Parameters
     ----------
     table : DataFrame
-        Of `cohort.stats.means.adjusted_means`.
+        Of `cohort.stats.means.adjusted_means`; of several outcomes the first is drawn.
 
     Returns
     -------
     Figure
     """
+    table = table[table["outcome"] == table["outcome"].iloc[0]]
     figure = plots.blank(min(9.0, 2.6 + 0.9 * max(2, len(table))), 3.6)
     axes = plots.empty_axes(figure)
     places = np.arange(len(table))

@@ -144,6 +144,7 @@ def bounds(table: pd.DataFrame) -> Part:
         "Two one-sided tests (TOST) against bounds that were declared before the fit. Not clear is not the same as equal.",
         told,
         [
+            _text("Outcome", "outcome"),
             _text("Term", "term"),
             _fine("Estimate", "estimate"),
             _fine("Bounds", "bound_low", "bound_high"),

@@ -12,6 +12,7 @@ from cohort.stats import equivalence, mixed, multiplicity, outcomes, regression,
 from cohort.stats import screen as screening
 from cohort.stats.adjust import Adjustments
 from cohort.stats.asked.companions import ROW_ID, Companions, asked
+from cohort.stats.asked.otheroutcomes import completed
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design
 from cohort.stats.exchanges import permuted
@@ -223,11 +224,12 @@ def analyse(
     least = (
         {} if len(tidy) == 1 else equivalence.detectable(fit).set_index("term")["effect"].to_dict()
     )
-    tidy = tidy.assign(detectable=tidy["term"].map(least))
+    r2 = fit.glance["r2"].item()
+    tidy = tidy.assign(detectable=tidy["term"].map(least), r2=r2)
     glance = fit.glance
     if others is not None:
         more, told = robust.of_outcomes(others, clusters)
-        tidy = pd.concat([tidy, more], ignore_index=True)
+        tidy = pd.concat([tidy, completed(more, others.glance)], ignore_index=True)
         glance = pd.concat([glance, others.glance.drop(columns="pattern")], ignore_index=True)
         warnings += (*told, *others.warnings)
     tested = beside.contrasts(others)

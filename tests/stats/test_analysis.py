@@ -144,6 +144,29 @@ def test_a_contrast_that_is_called_like_a_term_cannot_share_its_family():
         analyse(people(), model(contrasts={"dx": "dx"}, family={"terms": ["dx"]}), UNITS)
 
 
+@pytest.mark.parametrize("cluster", [None, "site"])
+def test_every_outcome_has_what_it_has_as_the_first(cluster):
+    table = people(n=120)
+    table["site"] = [f"f{i // 5:02d}" for i in range(120)]
+    keys = {"equivalence": {"dx": {"bound": 40}}, "cluster": cluster}
+    both = analyse(table, model(outcomes=["brain", "grey"], **keys), UNITS)
+    for outcome in ("brain", "grey"):
+        alone = analyse(table, model(outcome=outcome, **keys), UNITS)
+        mine = both.tidy[both.tidy["outcome"] == outcome].set_index("term")
+        expected = alone.tidy.set_index("term")
+        numbers = [c for c in expected.columns if expected[c].dtype.kind in "if"]
+        numbers = [c for c in numbers if "family" not in c and "q_b" not in c and "p_" not in c]
+        assert {"d_adj_low", "partial_r_high", "detectable", "r2", "n"} <= {*numbers}
+        np.testing.assert_allclose(mine[numbers], expected[numbers], rtol=1e-7, err_msg=outcome)
+        for name in ("equivalence", "means"):
+            rows = both.tables[name]
+            rows = rows[rows["outcome"] == outcome].reset_index(drop=True)
+            assert_frame_equal(rows, alone.tables[name])
+    text = both.summary()
+    assert "dx on brain within -40 to 40: " in text
+    assert "dx on grey within -40 to 40: " in text
+
+
 def test_contrasts_are_of_every_outcome():
     table, text = people(), "dx + 10 * age"
     found = analyse(table, model(outcomes=["grey"], contrasts={"a": text}), UNITS)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 ROW_ID = "scan_id"
 
+MANY = 50
+"""Further outcomes up to which each has its adjusted means, although nobody declared them: a fit of its own each."""
+
 _T = TypeVar("_T")
 
 
@@ -52,6 +55,7 @@ class Companions:
         self.fit, self.table, self.model, self.units = fit, table, model, units
         self.screen, self.clusters = screen, clusters
         self.left_out: dict[str, str] = {}
+        self._others: list[Fit] | None = None
 
     def _try(self, name: str, compute: Callable[[], _T]) -> _T | None:
         try:
@@ -65,13 +69,27 @@ class Companions:
         declared = self.model.contrasts
         if not declared:
             return None
-        fits = [self.fit]
-        if others is not None:
-            good = others.glance.loc[others.glance["reason"] == "", "outcome"]
-            fits += [self._fit(str(o)) for o in good]
         texts, names = list(declared.values()), list(declared)
-        found = [contrasts.estimates(fit, texts, names=names) for fit in fits]
+        found = [contrasts.estimates(fit, texts, names=names) for fit in self._fits(others)]
         return pd.concat(found, ignore_index=True)
+
+    def _fits(self, others: "Outcomes | None") -> list[Fit]:
+        """Of every outcome that could be fitted, the first one first."""
+        if others is None:
+            return [self.fit]
+        if self._others is None:
+            good = others.glance.loc[others.glance["reason"] == "", "outcome"]
+            self._others = [self._fit(str(outcome)) for outcome in good]
+        return [self.fit, *self._others]
+
+    def _means(self, group: str, others: "Outcomes | None") -> pd.DataFrame:
+        """Adjusted means of the first outcome, and of the others where they are few."""
+        few = others is None or len(others.glance) <= MANY
+        fits = self._fits(others) if few else [self.fit]
+        found = pd.concat([means.adjusted_means(fit, group) for fit in fits], ignore_index=True)
+        if not few:
+            self.left_out["means of the other outcomes"] = f"there are more than {MANY}"
+        return found
 
     def _fit(self, outcome: str) -> Fit:
         """Of another outcome, with errors of clusters where the first has them."""
@@ -103,7 +121,7 @@ class Companions:
             tests = [contrasts.joint(fit, name) for name in several]
             found["joint"] = pd.concat(tests, ignore_index=True)
         if group is not None:
-            found["means"] = self._try("means", lambda: means.adjusted_means(fit, group))
+            found["means"] = self._try("means", lambda: self._means(group, others))
             adjusted = [t for t in fit.design.terms if t is not None and group not in t.columns]
             if adjusted:
                 found["slopes"] = self._try("slopes", lambda: means.equal_slopes(fit, group))
@@ -112,7 +130,8 @@ class Companions:
                 )
         if model.equivalence:
             bounds = [
-                equivalence.term(fit, t, bound=(e.bound[0], e.bound[1]), scale=e.scale)
+                equivalence.term(one, t, bound=(e.bound[0], e.bound[1]), scale=e.scale)
+                for one in self._fits(others)
                 for t, e in model.equivalence.items()
             ]
             found["equivalence"] = pd.concat(bounds, ignore_index=True)

@@ -153,8 +153,10 @@ def _compared(analysis: "Analysis") -> list[str]:
 def _means(means: pd.DataFrame | None) -> list[str]:
     if means is None:
         return []
+    several = len(set(means["outcome"])) > 1
     shown = pd.DataFrame(
         {
+            **({"outcome": means["outcome"]} if several else {}),
             means["group"].iloc[0]: means["level"],
             "n": means["n"],
             "observed": means["observed"].map(_number),
@@ -169,7 +171,7 @@ def _bounds(table: pd.DataFrame | None) -> list[str]:
     if table is None:
         return []
     return [
-        f"{row['term']} within {_number(row['bound_low'])} to {_number(row['bound_high'])}: "
+        f"{row['term']} on {row['outcome']} within {_number(row['bound_low'])} to {_number(row['bound_high'])}: "
         f"{'shown' if row['equivalent'] else 'not shown'} (TOST {reading.probability(row['p'])}, 90 % interval "
         f"{_number(row['ci_low'])} to {_number(row['ci_high'])})"
         for row in table.to_dict("records")
