@@ -50,6 +50,8 @@ class Design:
         ``row_id`` and ``reason`` of each row that is not fitted; `detail` where there is more to say.
     warnings : tuple of str
         What a reader must know before the numbers.
+    one_scan_per : str
+        Rule for subjects of several usable scans.
     """
 
     X: pd.DataFrame
@@ -64,6 +66,7 @@ class Design:
     n_repeated: int
     dropped: tuple[dict[str, str], ...]
     warnings: tuple[str, ...]
+    one_scan_per: str = "first"
 
     @property
     def binary(self) -> frozenset[str]:
@@ -197,6 +200,7 @@ def prepare(
         n_repeated=len(repeats),
         dropped=tuple(account.dropped),
         warnings=tuple(warnings),
+        one_scan_per=one_scan_per,
     )
 
 

@@ -85,6 +85,7 @@ def impute(
     draws: int = MIN_DRAWS,
     iterations: int = 10,
     auxiliary: Sequence[str] = (),
+    group: str | None = None,
     units: Mapping[str, str] | None = None,
     row_id: str = "scan_id",
     subject: str = "subject",
@@ -105,6 +106,8 @@ def impute(
         Rounds through the incomplete columns before a draw is taken.
     auxiliary : sequence of str
         Further columns that help to predict, and are not in the model.
+    group : str, optional
+        What the model compares; without it every term with the role of a group.
     table, outcome, formula, confounds, where, one_scan_per, units, row_id, subject, order
         See `cohort.stats.regression.fit`; ``one_scan_per`` may be ``first``, ``last`` or ``error``, and ``all`` where
         each row is a person.
@@ -203,7 +206,7 @@ def impute(
         seed=seed,
         n_draws=draws,
         iterations=iterations,
-        warnings=tuple(_warnings(complete, checked, incomplete, used, draws)),
+        warnings=tuple(_warnings(complete, checked, incomplete, used, draws, group)),
     )
 
 
@@ -282,7 +285,12 @@ def _pooled(fits: Sequence[Fit]) -> pd.DataFrame:
 
 
 def _warnings(
-    complete: Fit, checked: Formula, incomplete: Sequence[str], used: pd.DataFrame, draws: int
+    complete: Fit,
+    checked: Formula,
+    incomplete: Sequence[str],
+    used: pd.DataFrame,
+    draws: int,
+    group: str | None,
 ) -> list[str]:
     found = []
     model = [c for c in incomplete if c in checked.columns]
@@ -309,7 +317,7 @@ def _warnings(
     found += [
         f"{name} itself is drawn in {int(cells.missing(used[name]).sum())} rows: the comparison leans on the imputation"
         for name in model
-        if name in groups
+        if name in (groups if group is None else {group})
     ]
     for term in checked.terms:
         curved = len(term.factors) > 1 or any(f.kind == "expression" for f in term.factors)

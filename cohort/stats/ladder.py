@@ -53,11 +53,13 @@ def ladder(design: Design, group: str, *, units: Mapping[str, str] | None = None
     [['', -8.1], ['age', -0.1]]
     """
     compared = group_columns(design, group)
-    by_term: dict[str, list[str]] = {}
     term_of = dict(zip(design.X.columns, design.terms, strict=True))
-    for name, term in term_of.items():
-        if term is not None and name not in compared:
-            by_term.setdefault(term.name, []).append(name)
+    # The columns of a design are in another order: categories come first.
+    by_term: dict[str, list[str]] = {}
+    for listed in design.formula.terms:
+        for name, term in term_of.items():
+            if term is not None and term.key == listed.key and name not in compared:
+                by_term.setdefault(term.name, []).append(name)
     columns, found = ["Intercept", *compared], []
     outcome = str(design.y.name)
     for step, (added, more) in enumerate([("", list[str]()), *by_term.items()]):

@@ -315,8 +315,7 @@ def tables(
     reasons[exact] = f"an exact combination of the terms {design.formula}"
     constant = np.ptp(Y, axis=0) == 0
     reasons[constant] = f"the same in all {n} rows that are used"
-    itself = np.array([name in design.formula.columns for name in names])
-    reasons[itself] = f"also among the terms {design.formula}"
+    reasons[np.isin(names, design.formula.columns)] = f"also among the terms {design.formula}"
     good = reasons == ""
     df = solved.df_resid
     estimate, se, hc3_se = (
@@ -387,9 +386,10 @@ def _units(design: Design, names: list[str], units: Mapping[str, str]) -> Any:
     for own in kinds:
         known = others if own is None else others | {stand_in: own}
         texts += [reading.unit_of(term, design, known) for term in design.terms]
-    p = len(design.terms)
-    starts = np.array([kinds.index(own) * p for own in owns])
-    return pd.array(texts, dtype="str").take((starts[:, None] + np.arange(p)).ravel())
+    starts = np.array([kinds.index(own) for own in owns]) * len(design.terms)
+    return pd.array(texts, dtype="str").take(
+        (starts[:, None] + np.arange(len(design.terms))).ravel()
+    )
 
 
 def _ordered(frames: Sequence[tuple[list[int], pd.DataFrame]]) -> pd.DataFrame:

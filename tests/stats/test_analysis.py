@@ -280,6 +280,46 @@ def test_a_declared_ratio_must_be_the_quotient_of_its_columns():
     assert "\n" not in str(caught.value)
 
 
+def test_the_mean_of_several_scans_is_not_called_one_of_them():
+    table = people().assign(dx=lambda t: t["subject"].str[1:].astype(int) % 2)
+    first, mean = (
+        next(w for w in analyse(table, model(one_scan_per=rule), UNITS).warnings if "subjects" in w)
+        for rule in ("first", "mean")
+    )
+    assert first.endswith("have several rows: one row of each is fitted, 6 rows are not")
+    assert mean.endswith("have several rows: the mean of each subject's rows is fitted, as one row")
+
+
+def test_missing_groups_are_not_said_to_differ_between_the_groups():
+    table = people()
+    table.loc[::6, "dx"] = np.nan
+    table.loc[1::8, "age"] = np.nan
+    table["sex"] = (np.arange(90) // 2 % 2).astype(float)
+    table.loc[4::9, "sex"] = np.nan
+    keys = {"formula": "dx + age + sex", "confounds": [], "one_scan_per": "all", "cluster": None}
+    found = analyse(table, model(**keys, impute={"seed": 1}), UNITS)
+    (told,) = [w for w in found.warnings if w.startswith("dx is missing in 15 of 90 rows")]
+    assert told.endswith("rows, which are not fitted")
+    (drawn,) = [w for w in found.warnings if "itself is drawn" in w]
+    assert drawn.startswith("dx itself is drawn in 15 rows")
+
+
+def test_a_product_without_its_columns_and_a_group_of_two_are_told():
+    told = analyse(people(), model(formula="dx + dx:age + skull", confounds=[]), UNITS).warnings
+    assert any(w.startswith("dx:age is in the model and age alone is not") for w in told)
+    told = analyse(people(), model(formula="dx * age + skull", confounds=[]), UNITS).warnings
+    assert not any("alone" in w for w in told)
+    table = people().assign(dx=(np.arange(90) < 2) * 1)
+    told = analyse(table, model(), UNITS).warnings
+    assert any(w.startswith("dx = 1 holds for 2 rows only") for w in told)
+    assert not any("rows only" in w for w in analyse(people(), model(), UNITS).warnings)
+
+
+def test_a_bound_on_no_term_names_the_key():
+    with pytest.raises(DesignError, match=r"^equivalence: no term 'xd'; did you mean 'dx'"):
+        analyse(people(), model(equivalence={"xd": {"bound": 1}}), UNITS)
+
+
 def test_a_group_of_three_levels_has_means_and_no_simple_comparison():
     found = analyse(people(), model(formula="site + age", confounds=["age"], group="site"), UNITS)
     assert found.comparison is None

@@ -89,10 +89,11 @@ def test_the_scan_of_a_repeated_subject_is_chosen_by_session_as_a_number(rule, u
     assert design.y.filter(like="scan-0").loc[used] == volume
     assert design.n_repeated == 2
     assert design.reasons == {"repeated subject": 3}
+    told = {"mean": f"the mean of the scans of subject 0000 is used, as {used}"}
     assert {
         "row_id": "scan-0-b",
         "reason": "repeated subject",
-        "detail": f"{used} of subject 0000 is used",
+        "detail": told.get(rule, f"{used} of subject 0000 is used"),
     } in design.dropped
     assert design.warnings == ()
 

@@ -32,6 +32,21 @@ def test_every_step_equals_the_fit_with_the_terms_so_far():
             np.testing.assert_allclose(rows[column], expected[column], rtol=1e-8)
 
 
+def test_terms_are_added_as_the_formula_lists_them_categories_too():
+    table = people().assign(sex=np.array(["F", "M"])[np.arange(60) // 3 % 2], dx=np.arange(60) % 2)
+    fit = regression.fit(
+        table,
+        outcome="y",
+        formula="age + dx + C(group) + sex",
+        confounds=["skull"],
+        one_scan_per="all",
+    )
+    found = ladder(fit.design, "dx")
+    assert found["added"].tolist() == ["", "age", "C(group)", "sex", "skull"]
+    whole = fit.tidy.set_index("term").loc["dx"]
+    assert found["estimate"].iloc[-1] == pytest.approx(whole["estimate"], rel=1e-10)
+
+
 def test_a_group_within_an_interaction_has_no_ladder():
     design = regression.fit(people(), formula="y ~ group * age", one_scan_per="all").design
     with pytest.raises(DesignError, match="no single number compares its levels"):

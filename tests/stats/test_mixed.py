@@ -441,4 +441,5 @@ def test_the_column_that_names_the_subjects_may_be_any(name):
         subject=name,
     )
     pd.testing.assert_frame_equal(found.tidy, expected.tidy)
+    assert f"(1 | {name})" in found.summary()
     assert found.design.rows.columns.is_unique

@@ -100,6 +100,26 @@ def test_blocks_follow_their_rows_whatever_the_order_of_the_table(exchange):
         assert_frame_equal(found, expected.tidy)
 
 
+def test_blocks_that_nothing_can_take_the_place_of_are_counted():
+    table = people()
+    table["block"] = [f"b{i // 2:02d}" for i in range(60)]
+    keys = {"one_scan_per": "all"}
+    asked = {"blocks": "block", "exchange": "whole"}
+    assert not any("never change" in w for w in analyse(table, model(asked, **keys)).warnings)
+    table.loc[[4, 6, 7, 8], "block"] = "b00"  # b00 has six rows, b02 and b04 one each, b03 none
+    found = analyse(table, model(asked, **keys))
+    assert any(
+        w.startswith("1 of 29 blocks have a size of their own and never change places")
+        for w in found.warnings
+    )
+    # Within blocks, those of one row stay where they are.
+    within = analyse(table, model({"blocks": "block", "terms": ["age"]}, **keys))
+    assert any(
+        w.startswith("2 of 60 rows have a block of their own and never change places")
+        for w in within.warnings
+    )
+
+
 def test_outcomes_are_tested_on_the_rows_that_hold_all_of_them():
     table = people()
     table.loc[[0, 10], "white"] = np.nan

@@ -129,6 +129,11 @@ class Companions:
                     "ladder", lambda: ladder(fit.design, group, units=self.units)
                 )
         if model.equivalence:
+            for name in model.equivalence:
+                if name not in fit.design.X.columns:
+                    told = cells.unknown_column(name, list(fit.design.X.columns), "equivalence")
+                    told = told.replace("no column", "no term", 1)
+                    raise DesignError(told.replace("(columns:", "(terms:", 1))
             bounds = [
                 equivalence.term(one, t, bound=(e.bound[0], e.bound[1]), scale=e.scale)
                 for one in self._fits(others)
@@ -171,6 +176,7 @@ class Companions:
             self.table,
             seed=wish.seed,
             draws=wish.draws,
+            group=self.screen.group,
             outcome=self.model.outcome,
             **asked(self.model, self.units),
         )

@@ -43,6 +43,14 @@ class Exchange:
     n_permutations: int
     exhaustive: bool
 
+    @property
+    def still(self) -> int:
+        """Units that have nobody to change places with, and so never move."""
+        if self.flips:
+            return 0
+        _, place, sizes = np.unique(self.classes, return_inverse=True, return_counts=True)
+        return int((sizes[place] == 1).sum())
+
     def apply(self, weights: np.ndarray, number: int) -> np.ndarray:
         """Weights as arrangement `number` gives them to the rows; (k, n) like `weights`."""
         if number == 0:

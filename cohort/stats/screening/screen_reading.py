@@ -12,6 +12,9 @@ from cohort.stats.wording.reading import number, probability
 ALIAS = 1 - 1e-9
 """Correlation from which a covariate is the group under another name."""
 
+FEW = 5
+"""Rows of a level of the group below which a warning."""
+
 MISSING_SHARE = 0.05
 MISSING_GAP = 0.10
 """Share of missing cells, and its difference between levels of the group, that are worth a line."""
@@ -47,7 +50,8 @@ def warnings(found: Found, *, has_subjects: bool) -> list[str]:
     lines += _ratios(found)
     lines += _head(found)
     lines += _left_out(found)
-    lines += _missing(found.missing)
+    lines += _missing(found.missing, found.group)
+    lines += _alone(found)
     lines += _sites(found)
     return list(dict.fromkeys(lines))
 
@@ -72,6 +76,8 @@ def _repeats(design: Design, *, has_subjects: bool) -> list[str]:
     if not left_out:  # none, or all rows are kept, of which the design warns
         return []
     told = f"{design.n_repeated} of {design.n_subjects} subjects have several rows"
+    if design.one_scan_per == "mean":
+        return [f"{told}: the mean of each subject's rows is fitted, as one row"]
     return [f"{told}: one row of each is fitted, {left_out} rows are not"]
 
 
@@ -146,12 +152,13 @@ def _left_out(found: Found) -> list[str]:
     return lines
 
 
-def _missing(missing: pd.DataFrame) -> list[str]:
+def _missing(missing: pd.DataFrame, group: str | None) -> list[str]:
     lines = []
     for name, part in missing[missing["in_model"]].groupby("column", sort=False):
         whole, levels = part[part["level"] == ""].iloc[0], part[part["level"] != ""]
         low, high = levels["share"].min(), levels["share"].max()
-        apart = len(levels) > 1 and high - low > MISSING_GAP
+        # Where the group itself is missing, its levels cannot differ in that.
+        apart = name != group and len(levels) > 1 and high - low > MISSING_GAP
         if whole["share"] <= MISSING_SHARE and not apart:
             continue
         told = f"{name} is missing in {whole['missing']} of {whole['n']} rows, which are not fitted"
@@ -163,6 +170,28 @@ def _missing(missing: pd.DataFrame) -> list[str]:
             told += f", and not alike in the groups ({shares})"
         lines.append(told)
     return lines
+
+
+def _alone(found: Found) -> list[str]:
+    """Products of columns that do not stand as terms of their own, and groups of which hardly anybody is there."""
+    terms = [term for term in found.design.terms if term is not None]
+    own = {term.columns[0] for term in terms if len(term.columns) == 1}
+    products = dict.fromkeys(term for term in terms if len(term.factors) > 1)
+    bare = {term: [c for c in term.columns if c not in own] for term in products}
+    lines = [
+        f"{term.name} is in the model and {' and '.join(names)} alone {'is' if len(names) == 1 else 'are'} not: what goes "
+        f"with {names[0]} where the rest is 0 is taken for nothing; write {'*'.join(term.columns)}"
+        for term, names in bare.items()
+        if names
+    ]
+    if found.group is None:
+        return lines
+    counts = found.balance.groupby("level", sort=False)["n"].max()
+    return lines + [
+        f"{found.group} = {level} holds for {n} rows only: what is said of the group is said of them"
+        for level, n in counts.items()
+        if 0 < n < FEW
+    ]
 
 
 def _sites(found: Found) -> list[str]:

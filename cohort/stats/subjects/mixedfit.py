@@ -116,7 +116,7 @@ class MixedFit:
             if not math.isnan(whole[column])
         )
         return [
-            f"{design.y.name} ~ {design.formula} + ({self.model['slope'] or 1} | subject)",
+            f"{design.y.name} ~ {design.formula} + ({self.model['slope'] or 1} | {self.model['subject']})",
             f"{used}{f' (left out: {dropped})' if dropped else ''}",
             "",
             shown.to_string(index=False),

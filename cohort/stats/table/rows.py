@@ -109,6 +109,8 @@ class Account:
             found.sort(key=lambda position: [cells.natural_key(key[position]) for key in keys])
             chosen = found[-1] if rule == "last" else found[0]
             used = f"{self.ids[chosen]} of subject {person} is used"
+            if rule == "mean":
+                used = f"the mean of the scans of subject {person} is used, as {self.ids[chosen]}"
             for position in found:
                 if position != chosen:
                     self._drop(position, {"reason": "repeated subject", "detail": used})

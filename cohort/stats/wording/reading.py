@@ -15,10 +15,10 @@ def number(value: float) -> str:
 
     Examples
     --------
-    >>> number(-48.7704), number(0.0179), number(123456.7), number(0.0000123)
-    ('-48.8', '0.0179', '123457', '1.23e-05')
+    >>> number(-48.7704), number(0.0179), number(123456.7), number(999.6), number(0.0000123)
+    ('-48.8', '0.0179', '123457', '1000', '1.23e-05')
     """
-    return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+    return f"{value:.0f}" if 999.5 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def probability(p: float) -> str:
