@@ -313,6 +313,9 @@ def _mixed(table: pd.DataFrame, model: Model, units: dict[str, str]) -> Analysis
             "subjects": fit.subjects,
             **({} if tested is None else {"contrasts": tested}),
         },
+        left_out={}
+        if model.site is None
+        else {"per_site": "random effects are fitted to all sites together"},
     )
 
 

@@ -5,6 +5,7 @@ Tables are read as text, so a column is a number by its content: numbers, or tru
 
 import difflib
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,6 +87,7 @@ def numbers(column: pd.Series) -> np.ndarray:
             raise DesignError(
                 f"column {str(column.name)!r} holds {column.iloc[bad[0]]!r} in row {column.index[bad[0]]}, where a "
                 f"number is needed ({bad.size} of {len(column)} rows)"
+                f"{_remedy(column.iloc[bad[0]])}"
             )
         values = np.array(
             [math.nan if (v := _number(c)) is None else v for c in column.tolist()], np.float64
@@ -96,6 +98,16 @@ def numbers(column: pd.Series) -> np.ndarray:
             f"column {str(column.name)!r} is infinite in row {column.index[infinite[0]]}"
         )
     return values
+
+
+def _remedy(cell: Any) -> str:
+    """What to do about text that other programs write for a number, or for none."""
+    text = str(cell).strip()
+    if text.upper() in ("NA", "#N/A", "NULL", "NONE", "."):
+        return f"; if it means not known, state participants: missing: [{text!r}]"
+    if re.fullmatch(r"[+-]?\d+,\d+", text):
+        return "; write decimals with a point"
+    return ""
 
 
 def _not_numbers(column: pd.Series) -> np.ndarray:

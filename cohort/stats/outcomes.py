@@ -93,8 +93,7 @@ def solve(X: np.ndarray, Y: np.ndarray) -> Solution:
     >>> solve(X, np.array([[1.0, 2], [3, 2], [5, 4], [7, 8]])).estimate.round(6).tolist()
     [[2.0, 2.0], [4.0, 4.0]]
     """
-    n, p = X.shape
-    m = Y.shape[1]
+    (n, p), m = X.shape, Y.shape[1]
     _, exponents = np.frexp(np.abs(X).max(axis=0))
     scale = np.ldexp(1.0, exponents)  # powers of two: no bit of a column changes
     Q, R = np.linalg.qr(X / scale)
@@ -222,12 +221,13 @@ def fit(
         raise refusals[0]
     glance = _ordered(wholes)
     failed = glance.loc[glance["reason"] != "", ["outcome", "reason"]]
-    first = next(iter(designs.values()))
     told = [
         f"{len(failed)} of {len(names)} outcomes are not fitted, the first is {name!r}: {reason}"
         for name, reason in failed.head(1).itertuples(index=False)
     ]
-    return Outcomes(_ordered(tidy), glance, designs, held, (*first.warnings, *told))
+    return Outcomes(
+        _ordered(tidy), glance, designs, held, (*next(iter(designs.values())).warnings, *told)
+    )
 
 
 def _values(table: pd.DataFrame, names: list[str]) -> np.ndarray:
@@ -307,10 +307,9 @@ def tables(
     from scipy import stats
 
     names, Y = [str(name) for name in outcomes.columns], outcomes.to_numpy(np.float64)
-    X = design.X.to_numpy()
-    n, p = X.shape
+    n, p = design.X.shape
     reasons = np.full(len(names), "", object)
-    solved = solve(X, Y)
+    solved = solve(design.X.to_numpy(), Y)
     exact = solved.ssr <= EXACT * solved.tss
     reasons[exact] = f"an exact combination of the terms {design.formula}"
     constant = np.ptp(Y, axis=0) == 0
@@ -378,18 +377,17 @@ def tables(
 
 def _units(design: Design, names: list[str], units: Mapping[str, str]) -> Any:
     """Units of the estimates of each outcome in turn."""
-    stand_in = str(design.y.name)
-    others = {name: unit for name, unit in units.items() if name != stand_in}
+    others = dict(units)
+    others.pop(stand_in := str(design.y.name), None)
     owns = [units.get(name) for name in names]
     kinds = list(dict.fromkeys(owns))
     texts: list[str] = []
     for own in kinds:
         known = others if own is None else others | {stand_in: own}
         texts += [reading.unit_of(term, design, known) for term in design.terms]
-    starts = np.array([kinds.index(own) for own in owns]) * len(design.terms)
-    return pd.array(texts, dtype="str").take(
-        (starts[:, None] + np.arange(len(design.terms))).ravel()
-    )
+    p = len(design.terms)
+    places = np.array([kinds.index(own) * p for own in owns])[:, None] + np.arange(p)
+    return pd.array(texts, dtype="str").take(places.ravel())
 
 
 def _ordered(frames: Sequence[tuple[list[int], pd.DataFrame]]) -> pd.DataFrame:

@@ -370,3 +370,6 @@ def test_random_effects_are_those_of_the_mixed_model_on_all_scans():
     assert found.influence.empty
     json.dumps(found.to_json(), allow_nan=False)
     assert "ICC" in found.summary()
+    assert "per_site" not in found.left_out
+    sited = asked.model_copy(update={"site": "site"})
+    assert "per_site left out: " in analyse(table, sited, UNITS).summary()

@@ -292,6 +292,12 @@ def test_bad_models_are_refused_in_one_line_that_names_the_fault():
             {},
             r"column 'age' holds 'abc' in row scan-0, where a number is needed \(1 of 40",
         ),
+        (
+            broken(volume=["NA", *ages[1:]]),
+            {},
+            r"holds 'NA' in row scan-0, .*; if it means not known, state participants: missing: \['NA'\]$",
+        ),
+        (broken(volume=["71,5", *ages[1:]]), {}, "holds '71,5' .*; write decimals with a point$"),
         (broken(volume=["n/k", *ages[1:]]), {}, "column 'volume' holds 'n/k' in row scan-0"),
         (broken(volume=["-inf", *ages[1:]]), {}, "column 'volume' is infinite in row scan-0"),
         (broken(scan_id="same"), {}, "scan_id 'same' stands in several rows"),
