@@ -4,6 +4,7 @@ import json
 import shlex
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,6 +136,10 @@ def show_result(result: "Result", *, as_json: bool) -> None:
     if as_json:
         return
     counts = ", ".join(f"{n} {state}" for state, n in manifest["counts"].items())
+    # A scan that becomes twenty skips has gone although nothing was refused.
+    if skipped := Counter(p.code for p in result.problems if p.state == "skipped"):
+        each = ", ".join(f"{n} {code}" for code, n in sorted(skipped.items()))
+        counts += f", {skipped.total()} series skipped ({each})"
     print(
         f"{manifest['command']} {result.catalog.cohort}: {counts}; processed {manifest['processed']} in {manifest['seconds']:.1f} s"
     )

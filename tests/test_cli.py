@@ -6,7 +6,9 @@ import sys
 import time
 
 import cohorts
+import numpy as np
 import pytest
+from series import write_series
 from typer.testing import CliRunner
 
 from cohort import cli
@@ -45,6 +47,20 @@ def test_a_damaged_scan_makes_exit_1_once_and_its_name_goes_to_stderr(tmp_path):
     assert "001_v1.nii.gz" in first.stderr
     assert call("update", catalog, "--workers", 0).exit_code == 0
     assert call("update", catalog, "--workers", 0, "--strict").exit_code == 1
+
+
+def test_ingest_counts_the_series_that_it_skipped(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, n in (("whole", 4), ("two", 2), ("one", 1)):
+        values = rng.integers(0, 999, (n, 6, 5)).astype(np.int16)
+        write_series(tmp_path / "scans" / name, values, np.diag([1.0, 1.0, 3.0, 1.0]))
+    catalog = tmp_path / "catalog.yaml"
+    catalog.write_text("cohort: few\nsources: [scans]\nstore: store\n")
+    for state in ("1 done", "1 fresh"):
+        result = call("ingest", catalog, "--workers", 0)
+        assert result.exit_code == 0, result.stderr
+        assert state in result.stdout
+        assert ", 2 series skipped (2 DCM-TOO-FEW); processed" in result.stdout
 
 
 def test_status_why_and_plan_speak_of_what_is_there(catalog):

@@ -52,6 +52,38 @@ CUT = (
 )  # fmt: skip
 
 
+@case("D4", "every slice has an echo time of its own")
+def every_slice(folder):
+    files, scan = write(
+        folder, phantom.grid("LPS"), per_slice=lambda n: {"EchoTime": f"{5 + 0.03 * n:.2f}"}
+    )
+    refusal = Refusal(("DCM-TORN",), (tuple(files),), says="EchoTime")
+    return Truth(refused=[refusal], also=[[scan]])
+
+
+@case("D4", "every slice of every volume has a kind of its own")
+def every_slice_of_every_volume(folder):
+    files, scan = four_dimensional(
+        folder,
+        lambda t, n: {"TemporalPositionIdentifier": t + 1, "ImageType": [*PLAIN, f"SLICE{n}"]},
+        time=None,
+    )
+    refusal = Refusal(("DCM-TORN",), (tuple(files.values()),), says="ImageType")
+    return Truth(refused=[refusal], also=[[scan]])
+
+
+@case("D25", "one slice of many echoes in one series")
+def echoes_of_one_slice(folder):
+    affine, study = phantom.grid("LPS"), generate_uid()
+    common = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": study}
+    for echo in range(6):
+        files, _ = write(
+            folder, affine, names=range(10 * echo, 10 * echo + 10), EchoTime=str(10 * (echo + 1)), **common
+        )  # fmt: skip
+        without(files, *range(1, 10))
+    return Truth(skipped=6)
+
+
 @case("D5", "the end slice has a word more in its ImageType, split", split=True)
 def split(folder):
     _, scan = write(

@@ -88,6 +88,29 @@ def test_echoes_of_torn_volumes_are_torn_as_these_are(stack, labels, n_echoes):
     assert len(compare(parts).torn) == len(expected) * n_echoes
 
 
+@given(stacks(), st.sets(st.integers(0, 2 * N), min_size=2), st.integers(1, 3), st.booleans())
+def test_slices_that_are_groups_of_their_own_are_parts_if_together_they_are_a_volume(
+    stack, numbers, n_echoes, is_whole
+):
+    positions, orientation = stack
+    origin, step = positions[0], (positions[-1] - positions[0]) / (N - 1)
+    own = sorted(numbers)
+    parts = [
+        part(f"{n} {echo}", [origin + n * step], [0], orientation)
+        for n in own
+        for echo in range(n_echoes)
+    ]
+    if is_whole:  # one that holds all of them makes no difference
+        parts.append(
+            Part(key("whole", orientation=orientation), [tuple(origin + n * step) for n in own])
+        )
+    gaps = [b - a for a, b in pairwise(own)]
+    expected = len(own) > 2 and all(gap % min(gaps) == 0 and gap <= 4 * min(gaps) for gap in gaps)
+    torn = compare(parts).torn
+    assert set(torn) == (set(range(len(own) * n_echoes)) if expected else set())
+    assert all(beside.sizes == (1, len(own) - 1) for beside in torn.values())
+
+
 def header(position, orientation):
     return {"position": None if position is None else list(position), "orientation": orientation}
 

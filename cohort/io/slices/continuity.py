@@ -150,6 +150,8 @@ def compare(parts: Sequence[Part]) -> Continuity:
                 short.update(ones)
             elif stack.goes_on(others[0], ones[0]):
                 short.update(others)
+        for number, next_to in stack.slice_by_slice().items():
+            torn.setdefault(number, next_to)
     return Continuity(torn, short - torn.keys())
 
 
@@ -207,15 +209,40 @@ class _Stack:
         common = mine.keys() & yours.keys()
         both = sorted(mine.keys() | yours.keys())
         # Two studies in which one table moved by whole millimetres share places by chance.
-        if len(common) in (len(mine), len(yours)) or (common and not same_study) or len(both) < 3:
+        if len(common) in (len(mine), len(yours)) or (common and not same_study):
             return None
-        gaps = np.diff(self.depth[both])
+        return self._step(one, both, [*mine.values(), *yours.values()])
+
+    def slice_by_slice(self) -> dict[int, Beside]:
+        """Parts of one place each that together are a volume, for example where every slice has an echo time of its own."""
+        studies: defaultdict[Key, dict[int, list[int]]] = defaultdict(dict)
+        for number, places in self.places.items():
+            if len(places) == 1:
+                own = studies[self.parts[number].key[: _STUDY + 1]]
+                own.setdefault(next(iter(places)), []).append(number)
+        found: dict[int, Beside] = {}
+        for levels in studies.values():
+            order = sorted(levels)
+            points = [self.places[levels[level][0]][level] for level in order]
+            step = self._step(levels[order[0]][0], order, points)
+            if step is None:
+                continue
+            for level, beside in zip(order, [*order[1:], order[-2]], strict=True):
+                sizes = 1, len(order) - 1
+                found |= {n: Beside(levels[beside][0], step, sizes) for n in levels[level]}
+        return found
+
+    def _step(self, one: int, levels: Sequence[int], points: Sequence[np.ndarray]) -> float | None:
+        """Distance of slices that are those of one volume, but for some that are lost, mm; None if they are none."""
+        if len(levels) < 3:
+            return None
+        gaps = np.diff(self.depth[levels])
         step = median_low([gap for gap in gaps.tolist() if gap < 1.5 * gaps.min()])
         times = np.rint(gaps / step)
         tolerance = max(GAP_MM, GAP_RELATIVE * step) * times
         if times.max() > _FARTHEST or (np.abs(gaps - times * step) > tolerance).any():
             return None
-        return float(step) if self._is_line(one, [*mine.values(), *yours.values()]) else None
+        return float(step) if self._is_line(one, points) else None
 
     def goes_on(self, one: int, other: int) -> bool:
         """Whether a group holds all places of another and one more where that would go on."""
