@@ -57,19 +57,20 @@ def four_dimensional(
     flags=(),
     lose=(),
     syntax=None,
+    volumes=VOLUMES,
 ):
     """Write volumes that differ in time under one series; `tags(volume, slice)` tells them apart."""
     affine = phantom.grid("LPS", shape=shape)
     common = {
         "SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid(), "syntax": syntax
     }  # fmt: skip
-    values = np.stack([phantom.fill(affine, shape, time=t) for t in range(VOLUMES)])
+    values = np.stack([phantom.fill(affine, shape, time=t) for t in range(volumes)])
     for t, n in blank:
         values[t, n] = 0
     files = {}
-    for t in range(VOLUMES):
+    for t in range(volumes):
         numbers = [
-            t * shape[0] + n if order == "volume" else n * VOLUMES + t for n in range(shape[0])
+            t * shape[0] + n if order == "volume" else n * volumes + t for n in range(shape[0])
         ]
         found, _ = write(
             folder, affine, values[t], names=numbers,

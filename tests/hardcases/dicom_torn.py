@@ -126,6 +126,91 @@ def last_frame(folder):
     return Truth(refused=[Refusal(("DCM-TORN",), (path,))], shared=1, also=[[scan]])
 
 
+def _in_time(row, title, other, tags, *, time, others=MORE, **catalog):
+    """Volumes of one series, of which some say something else; `tags(volume, slice)` says when each was taken."""
+
+    @case(row, title, **catalog)
+    def made(folder):
+        files, scan = four_dimensional(
+            folder,
+            lambda t, n: {**tags(t, n), **({"ImageType": others} if t in other else {"ImageType": PLAIN})},
+            time=time, volumes=6,
+        )  # fmt: skip
+        parts = [
+            tuple(f for (t, _), f in files.items() if (t in other) is own) for own in (False, True)
+        ]
+        return Truth(refused=[Refusal(("DCM-TORN",), parts, says="ImageType")], also=[[scan]])
+
+    return made
+
+
+TIMES = (
+    _in_time("D27", "every second volume has a word more in its ImageType", (1, 3, 5),
+             lambda t, n: {"TemporalPositionIdentifier": t + 1, "TemporalResolution": "2000"},
+             time=(range(0, 12, 2), "s")),
+    _in_time("D27", "the last volume has a word more in its ImageType", (5,),
+             lambda t, n: {"AcquisitionTime": f"1012{10 + 3 * t:02d}.{25 * n:03d}"}, time=(range(0, 18, 3), "s")),
+    _in_time("D27", "the first two phases of a cine have a word more in their ImageType", (0, 1),
+             lambda t, n: {"TriggerTime": str(t * (31 + n))}, time=None),
+)  # fmt: skip
+
+
+@case("D27", "every second volume has an echo time that rounding moved")
+def rounded_echo(folder):
+    files, scan = four_dimensional(
+        folder,
+        lambda t, n: {"TemporalPositionIdentifier": t + 1, "EchoTime": "30" if t % 2 else "30.02"},
+        time=None, volumes=6,
+    )  # fmt: skip
+    parts = [tuple(f for (t, _), f in files.items() if t % 2 == own) for own in (0, 1)]
+    return Truth(refused=[Refusal(("DCM-TORN",), parts, says="EchoTime")], also=[[scan]])
+
+
+def _both_in_time(folder, tags, kinds):
+    """Two kinds of images of one series at the same places, three volumes each; `tags(kind, volume)` says when they were taken."""
+    affine, scans = phantom.grid("LPS"), []
+    common = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid()}
+    for number, kind in enumerate(kinds):
+        values = np.stack([phantom.fill(affine, time=3 * number + t) for t in range(VOLUMES)])
+        for t in range(VOLUMES):
+            names = range(100 * number + 10 * t, 100 * number + 10 * t + 10)
+            write(folder, affine, values[t], names=names, **kind, **tags(number, t), **common)
+        scans.append(Scan(affine=affine, values=values))
+    return scans
+
+
+@case("D25", "magnitude and phase of three volumes in one series")
+def both_of_each_volume(folder):
+    kinds = [{"ImageType": ["ORIGINAL", "PRIMARY", word]} for word in "MP"]
+    return Truth(
+        scans=_both_in_time(folder, lambda k, t: {"TemporalPositionIdentifier": t + 1}, kinds)
+    )
+
+
+@case("D25", "two echoes of three volumes in one series, one after the other")
+def echoes_after_each_other(folder):
+    kinds = [{"EchoTime": echo, "EchoNumbers": n} for n, echo in enumerate(("4.92", "7.38"), 1)]
+    tags = _every_minute
+    return Truth(scans=_both_in_time(folder, tags, kinds))
+
+
+@case("D25", "maps that were derived of three volumes, with times of their own")
+def maps_of_each_volume(folder):
+    kinds = [{"ImageType": PLAIN}, {"ImageType": ["DERIVED", "PRIMARY", "M"]}]
+    return Truth(scans=_both_in_time(folder, _every_minute, kinds))
+
+
+@case("D25", "volumes of two kinds, one after the other")
+def kinds_after_each_other(folder):
+    kinds = [{"ImageType": ["ORIGINAL", "PRIMARY", word]} for word in ("LABEL", "CONTROL")]
+    scans = _both_in_time(folder, _every_minute, kinds)
+    return Truth(scans=[replace(s, flags=frozenset({"possible_truncation"})) for s in scans])
+
+
+def _every_minute(kind, volume):
+    return {"AcquisitionTime": f"101{3 * kind + volume}10.0"}
+
+
 def _kinds_of(folder, images, **common):
     """Images of one series: ImageType -> numbers of the slices that it has."""
     affine, files, scans = phantom.grid("LPS"), [], []

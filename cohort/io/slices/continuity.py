@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cohort.io.refusal import Refused
-from cohort.io.slices.dicom_group import KEY_PARTS, SAME_SPACING, WOBBLE, mix, within
+from cohort.io.slices.dicom_group import KEY_PARTS, SAME_SPACING, WOBBLE, apart_by, mix, within
 from cohort.io.slices.dicom_header import Header
 from cohort.io.slices.stack import DRIFT_VOXELS, FAR_MM, GAP_MM, GAP_RELATIVE, levels_of
 
@@ -26,12 +26,9 @@ Place = tuple[float, ...]
 
 Key = tuple[Any, ...]
 
-_PATIENT, _STUDY, _MATRIX, _SPACING, _DIRECTION = map(
-    KEY_PARTS.index, ("patient", "study", "matrix", "PixelSpacing", "orientation")
+_PATIENT, _STUDY, _SPACING, _DIRECTION = map(
+    KEY_PARTS.index, ("patient", "study", "PixelSpacing", "orientation")
 )
-_APART = range(_MATRIX)
-"""Parts of a key by which slices of one grid may be set apart."""
-
 _LONGEST = 2.0
 """Numbers of a direction that are larger, or a product of two that is smaller than the inverse, are no directions."""
 
@@ -117,10 +114,13 @@ class Continuity:
         Parts that are no volume by themselves, and what continues them.
     short : set of int
         Parts that end where another, at the same places, goes on.
+    together : list of lists of int
+        Parts, two or more each, that lie at the same places.
     """
 
     torn: dict[int, Beside]
     short: set[int]
+    together: list[list[int]]
 
 
 def compare(parts: Sequence[Part]) -> Continuity:
@@ -134,6 +134,7 @@ def compare(parts: Sequence[Part]) -> Continuity:
     """
     torn: dict[int, Beside] = {}
     short: set[int] = set()
+    together: list[list[int]] = []
     for stack in _stacks(parts):
         # Echoes, or magnitude and phase, are many and lie at the same places: those are compared once.
         alike: defaultdict[tuple[Key, frozenset[int]], list[int]] = defaultdict(list)
@@ -152,7 +153,8 @@ def compare(parts: Sequence[Part]) -> Continuity:
                 short.update(others)
         for number, next_to in stack.slice_by_slice().items():
             torn.setdefault(number, next_to)
-    return Continuity(torn, short - torn.keys())
+        together += [own for own in alike.values() if len(own) > 1]
+    return Continuity(torn, short - torn.keys(), together)
 
 
 def _stacks(parts: Sequence[Part]) -> Iterator["_Stack"]:
@@ -295,7 +297,7 @@ def refusal(one: Key, other: Key, beside: Beside, files: Sequence[Path]) -> Refu
     """
     if one[_PATIENT] != other[_PATIENT]:
         return mix(_PATIENT, one, other, files)
-    tags = " and ".join(KEY_PARTS[i] for i in _APART if one[i] != other[i])
+    tags = apart_by(one, other)
     mine, yours = (f"{n} place{'s' if n > 1 else ''}" for n in beside.sizes)
     return Refused(
         "DCM-TORN",

@@ -161,6 +161,11 @@ def key_digest(key: tuple[Any, ...]) -> str:
     return hashlib.sha256(repr(key[3:]).encode()).hexdigest()[:16]
 
 
+def apart_by(one: tuple[Any, ...], other: tuple[Any, ...]) -> str:
+    """Names of the parts by which the keys of slices of one grid differ."""
+    return " and ".join(KEY_PARTS[i] for i in range(_MATRIX) if one[i] != other[i])
+
+
 def uid_conflict(files: Sequence[Path]) -> Refused:
     """Say that two files are different images under one SOPInstanceUID."""
     return Refused(

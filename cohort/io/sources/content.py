@@ -16,9 +16,10 @@ from pydicom.uid import UID
 from cohort.io import nifti_header, patience
 from cohort.io.refusal import Refused
 from cohort.io.slices import dicom_header
-from cohort.io.slices.continuity import Place, place_of
+from cohort.io.slices.continuity import place_of
+from cohort.io.slices.succession import moments_of
 from cohort.io.sources import archives
-from cohort.io.sources.filecache import ARCHIVE, Entry, Key
+from cohort.io.sources.filecache import ARCHIVE, Entry, Key, Part
 
 NOT_IMAGE, EMPTY = "not an image", "empty file"
 
@@ -180,17 +181,17 @@ def _dicom(stream: BinaryIO, path: Path, known: str = "") -> Entry:
     )
 
 
-def _parts(
-    headers: Sequence[dicom_header.Header],
-) -> tuple[tuple[Key, tuple[int, ...] | None, Place], ...]:
-    """Keys of the slices of a file, which slices have each, and where they lie."""
+def _parts(headers: Sequence[dicom_header.Header]) -> tuple[Part, ...]:
+    """Keys of the slices of a file, which slices have each, where they lie and when they were taken."""
     numbers: dict[Key, list[int]] = {}
     for number, header in enumerate(headers):
         numbers.setdefault(dicom_header.group_key(header), []).append(number)
-    return tuple(
-        (key, None if len(numbers) == 1 else tuple(own), place_of([headers[n] for n in own]))
-        for key, own in numbers.items()
-    )
+    parts: list[Part] = []
+    for key, own in numbers.items():
+        slices = [headers[n] for n in own]
+        frames = None if len(numbers) == 1 else tuple(own)
+        parts.append((key, frames, place_of(slices), moments_of(slices)))
+    return tuple(parts)
 
 
 def _short(uid: str) -> str:

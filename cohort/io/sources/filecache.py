@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from cohort.io.refusal import Refused
+from cohort.io.slices.succession import Moment
 
-_VERSION = 4
+_VERSION = 5
 """Raised whenever what is remembered of a file, or how it is derived, changes."""
 
 _AT_ONCE = 256
@@ -32,6 +33,9 @@ ARCHIVE = "archive"
 
 Key = tuple[Any, ...]
 """What files of one scan share; see `dicom_header.group_key`."""
+
+Part = tuple[Key, tuple[int, ...] | None, tuple[float, ...], tuple[Moment, ...]]
+"""One of `Entry.parts`."""
 
 State = os.stat_result | str
 """What changes whenever a file does."""
@@ -50,9 +54,9 @@ class Entry:
         Label of the member for which an archive was refused, if it was one.
     digest : str
         SHA-256 of an image.
-    parts : tuple of (key, frames, place)
-        Of a DICOM file: the keys of its slices, which frames each key has (None for all of them), and where those lie, as
-        `continuity.place_of` packs it.
+    parts : tuple of (key, frames, place, moments)
+        Of a DICOM file: the keys of its slices, which frames each key has (None for all of them), where those lie, as
+        `continuity.place_of` packs it, and when they were taken, as `succession.moments_of`.
     uid : str
         Of a DICOM file: sixteen hexadecimal digits that stand for its SOPInstanceUID, "" without one.
     series_number : int, optional
@@ -67,7 +71,7 @@ class Entry:
     refusal: tuple[str, str, str] | None = None
     member: str = ""
     digest: str = ""
-    parts: tuple[tuple[Key, tuple[int, ...] | None, tuple[float, ...]], ...] = ()
+    parts: tuple[Part, ...] = ()
     uid: str = ""
     series_number: int | None = None
     date: str = ""

@@ -7,12 +7,14 @@ import json
 import os
 import re
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cohort.io.slices.succession import Moment
 from cohort.io.sources.filecache import Entry, Key
 from cohort.io.sources.series import Frames, PathList
 
@@ -23,7 +25,7 @@ CREATE TABLE files (
     voxels BLOB, voxels_digest TEXT, uid TEXT
 ) WITHOUT ROWID;
 CREATE INDEX claimed ON files (voxels) WHERE voxels NOT NULL;
-CREATE TABLE parts (key INTEGER, path BLOB, frames TEXT, place TEXT, PRIMARY KEY (key, path)) WITHOUT ROWID;
+CREATE TABLE parts (key INTEGER, path BLOB, frames TEXT, place TEXT, moments TEXT, PRIMARY KEY (key, path)) WITHOUT ROWID;
 """
 
 
@@ -99,10 +101,10 @@ class Index:
         marks = ",".join("?" * len(row))
         if not self._rows(f"INSERT OR IGNORE INTO files VALUES ({marks})", *row).rowcount:
             return False
-        for key, frames, place in entry.parts:
+        for key, frames, place, moments in entry.parts:
             number = self.keys.setdefault((subject or key[0], *key[1:]), len(self.keys))
-            texts = frames and json.dumps(frames), json.dumps(place)
-            self._rows("INSERT INTO parts VALUES (?, ?, ?, ?)", number, name, *texts)
+            texts = frames and json.dumps(frames), json.dumps(place), json.dumps(moments)
+            self._rows("INSERT INTO parts VALUES (?, ?, ?, ?, ?)", number, name, *texts)
         return True
 
     def reasons(self) -> dict[str, PathList]:
@@ -218,6 +220,14 @@ class Index:
         numbers = ",".join(str(int(key)) for key in keys)
         rows = self._rows(f"SELECT DISTINCT place FROM parts WHERE key IN ({numbers})")
         return [tuple(json.loads(text)) for (text,) in rows]
+
+    def moments(self, keys: Iterable[int]) -> dict[str, list[Moment]]:
+        """When slices with any of the keys were taken, by their places, as `succession.moments_of` gives it."""
+        numbers = ",".join(str(int(key)) for key in keys)
+        found: defaultdict[str, list[Moment]] = defaultdict(list)
+        for place, text in self._rows(f"SELECT place, moments FROM parts WHERE key IN ({numbers})"):
+            found[place] += (tuple(moment) for moment in json.loads(text))
+        return dict(found)
 
     def instances(self, keys: Iterable[int]) -> list[tuple[str, int, Path]]:
         """SOPInstanceUIDs that several files with slices of any of the keys have, as they stand in `Entry`: each with key and file."""

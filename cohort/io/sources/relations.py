@@ -6,11 +6,12 @@ Each group by itself looks like a scan that lacks nothing.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 from cohort.io.policy import Policy
 from cohort.io.refusal import Refused
-from cohort.io.slices import continuity
+from cohort.io.slices import continuity, succession
 from cohort.io.slices.continuity import Part
 from cohort.io.slices.dicom_group import KEY_PARTS, mix, uid_conflict
 from cohort.io.slices.dicom_kind import unmeasured
@@ -129,7 +130,32 @@ class Relations:
                     )
             for number in found.short:
                 self._flags[own[number]].add(SHORT)
+            for together in found.together:
+                for one, other in combinations([own[n] for n in together], 2):
+                    if {one, other} <= bad.keys() or not (
+                        refusal := self._torn_in_time(one, other)
+                    ):
+                        continue
+                    bad = {one: refusal, other: refusal} | bad
         return bad
+
+    def _torn_in_time(self, one: int, other: int) -> Refused | None:
+        """Refuse two groups at the same places that are one time series; flag those that may be."""
+        may_be = succession.may_be_one(self._key(one), self._key(other))
+        if not may_be or self._are_split([one, other]):
+            return None
+        sizes = succession.follow(
+            *(self._index.moments(self._groups[n].keys) for n in (one, other))
+        )
+        if sizes is None:
+            return None
+        if may_be == "surely":
+            return succession.refusal(
+                self._key(one), self._key(other), sizes, self._files(one, other)
+            )
+        for n in (one, other):
+            self._flags[n].add(SHORT)
+        return None
 
     def _conflicting(self) -> dict[int, Refused]:
         """Refuse groups of one series in which one SOPInstanceUID names two images; a group by itself is left to its reader."""
