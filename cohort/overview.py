@@ -94,6 +94,7 @@ def status(store: Papers) -> dict[str, Any]:
     return {
         "cohort": store.info().get("cohort"),
         "scans": _rows(store, "scans") if "scans" in names else 0,
+        "flags": _flags(store) if "scans" in names else {},
         "recipes": recipes,
         "models": store.models(),
         "n_quarantine": len(refused),
@@ -290,6 +291,18 @@ def _states(store: Papers, table: str) -> dict[str, int]:
     with _readable(store, table), pq.ParquetFile(_source(store, table)) as file:
         column = file.read(columns=["state"]).column("state")
     return dict(sorted(Counter(map(str, column.to_pylist())).items()))
+
+
+def _flags(store: Papers) -> dict[str, int]:
+    """How many scans have each flag."""
+    import pyarrow.parquet as pq
+
+    with _readable(store, "scans"), pq.ParquetFile(_source(store, "scans")) as file:
+        if "flags" not in file.schema_arrow.names:  # nothing is odd about any scan
+            return {}
+        column = file.read(columns=["flags"]).column("flags")
+    words = (word for text in column.to_pylist() for word in (text or "").split())
+    return dict(sorted(Counter(words).items()))
 
 
 @contextmanager

@@ -216,6 +216,8 @@ def _show_status(found: Mapping[str, Any]) -> None:
         print(f"  {recipe}: {counts or 'nothing measured'}")
     if found["models"]:
         print(f"  models: {', '.join(found['models'])}")
+    if found["flags"]:
+        print(f"  flagged: {', '.join(f'{n} {flag}' for flag, n in found['flags'].items())}")
     for entry in found["quarantine"][:SHOWN]:
         print(f"  {entry['state']} {entry['series']}: {entry['reason']}")
     if (more := found["n_quarantine"] - SHOWN) > 0:

@@ -8,6 +8,7 @@ import time
 import cohorts
 import numpy as np
 import pytest
+from pydicom.uid import generate_uid
 from series import write_series
 from typer.testing import CliRunner
 
@@ -61,6 +62,22 @@ def test_ingest_counts_the_series_that_it_skipped(tmp_path):
         assert result.exit_code == 0, result.stderr
         assert state in result.stdout
         assert ", 2 series skipped (2 DCM-TOO-FEW); processed" in result.stdout
+
+
+def test_a_series_under_two_uids_is_a_warning_and_stands_in_the_status(tmp_path):
+    values = np.random.default_rng(0).integers(0, 999, (12, 6, 5)).astype(np.int16)
+    uids = generate_uid(), generate_uid()
+    tags = {"StudyInstanceUID": generate_uid(), "SeriesNumber": 3}
+    write_series(
+        tmp_path / "scans", values, np.diag([1.0, 1.0, 3.0, 1.0]),
+        per_slice=lambda n: {"SeriesInstanceUID": uids[n % 2]}, **tags,
+    )  # fmt: skip
+    catalog = tmp_path / "catalog.yaml"
+    catalog.write_text("cohort: torn\nsources: [scans]\nstore: store\n")
+    said = call("ingest", catalog, "--workers", 0)
+    assert said.exit_code == 0
+    assert "warning: 2 scans look like part of one series under several SeriesInst" in said.stderr
+    assert "  flagged: 2 looks_like_one_series\n" in call("status", catalog).stdout
 
 
 def test_status_why_and_plan_speak_of_what_is_there(catalog):

@@ -258,6 +258,16 @@ def uid_collision_at_the_end(folder):
     return Truth(refused=[Refusal(("DCM-UID-COLLISION",), (tuple(files[:9]), files[9]))])
 
 
+def _kept_apart(n):
+    def tells(warnings):
+        start = f"{n} scan"
+        return [t.startswith(start) and "several SeriesInstanceUIDs" in t for t in warnings] == [
+            True
+        ]
+
+    return tells
+
+
 @case("D22", "the end slice has a SeriesInstanceUID of its own")
 def end_slice_of_another_uid(folder):
     uids, study = (generate_uid(), generate_uid()), generate_uid()
@@ -267,7 +277,7 @@ def end_slice_of_another_uid(folder):
     )  # fmt: skip
     flags = frozenset({"looks_like_one_series"})
     left = Scan(affine=scan.affine, values=scan.values[:9], flags=flags)
-    return Truth(scans=[left], skipped=1, also=[[scan]])
+    return Truth(scans=[left], skipped=1, also=[[scan]], call={"warnings": _kept_apart(1)})
 
 
 @case("D22", "one series under two SeriesInstanceUIDs")
@@ -283,4 +293,19 @@ def split_uids(folder):
         Scan(affine=a, values=v, flags=flags)
         for a, v in ((affine, scan.values[:5]), (upper, scan.values[5:]))
     ]
-    return Truth(scans=halves, also=[[scan]])
+    return Truth(scans=halves, also=[[scan]], call={"warnings": _kept_apart(2)})
+
+
+@case("D22", "odd slices have a SeriesInstanceUID of their own")
+def odd_slices_of_another_uid(folder):
+    uids, study, affine = (generate_uid(), generate_uid()), generate_uid(), phantom.grid("LPS")
+    _, scan = write(
+        folder, affine, StudyInstanceUID=study, per_slice=lambda n: {"SeriesInstanceUID": uids[n % 2]}
+    )  # fmt: skip
+    flags, halves = frozenset({"looks_like_one_series"}), []
+    for first in (0, 1):
+        own = affine.copy()
+        own[:3, 3] += first * affine[:3, 2]
+        own[:3, 2] *= 2
+        halves.append(Scan(affine=own, values=scan.values[first::2], flags=flags))
+    return Truth(scans=halves, also=[[scan]], call={"warnings": _kept_apart(2)})

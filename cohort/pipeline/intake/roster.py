@@ -12,6 +12,7 @@ import pandas as pd
 from cohort import grid
 from cohort.io.ages import age_conflicts
 from cohort.io.participants import Participants, join
+from cohort.io.sources.relations import ONE_SERIES
 from cohort.io.store import Store
 from cohort.io.visits import days_since_first_scan
 from cohort.pipeline.intake.likeness import TIMING, looks_like_one_series
@@ -22,6 +23,9 @@ from cohort.provenance import digest
 if TYPE_CHECKING:
     from cohort.pipeline.ingest import Ingested
 
+
+_NAMED = 5
+"""Scans that a warning names."""
 
 _KEYS = (
     "scan_id",
@@ -169,7 +173,7 @@ def write_tables(
         flags[unit.scan_id].update(unit.series.flags)
     for pair in looks_like_one_series(roster.places(ids)):
         for scan_id in pair:
-            flags[scan_id].add("looks_like_one_series")
+            flags[scan_id].add(ONE_SERIES)
     if participants is not None:
         # Matched by the sources' own ids, shown by public names.
         there = set(scans["scan_id"])
@@ -216,7 +220,24 @@ def write_tables(
     _add_flags(scans, flags)
     warnings = _add_protocols(store, scans)
     store.write_table("scans", scans)
-    return warnings
+    return [
+        *_told_apart(scan_id for scan_id in scans["scan_id"] if ONE_SERIES in flags[scan_id]),
+        *warnings,
+    ]
+
+
+def _told_apart(scan_ids: Iterable[str]) -> list[str]:
+    """Say which scans may be parts of one that was exported under several UIDs: each looks as if it lacked nothing."""
+    found = sorted(scan_ids)
+    if not found:
+        return []
+    some = ", ".join(found[:_NAMED]) + (", ..." if len(found) > _NAMED else "")
+    looks, are = ("s look", "are") if len(found) > 1 else (" looks", "is")
+    text = (
+        f"{len(found)} scan{looks} like part of one series under several SeriesInstanceUIDs and {are} kept apart ({ONE_SERIES}): "
+        f"{some}; if so, export the series again under one UID"
+    )
+    return [text]
 
 
 def content_of(record: Mapping[str, Any]) -> str:
