@@ -264,6 +264,45 @@ def short_both(folder):
     return Truth(refused=[Refusal(("DCM-TORN",), [tuple(own) for own in files])], also=[scans])
 
 
+def _stray(title, tags, code, *, state="quarantined", flags=("possible_truncation",), number=LAST):
+    """An end slice that no rule sets beside the others: they are taken, and said to lack something."""
+
+    @case("D5", title)
+    def made(folder):
+        affine = phantom.grid("LPS")
+        files, scan = write(
+            folder, affine, per_slice=lambda n: {"ImageType": PLAIN, **(tags if n == LAST else {})}
+        )
+        for lost in files[number:LAST]:
+            lost.unlink()
+        left = Scan(affine=affine, values=scan.values[:number], flags=frozenset(flags))
+        if state == "skipped":
+            return Truth(scans=[left], skipped=1, also=[[scan]])
+        return Truth(scans=[left], refused=[Refusal((code,), (files[LAST],))], also=[[scan]])
+
+    return made
+
+
+_TILTED = ["1", "0", "0", "0", "0.998", "0.0632"]
+STRAYS = (
+    _stray("the end slice has another kind and no PixelSpacing", {"PixelSpacing": None, "ImageType": MORE}, "DCM-SPACING-MISSING"),
+    _stray("the end slice has another kind and no position", {"ImagePositionPatient": None, "ImageType": MORE}, "DCM-NO-GEOMETRY"),
+    _stray("the end slice has another kind and no orientation", {"ImageOrientationPatient": None, "ImageType": MORE},
+           "DCM-NO-GEOMETRY"),
+    _stray("the end slice has another kind and another PixelSpacing", {"PixelSpacing": ["0.8", "0.8"], "ImageType": MORE}, "",
+           state="skipped"),
+    _stray("the end slice is tilted by 3.6 degrees", {"ImageOrientationPatient": _TILTED}, "", state="skipped"),
+    _stray("the end slice calls itself a localizer", {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "", state="skipped"),
+    _stray("the end slice has another kind, and five before it are lost", {"ImageType": MORE}, "", state="skipped", number=4),
+)  # fmt: skip
+
+
+@case("D5", "a slice of another kind and tilt within a stack")
+def stray_within(folder):
+    files, scans = _kinds_of(folder, {"ORIGINAL/PRIMARY": ALL, "ORIGINAL/PRIMARY/NORM": ALL[4:5]})
+    return Truth(scans=scans[:1], skipped=len(files[1]))
+
+
 @case("D25", "water, fat, in phase and out of phase in one series")
 def dixon(folder):
     return Truth(

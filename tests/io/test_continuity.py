@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cohort.io.slices.continuity import Beside, Part, compare, place_of, refusal
+from cohort.io.slices.continuity import Beside, Part, compare, lacks, place_of, refusal
 
 N = 12
 STEP_MM = 2.5
@@ -150,6 +150,32 @@ UPRIGHT = np.array([1.0, 0, 0, 0, 1, 0])
 def test_slices_that_no_reader_takes_lie_nowhere(positions, orientation):
     orientation = None if orientation is None else orientation.tolist()
     assert place_of([header(p, orientation) for p in positions]) == ()
+
+
+@given(stacks(), st.integers(3, N), st.integers(-9, 20), st.sampled_from([0.0, 0.004, 0.6]))
+def test_a_stray_slice_on_the_line_of_a_stack_and_beyond_its_ends_says_that_it_lacks_one(
+    stack, n, number, off
+):
+    positions, orientation = stack
+    step = (positions[-1] - positions[0]) / (N - 1)
+    even = positions[0] + np.arange(n)[:, None] * step
+    scan = part("M", even, range(n), orientation)
+    for direction in (step / np.linalg.norm(step), orientation[:3]):
+        place = positions[0] + number * step + off * direction
+        stray = part("N", [place], [0], orientation, spacing=(0.7, 0.7))
+        assert lacks(scan, stray) == (not 0 <= number < n and off < 0.1)
+
+
+def test_what_has_no_place_may_be_of_any_stack_of_its_matrix_and_a_stack_is_no_stray():
+    scan = upright("M", range(0, 30, 3))
+    nowhere = Part(key("N"), [()])
+    assert lacks(scan, nowhere)
+    assert not lacks(nowhere, scan)
+    assert not lacks(scan, Part((*key("N")[:7], (9, 9), *key("N")[8:]), [()]))
+    assert lacks(scan, upright("N", [30, 33]))
+    assert not lacks(scan, upright("N", [30, 33, 36]))
+    assert not lacks(upright("N", [0, 3]), upright("M", [6]))
+    assert not lacks(scan, upright("N", [30], across=0.2))
 
 
 def upright(kind, depths, *, across=0.0, **options):

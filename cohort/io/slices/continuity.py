@@ -26,8 +26,8 @@ Place = tuple[float, ...]
 
 Key = tuple[Any, ...]
 
-_PATIENT, _STUDY, _SPACING, _DIRECTION = map(
-    KEY_PARTS.index, ("patient", "study", "PixelSpacing", "orientation")
+_PATIENT, _STUDY, _MATRIX, _SPACING, _DIRECTION = map(
+    KEY_PARTS.index, ("patient", "study", "matrix", "PixelSpacing", "orientation")
 )
 _LONGEST = 2.0
 """Numbers of a direction that are larger, or a product of two that is smaller than the inverse, are no directions."""
@@ -84,6 +84,11 @@ class Part:
 
     key: Key
     places: Sequence[Place]
+
+    @property
+    def size(self) -> int:
+        """Positions that it has."""
+        return sum(int(place[6]) if len(place) == 7 else 1 for place in self.places)
 
 
 class Beside(NamedTuple):
@@ -273,6 +278,49 @@ class _Stack:
         off = np.linalg.norm(positions - first - share[:, None] * (last - first), axis=1)
         pixel_mm = min(self.parts[one].key[_SPACING])
         return bool(off.max() <= max(DRIFT_VOXELS * pixel_mm, GAP_MM))
+
+
+FEWEST = 3
+"""Places of a group that may be a scan; a slice or two of a series are what a tag set apart, or a scout."""
+
+
+def lacks(scan: Part, stray: Part) -> bool:
+    """Whether a group of slices ends where a stray slice of its series, of any grid, goes on.
+
+    Parameters
+    ----------
+    scan, stray : Part
+        One or two places, or slices without a place, are stray: those may be of any stack of the same matrix.
+
+    Returns
+    -------
+    bool
+        Of less than `FEWEST` places a scan lacks nothing, nor do such as are no line.
+    """
+    normal = _normal(scan.key[_DIRECTION])
+    if scan.size < FEWEST or normal is None or not _is_placed(scan):
+        return False
+    if not stray.places or not all(stray.places):
+        return bool(scan.key[_MATRIX] == stray.key[_MATRIX])
+    if stray.size >= FEWEST:
+        return False
+    points = _points(scan.places)
+    levels = levels_of(points @ np.array(normal))
+    n = len(levels)
+    found = _points(stray.places)
+    if n < FEWEST:
+        return False
+    first, last = points[levels[0][0]], points[levels[-1][0]]
+    step = (last - first) / (n - 1)
+    length = float(np.linalg.norm(step))
+    along = (found - first) @ step / length**2
+    off = np.linalg.norm(found - first - along[:, None] * step, axis=1)
+    steps = np.rint(along)
+    beyond = np.maximum(-steps, steps - (n - 1))
+    tolerance = max(GAP_MM, GAP_RELATIVE * length) * beyond
+    on_grid = np.abs(along - steps) * length <= tolerance
+    on_line = off <= max(DRIFT_VOXELS * min(scan.key[_SPACING]), GAP_MM)
+    return bool(((beyond > 0) & on_grid & on_line).any())
 
 
 def _points(places: Sequence[Place]) -> np.ndarray:

@@ -6,7 +6,7 @@ Each group by itself looks like a scan that lacks nothing.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 from cohort.io.policy import Policy
@@ -23,12 +23,16 @@ ONE_SERIES = "looks_like_one_series"
 """Flag of series that differ in nothing but their UIDs; they are kept apart."""
 
 SHORT = "possible_truncation"
-"""Flag of a series that ends where another image at the same places, such as the phase of a magnitude, goes on."""
+"""Flag of a series that ends where another image at the same places, such as the phase of a magnitude, goes on; or where a stray
+slice does; or of volumes that alternate with those of another kind."""
 
 _PATIENT, _STUDY, _SERIES, _CLASS, _KIND, _MATRIX, _SPACING = map(
     KEY_PARTS.index,
     ("patient", "study", "series", "SOP class", "ImageType", "matrix", "PixelSpacing"),
 )
+_SCOUT = frozenset({"DCM-LOCALIZER"})
+"""Why slices may be no scan that lie on the grid of one."""
+
 _SPLITTABLE = (_MATRIX, _SPACING)
 """Parts of a key that may make series of their own within one, if the catalog says so."""
 
@@ -84,6 +88,8 @@ class Relations:
         self.mixed = self._mixed()
         self.torn = self._torn()
         self.conflicting = self._conflicting()
+        for n in self._without_strays():
+            self._flags[n].add(SHORT)
         for n in self._of_several_uids():
             self._flags[n].add(ONE_SERIES)
 
@@ -156,6 +162,22 @@ class Relations:
         for n in (one, other):
             self._flags[n].add(SHORT)
         return None
+
+    def _without_strays(self) -> Iterator[int]:
+        """Groups that seem to lack nothing and end where a slice or two of their series, which are in no scan, go on."""
+        for several in self._alike([_PATIENT, _STUDY, _SERIES]):
+            parts = {}
+            for n in several:
+                kind = self._key(n)[_KIND]
+                if "DERIVED" not in kind and unmeasured(self._key(n)[_CLASS], kind) <= _SCOUT:
+                    parts[n] = Part(self._key(n), self._index.places(self._groups[n].keys))
+            for (n, scan), (m, stray) in permutations(parts.items(), 2):
+                if (
+                    self._is_measured(n)
+                    and not self._are_split([n, m])
+                    and continuity.lacks(scan, stray)
+                ):
+                    yield n
 
     def _conflicting(self) -> dict[int, Refused]:
         """Refuse groups of one series in which one SOPInstanceUID names two images; a group by itself is left to its reader."""
