@@ -1,6 +1,7 @@
 """Archives: the same series as from a folder, hostile ones refused by name, and nothing ever written under a name of theirs."""
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -521,3 +522,41 @@ def test_bombs_take_no_memory(tmp_path):
         peak, n_files, _, codes = peak_bytes(path, small=small)
         assert (n_files, codes) == (1, "ARC-BOMB")
         assert peak < limit
+
+
+class _Failing(io.FileIO):
+    """A disk of which all reads after some fail for good."""
+
+    left = 0
+
+    def readinto(self, buffer):
+        self._fail()
+        return super().readinto(buffer)
+
+    def readall(self):
+        self._fail()
+        return super().readall()
+
+    def _fail(self):
+        type(self).left -= 1
+        if self.left < 0:
+            raise OSError(errno.EIO, "gone for good")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_archive_whose_disk_fails_is_unreadable_and_not_damaged(kind, tmp_path, monkeypatch):
+    volume, affine = phantom()
+    write_series(tmp_path / "scans", volume[:3], affine)
+    files = [*tree_files(tmp_path / "scans"), ("noise", np.random.default_rng(0).bytes(60_000))]
+    path = pack(kind, files, tmp_path / f"all.{kind}")
+    whole = len(discover([path]).series)
+    monkeypatch.setattr("cohort.io.patience.PAUSES_S", ())
+    monkeypatch.setattr("cohort.io.patience._open", lambda path: _Failing(path, "rb"))
+    for n in range(99):
+        _Failing.left = n
+        found = discover([path])
+        assert not found.refused
+        if len(found.series) == whole:
+            break
+        assert (found.unreadable, found.series) == ([path], [])
+    assert 2 < n < 98

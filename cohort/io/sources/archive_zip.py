@@ -1,11 +1,12 @@
 """Members of a zip, through its directory: none is decompressed that is not asked for."""
 
+import io
 import stat
 import zipfile
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, cast
 
 from cohort.io.refusal import Refused
 from cohort.io.sources.archive_limits import (
@@ -33,7 +34,7 @@ _END_BYTES, _LOCATOR_BYTES, _END_64_BYTES = 22, 20, 56
 def zipped(stream: BinaryIO, size: int, path: Path) -> Generator[Found]:
     """Files of the zip of `size` bytes."""
     _check_directory(stream, size, path)
-    with zipfile.ZipFile(stream) as archive:
+    with _opened(stream) as archive:
         infos = archive.infolist()
         if infos and (first := min(info.header_offset for info in infos)):
             raise damaged(path, f"its directory passes over the first {first:,} bytes")
@@ -61,6 +62,45 @@ def zipped(stream: BinaryIO, size: int, path: Path) -> Generator[Found]:
             if kind not in (0, stat.S_IFREG):
                 reason = LINK if kind == stat.S_IFLNK else NOT_REGULAR
             yield Found(name, reason, partial(_unzipped, archive, info, path))
+
+
+def _opened(stream: BinaryIO) -> zipfile.ZipFile:
+    """The archive; an error of the disk stays one, though zipfile says that such a file is no zip."""
+    told = _Telling(stream)
+    try:
+        return zipfile.ZipFile(cast(IO[bytes], told))
+    except zipfile.BadZipFile as error:
+        if told.error is not None:
+            raise told.error from error
+        raise
+
+
+class _Telling:
+    """What zipfile needs of a stream, which remembers for what error it failed last."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def read(self, n: int = -1) -> bytes:
+        try:
+            return self._stream.read(n)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return self._stream.seek(offset, whence)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seekable(self) -> bool:
+        return True
 
 
 def _unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> IO[bytes]:
