@@ -261,7 +261,10 @@ def short_both(folder):
     files, scans = _kinds_of(
         folder, {"ORIGINAL/PRIMARY/M": ALL[1:], "ORIGINAL/PRIMARY/P": ALL[:LAST]}
     )
-    return Truth(refused=[Refusal(("DCM-TORN",), [tuple(own) for own in files])], also=[scans])
+    refusal = Refusal(
+        ("DCM-TORN",), [tuple(own) for own in files], says="at 8 of them.*copy the slices"
+    )
+    return Truth(refused=[refusal], also=[scans])
 
 
 def _stray(title, tags, code, *, state="quarantined", flags=("possible_truncation",), number=LAST):
@@ -325,6 +328,19 @@ def projection(folder):
         folder, {"ORIGINAL/PRIMARY": ALL[:LAST], "DERIVED/SECONDARY/MIP": ALL[LAST:]}
     )
     return Truth(scans=[source], skipped=len(files[1]))
+
+
+@case("D25", "two stacks of one series, of two echo times, four slices apart")
+def two_stacks(folder):
+    common = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid()}
+    first, flags, scans = phantom.grid("LPS"), frozenset({"possible_truncation"}), []
+    for number, echo in enumerate(("80", "85")):
+        affine = first.copy()
+        affine[:3, 3] += number * (LAST + 4) * affine[:3, 2]
+        names = range(10 * number, 10 * number + 10)
+        _, scan = write(folder, affine, names=names, EchoTime=echo, **common)
+        scans.append(replace(scan, flags=flags))
+    return Truth(scans=scans)
 
 
 @case("D25", "two stacks of one series, of two kinds, one behind the other and 4 mm to the side")

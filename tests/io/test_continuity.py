@@ -41,11 +41,26 @@ def are_parts(one, other):
     if one <= other or other <= one or len(both) < 3:
         return False
     gaps = {b - a for a, b in pairwise(both)}
+    if are_apart(one, other, min(gaps)):
+        return False
     return all(gap % min(gaps) == 0 and gap <= 4 * min(gaps) for gap in gaps)
 
 
+def are_apart(one, other, step):
+    """Whether both are three or more, and lie behind each other with more than one step between."""
+    lower, upper = sorted((one, other), key=min)
+    room = min(upper) - max(lower)
+    return min(len(one), len(other)) > 2 and max(lower) < min(upper) and room > step
+
+
 def ends_early(one, other):
-    """Whether the other holds all slices of one, and the next in its order."""
+    """Whether the other holds all slices of one and the next in its order, or goes on after a few that are lost."""
+    both = sorted(one | other)
+    if len(both) > 2 and one.isdisjoint(other):
+        gaps = {b - a for a, b in pairwise(both)}
+        even = all(gap % min(gaps) == 0 and gap <= 4 * min(gaps) for gap in gaps)
+        if even and are_apart(one, other, min(gaps)):
+            return True
     if len(one) < 2 or not one < other:
         return False
     own = sorted(one)

@@ -36,6 +36,10 @@ _FARTHEST = 4
 """Slices that lie this many steps apart, and no more, may be parts of one volume of which others are lost or elsewhere."""
 
 
+FEWEST = 3
+"""Places of a group that may be a scan; a slice or two of a series are what a tag set apart, or a scout."""
+
+
 def place_of(headers: Sequence[Header]) -> Place:
     """Where the slices of a file lie that belong to one group; nowhere if they cannot make a volume, as their reader will say."""
     positions = [header["position"] for header in headers]
@@ -102,11 +106,14 @@ class Beside(NamedTuple):
         From slice to slice of both together.
     sizes : (int, int)
         At how many places the part has slices, and the other.
+    shared : int
+        At how many of them both have.
     """
 
     other: int
     step_mm: float
     sizes: tuple[int, int]
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ class Continuity:
     torn : dict of int -> Beside
         Parts that are no volume by themselves, and what continues them.
     short : set of int
-        Parts that end where another, at the same places, goes on.
+        Parts that end where another, at the same places, goes on, or some slices before another.
     together : list of lists of int
         Parts, two or more each, that lie at the same places.
     """
@@ -147,11 +154,14 @@ def compare(parts: Sequence[Part]) -> Continuity:
             alike[parts[number].key[: _STUDY + 1], frozenset(places)].append(number)
         for ones, others in combinations(alike.values(), 2):
             step = stack.step_together(ones[0], others[0])
-            if step is not None:
+            if step is not None and stack.are_apart(ones[0], others[0], step):
+                short.update([*ones, *others])
+            elif step is not None:
+                shared = len(stack.places[ones[0]].keys() & stack.places[others[0]].keys())
                 for own, beside in ((ones, others[0]), (others, ones[0])):
                     sizes = len(stack.places[own[0]]), len(stack.places[beside])
                     for number in own:
-                        torn.setdefault(number, Beside(beside, step, sizes))
+                        torn.setdefault(number, Beside(beside, step, sizes, shared))
             elif stack.goes_on(ones[0], others[0]):
                 short.update(ones)
             elif stack.goes_on(others[0], ones[0]):
@@ -220,6 +230,15 @@ class _Stack:
             return None
         return self._step(one, both, [*mine.values(), *yours.values()])
 
+    def are_apart(self, one: int, other: int, step_mm: float) -> bool:
+        """Whether two groups that may be scans lie behind each other with room between: two stacks, or a torn one that lacks more."""
+        lower, upper = sorted(
+            (sorted(self.places[n]) for n in (one, other)), key=lambda own: own[0]
+        )
+        if min(len(lower), len(upper)) < FEWEST or lower[-1] >= upper[0]:
+            return False
+        return bool(self.depth[upper[0]] - self.depth[lower[-1]] > 1.5 * step_mm)
+
     def slice_by_slice(self) -> dict[int, Beside]:
         """Parts of one place each that together are a volume, for example where every slice has an echo time of its own."""
         studies: defaultdict[Key, dict[int, list[int]]] = defaultdict(dict)
@@ -278,10 +297,6 @@ class _Stack:
         off = np.linalg.norm(positions - first - share[:, None] * (last - first), axis=1)
         pixel_mm = min(self.parts[one].key[_SPACING])
         return bool(off.max() <= max(DRIFT_VOXELS * pixel_mm, GAP_MM))
-
-
-FEWEST = 3
-"""Places of a group that may be a scan; a slice or two of a series are what a tag set apart, or a scout."""
 
 
 def lacks(scan: Part, stray: Part) -> bool:
@@ -347,11 +362,17 @@ def refusal(one: Key, other: Key, beside: Beside, files: Sequence[Path]) -> Refu
         return mix(_PATIENT, one, other, files)
     tags = apart_by(one, other)
     mine, yours = (f"{n} place{'s' if n > 1 else ''}" for n in beside.sizes)
+    what = (
+        f"slices of one series that continue each other every {beside.step_mm:.3f} mm are set apart by their {tags}: those at {mine}, "
+        f"such as {{0}}, would be a volume that lacks those at {yours}, such as {{1}}"
+    )
+    fix = f"if they are one volume, give its slices one {tags}, for example with dcmodify"
+    if beside.shared:  # then they are not: one tag would put two slices in one place
+        what += f", and both have slices at {beside.shared} of them"
+        fix = "copy the slices that either lacks and the other has"
     return Refused(
         "DCM-TORN",
-        f"slices of one series that continue each other every {beside.step_mm:.3f} mm are set apart by their {tags}: those at {mine}, "
-        f"such as {{0}}, would be a volume that lacks those at {yours}, such as {{1}}",
-        fix=f"if they are one volume, give its slices one {tags}, for example with dcmodify; if they are scans of their own, state "
-        "split: true in the catalog.",
+        what,
+        fix=f"{fix}; if they are scans of their own, state split: true in the catalog.",
         files=files,
     )
