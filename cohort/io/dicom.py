@@ -22,7 +22,7 @@ from cohort.io.slices.agreement import check_agreement, varying
 from cohort.io.slices.dicom_file import parse
 from cohort.io.slices.dicom_group import uid_conflict
 from cohort.io.slices.dicom_header import Header, group_key, read_slices
-from cohort.io.slices.dicom_kind import check_kind
+from cohort.io.slices.dicom_kind import check_kind, check_photometric
 from cohort.io.slices.frames import flattened
 from cohort.io.slices.pixels import LOSSY, check_length, read_frames
 from cohort.io.slices.rescale import Rescale, philips_attrs, rescale
@@ -57,7 +57,7 @@ def read_series(
         Of each file the slices that belong to the scan, as `read_slices` numbers them; None for all.
     policy : Policy
         ``min_slices``, ``resample``, ``philips_precise``, and ``accept``: ``DCM-LOCALIZER``, ``DCM-CAPTURE``,
-        ``DCM-BURNED-IN``, ``DCM-NO-META``, ``DCM-LUT``.
+        ``DCM-BURNED-IN``, ``DCM-NO-META``, ``DCM-LUT``, ``DCM-MONOCHROME1``.
     max_bytes : int
         Larger series are refused before anything is allocated.
 
@@ -106,6 +106,7 @@ def read_series(
     kept = _without_duplicates(found)
     headers, paths = [header for header, _ in kept], [path for _, path in kept]
     check_agreement(headers, paths)
+    check_photometric(headers[0], paths[0], notes)
     slices = stack(headers, paths, policy=policy)
     shown = _shown(headers[0], paths[0])
     attrs = header_attrs(shown)

@@ -19,6 +19,7 @@ ACCEPTABLE = {
     "DCM-CAPTURE": "a grey capture or derived image with a geometry is taken for a scan",
     "DCM-BURNED-IN": "taken although text may stand in the pixels",
     "DCM-NO-META": "a file without file meta information is read as implicit VR little endian",
+    "DCM-MONOCHROME1": "stored values are measured as they stand, never inverted, whatever is shown white",
     "DCM-LUT": "values pass through the modality table",
     "IMG-TWICE": "the same voxels under several subjects stay in the cohort",
     "NII-NO-ORIENT": "axes are taken for right, anterior, superior, the origin for the middle of the volume",

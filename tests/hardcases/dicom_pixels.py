@@ -206,14 +206,25 @@ def odd_bytes(folder):
     return Truth(scans=[scan])
 
 
-@case("D31", "MONOCHROME1")
-def monochrome1(folder):
-    _, scan = write(
+def _white_is_low(folder):
+    files, scan = write(
         folder, phantom.grid("LPS"), dtype=np.uint16, SOPClassUID=CT, Modality="CT", RescaleSlope="1",
         RescaleIntercept="-1024", PhotometricInterpretation="MONOCHROME1",
     )  # fmt: skip
     flags = frozenset({"monochrome1"})
-    return Truth(scans=[replace(scan, values=scan.values - 1024, units="HU", flags=flags)])
+    return files, replace(scan, values=scan.values - 1024, units="HU", flags=flags)
+
+
+@case("D31", "MONOCHROME1")
+def monochrome1(folder):
+    files, scan = _white_is_low(folder)
+    return Truth(refused=[Refusal(("DCM-MONOCHROME1",), (tuple(files),))], also=[[scan]])
+
+
+@case("D31", "MONOCHROME1, accepted", accept=["DCM-MONOCHROME1"])
+def monochrome1_accepted(folder):
+    _, scan = _white_is_low(folder)
+    return Truth(scans=[replace(scan, attrs={"accepted": "DCM-MONOCHROME1"})])
 
 
 def _compressed(syntax, dtype, tags):

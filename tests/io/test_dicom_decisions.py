@@ -35,6 +35,7 @@ def raw(files):
         ("DCM-CAPTURE", "skipped", {"SOPClassUID": CAPTURE, "Modality": "OT"}),
         ("DCM-CAPTURE", "skipped", {"ImageType": ["DERIVED", "SECONDARY", "MPR"]}),
         ("DCM-BURNED-IN", "quarantined", {"BurnedInAnnotation": "YES"}),
+        ("DCM-MONOCHROME1", "quarantined", {"PhotometricInterpretation": "MONOCHROME1"}),
         ("DCM-NO-META", "quarantined", {"syntax": "1.2.840.10008.1.2"}),
     ],
 )

@@ -98,7 +98,8 @@ def test_white_that_is_low_is_flagged_and_never_inverted(tmp_path):
         "RescaleSlope": "2",
         "RescaleIntercept": "-5",
     }
-    scan = read_series(write_series(tmp_path, volume, affine, **tags))
+    taken = Policy(accept=frozenset({"DCM-MONOCHROME1"}))
+    scan = read_series(write_series(tmp_path, volume, affine, **tags), policy=taken)
     np.testing.assert_array_equal(scan.image, volume)
     assert (scan.flags, scan.photometric, scan.image.scale_factor) == (
         "monochrome1",

@@ -78,5 +78,17 @@ def check_kind(header: Header, path: Path, notes: Notes) -> None:
         notes.refuse(Refused("DCM-LUT", what, fix=fix, files=[path]))
 
 
+def check_photometric(header: Header, path: Path, notes: Notes) -> None:
+    """Raise `Refused`, ``DCM-MONOCHROME1``, where low values are shown white, unless the policy accepts that.
+
+    By the standard (PS3.3 C.7.6.3.1.2) that is about the display alone, and the stored values are what is measured; programs that
+    invert them on the way are common, and nothing in a file tells whether one has.
+    """
+    if header["photometric"] == "MONOCHROME1":
+        what = "PhotometricInterpretation is MONOCHROME1, expected MONOCHROME2, so that the values may have been inverted, in {0}"
+        fix = "look whether air is dark and export the series as MONOCHROME2"
+        notes.refuse(Refused("DCM-MONOCHROME1", what, fix=fix, files=[path]))
+
+
 def _skipped(code: str, what: str, fix: str, path: Path) -> Refused:
     return Refused(code, what, fix=fix, files=[path], state="skipped")
