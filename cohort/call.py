@@ -202,9 +202,8 @@ class Call:
             seconds=self.options.time_limit_seconds,
         )
         self._changes.scans(done.contents)
-        if (
-            self.store.is_local
-        ):  # a bucket is asked for several records at a time, and for one as long as for eight
+        # A bucket is asked for several records at a time, and one takes as long as eight.
+        if self.store.is_local:
             self._known = done.variables
         self.result.problems, self.result.orphans = done.problems, done.orphans
         self.result.absent = done.absent

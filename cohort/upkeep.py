@@ -275,8 +275,3 @@ def _telling(store: Store, listen: Listener) -> Callable[[int], None]:
         listen({"event": "found", "stage": "search", "done": done, "total": total})
 
     return tell
-
-
-def total_bytes(found: Sequence[rubbish.Rubbish]) -> int:
-    """Bytes of all of it."""
-    return sum(each.bytes for each in found)

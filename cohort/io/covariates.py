@@ -1,6 +1,6 @@
 """The blocks of a catalog about people and models: where the covariates lie, and what is regressed on them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -47,36 +47,22 @@ def _around_zero(ends: list[float]) -> list[float]:
     return ends
 
 
-def _seed(value: int) -> int:
-    if value < 0:
-        raise ValueError(f"expected a whole number from 0, found {value}")
-    return value
+def _expect(holds: Callable[[float], bool], text: str) -> AfterValidator:
+    """Refuses numbers of which `holds` is false: what was expected, as `text`, and what was found."""
+
+    def check(value: float) -> float:
+        if not holds(value):
+            raise ValueError(f"expected {text}, found {value:g}")
+        return value
+
+    return AfterValidator(check)
 
 
-def _draws(value: int) -> int:
-    if value < MIN_DRAWS:
-        raise ValueError(f"expected at least {MIN_DRAWS} draws, found {value}")
-    return value
-
-
-def _arrangements(value: int) -> int:
-    if value < MIN_ARRANGEMENTS:
-        raise ValueError(f"expected at least {MIN_ARRANGEMENTS} arrangements, found {value}")
-    return value
-
-
-def _above_zero(value: float) -> float:
-    if value <= 0:
-        raise ValueError(f"expected a number above 0, found {value:g}")
-    return value
-
-
-def _not_negative(value: float) -> float:
-    if value < 0:
-        raise ValueError(f"expected a number from 0, found {value:g}")
-    return value
-
-
+Seed = Annotated[
+    int,
+    _expect(lambda n: n >= 0, "a whole number from 0"),
+    Field(description="a whole number from 0"),
+]
 Columns = Annotated[list[VariableName], AfterValidator(_some)]
 Text = Annotated[str, AfterValidator(_filled)]
 Terms = Annotated[list[Text], AfterValidator(_some)]
@@ -120,9 +106,9 @@ class Check(Part):
     """Rows far from the median of all are named."""
     holds: ColumnExpression | None = None
     """Rows in which it is false are named."""
-    sds: Annotated[float, AfterValidator(_above_zero)] | None = None
+    sds: Annotated[float, _expect(lambda v: v > 0, "a number above 0")] | None = None
     """How many robust standard deviations are far."""
-    tolerance: Annotated[float, AfterValidator(_not_negative)] | None = None
+    tolerance: Annotated[float, _expect(lambda v: v >= 0, "a number from 0")] | None = None
     """A difference in the expression's unit that is always allowed."""
 
     @model_validator(mode="after")
@@ -166,8 +152,10 @@ class Random(Part):
 class Imputation(Part):
     """Missing covariates are drawn many times, and the fits pooled, beside the fit of the complete rows."""
 
-    seed: Annotated[int, AfterValidator(_seed)] = Field(description="a whole number from 0")
-    draws: Annotated[int, AfterValidator(_draws)] = MIN_DRAWS
+    seed: Seed
+    draws: Annotated[int, _expect(lambda n: n >= MIN_DRAWS, f"at least {MIN_DRAWS} draws")] = (
+        MIN_DRAWS
+    )
 
 
 class Harmonize(Part):
@@ -192,8 +180,10 @@ class Harmonize(Part):
 class Permutation(Part):
     """Terms are tested by exchanging rows (Freedman-Lane), all outcomes and terms corrected by the largest t."""
 
-    seed: Annotated[int, AfterValidator(_seed)] = Field(description="a whole number from 0")
-    n: Annotated[int, AfterValidator(_arrangements)] = 10_000
+    seed: Seed
+    n: Annotated[
+        int, _expect(lambda n: n >= MIN_ARRANGEMENTS, f"at least {MIN_ARRANGEMENTS} arrangements")
+    ] = 10_000
     """Arrangements, the table as it is included."""
     terms: Terms | None = None
     """Terms that are tested; those of the group without it."""

@@ -35,6 +35,25 @@ def order_of(image: xr.DataArray, order: int | None) -> int:
     return int(order)
 
 
+def dtype_of(image: xr.DataArray, order: int, fill: float) -> np.dtype[Any]:
+    """Type of what an image is sampled to; ValueError if that cannot hold `fill`."""
+    dtype = sampling.sampled_dtype(image.dtype, order)
+    limits = np.iinfo(dtype) if dtype.kind in "iu" else None
+    if limits and not (limits.min <= fill <= limits.max and float(fill).is_integer()):
+        raise ValueError(f"fill is {fill}, expected a value that {dtype} can hold")
+    return dtype
+
+
+def interpolable(image: xr.DataArray, order: int) -> xr.DataArray:
+    """What the kernels of `order` sample: the image, or its spline coefficients, which follow from whole lines of it."""
+    if order < 2:
+        return image
+    (found,) = graph.map_lines(
+        sampling.coefficients, {"image": image}, dtypes=[np.float64], params={"order": order}
+    )
+    return found
+
+
 def sampled(
     image: xr.DataArray,
     voxels: np.ndarray,
@@ -53,21 +72,10 @@ def sampled(
         )
     shape = tuple(image.sizes[d] for d in layout.space)
     matrix = _within(voxels, layout)
-    dtype = sampling.sampled_dtype(image.dtype, order)
-    limits = np.iinfo(dtype) if dtype.kind in "iu" else None
-    if limits and not (limits.min <= fill <= limits.max and float(fill).is_integer()):
-        raise ValueError(f"fill is {fill}, expected a value that {dtype} can hold")
-    source = image
-    if order > 1:
-        (source,) = graph.map_lines(
-            sampling.coefficients,
-            {"image": image},
-            dtypes=[np.float64],
-            params={"order": order},
-        )
+    dtype = dtype_of(image, order, fill)
     return graph.map_parts(
         sampling.sample,
-        source,
+        interpolable(image, order),
         chunks=_chunks(image, target, sizes),
         needed=partial(_needed, matrix, shape, order),
         dtype=dtype,

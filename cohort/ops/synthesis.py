@@ -11,10 +11,10 @@ import numpy as np
 import xarray as xr
 
 from cohort import grid
-from cohort.kernels import fields, sampling
+from cohort.kernels import fields
 from cohort.ops import graph, measure
 from cohort.ops.layout import check_image, layout_of, unit_of
-from cohort.ops.sampling import order_of
+from cohort.ops.sampling import dtype_of, interpolable, order_of
 
 _STREAMS = 1 << 31
 """Of one seed that a caller may ask for; positions along leading dims come on top."""
@@ -169,7 +169,7 @@ def elastic(
     Raises
     ------
     ValueError
-        If a number is out of its range, or the order as in `space.affine`.
+        If a number is out of its range, or order and fill as in `space.affine`.
     GridError
         If a coordinate is missing or irregular.
 
@@ -183,15 +183,10 @@ def elastic(
     bend, share = _bend(image, alpha_mm, sigma_mm, seed, min_jacobian)
     space = layout_of("image", image).space
     shape = tuple(image.sizes[d] for d in space)
-    dtype = sampling.sampled_dtype(image.dtype, order)
-    source = image
-    if order > 1:
-        (source,) = graph.map_lines(
-            sampling.coefficients, {"image": image}, dtypes=[np.float64], params={"order": order}
-        )
+    dtype = dtype_of(image, order, fill)
     data = graph.map_parts(
         fields.deformed,
-        source,
+        interpolable(image, order),
         chunks=_space_chunks(image),
         needed=partial(fields.needed, bend, shape, order),
         dtype=dtype,

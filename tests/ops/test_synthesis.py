@@ -175,6 +175,8 @@ def test_labels_that_are_deformed_get_no_new_value_and_frames_move_alike():
     both = synthesis.elastic(frames.chunk({"time": 1, "z": 5}), alpha_mm=2.0, sigma_mm=5.0, seed=3)
     np.testing.assert_array_equal(both[0], found)
     np.testing.assert_array_equal(both[1], found)
+    with pytest.raises(ValueError, match=r"fill is 0\.5, expected a value that int32 can hold"):
+        synthesis.elastic(labels, alpha_mm=2.0, sigma_mm=5.0, seed=3, fill=0.5)
 
 
 @pytest.mark.parametrize(

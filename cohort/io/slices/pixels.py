@@ -137,11 +137,6 @@ def read_frames(path: Path, headers: Sequence[Header]) -> Iterator[np.ndarray]:
             yield image[top : top + header["rows"], left : left + header["columns"]]
 
 
-def read_pixels(path: Path, header: Header) -> np.ndarray:
-    """As `read_frames`, one slice."""
-    return next(read_frames(path, [header]))
-
-
 def decode_frame(path: Path, header: Header) -> np.ndarray:
     """Decode one compressed image of a file, in this process; `read_frames` asks a child for it.
 
