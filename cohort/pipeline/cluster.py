@@ -42,6 +42,9 @@ __all__ = [
     "worker_environment",
 ]
 
+DEATHS = 3
+"""Of workers on one block, after which the scan that it belongs to is named: one may be an accident, and so may two."""
+
 NO_WORKERS_SECONDS = 60
 """How long a scheduler may be without workers before a call gives up."""
 
@@ -146,6 +149,7 @@ def connect(
     ClusterError
         If there is no such place, no scheduler answers there, no worker comes, or one has other versions.
     """
+    import dask
     from distributed import Client
     from distributed.utils import silence_logging_cmgr
 
@@ -156,6 +160,8 @@ def connect(
         # What becomes of a scheduler or a worker is said in one line by whoever waits for it.
         for logger in ("distributed", "distributed.client"):
             stack.enter_context(silence_logging_cmgr("critical", logger))
+        # For schedulers that start here.
+        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": DEATHS - 1}))
         match spec:
             case Local():
                 cluster: Any = stack.enter_context(open_local(spec, workers, memory))
