@@ -24,6 +24,11 @@ def product(
     return off
 
 
+def centred(image: np.ndarray, *, mean: float) -> np.ndarray:
+    """``image - mean``."""
+    return np.subtract(image, mean, dtype=np.float64)
+
+
 def similarity(
     mean_a: np.ndarray,
     mean_b: np.ndarray,

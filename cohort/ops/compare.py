@@ -12,9 +12,24 @@ import xarray as xr
 from cohort import grid
 from cohort.kernels import pairs
 from cohort.ops import filters, graph, masks, measure
+from cohort.ops.correlation import correlation, lag_correlation, ncc
 from cohort.ops.distance import distance_mm
 from cohort.ops.histograms import joint_histogram
 from cohort.ops.layout import check_image, check_mask, layout_of, unit_of
+
+__all__ = [
+    "correlation",
+    "dice",
+    "hausdorff_mm",
+    "iou",
+    "lag_correlation",
+    "mae",
+    "mse",
+    "mutual_information",
+    "ncc",
+    "ssim",
+    "surface_distance_mm",
+]
 
 
 def mae(a: xr.DataArray, b: xr.DataArray, *, mask: xr.DataArray | None = None) -> xr.DataArray:
@@ -62,23 +77,6 @@ def mse(a: xr.DataArray, b: xr.DataArray, *, mask: xr.DataArray | None = None) -
     """
     unit = unit_of(a)
     return _said(_mean(pairs.squared_difference, a, b, mask), "1" if unit == "1" else f"{unit}^2")
-
-
-def ncc(a: xr.DataArray, b: xr.DataArray, *, mask: xr.DataArray | None = None) -> xr.DataArray:
-    """Normalised cross-correlation: Pearson's r of the values at the same voxels, -1 to 1.
-
-    As `mae`; equals ``numpy.corrcoef`` to 1e-12. NaN where an image is constant. Raises GridError if the grids differ,
-    ValueError if an image does not hold real numbers or the mask is not bool.
-    """
-    _check(a, b)
-    means = {
-        "mean_a": measure.mean_in(a, mask=mask),
-        "mean_b": measure.mean_in(b, mask=mask),
-    }
-    product = graph.map_points(pairs.product, {"a": a, "b": b}, dtype=np.float64, numbers=means)
-    spread = measure.std_in(a, mask=mask) * measure.std_in(b, mask=mask)
-    found = measure.mean_in(product, mask=mask) / spread.where(spread > 0)
-    return _said(found.clip(-1.0, 1.0), "1")
 
 
 def mutual_information(
