@@ -108,18 +108,22 @@ class Cohort:
         return xr.DataTree.from_dict({str(s): self.scan(str(s)) for s in self.scans["scan_id"]})
 
     def sql(self, query: str) -> "pd.DataFrame":
-        """Query the tables with DuckDB; every table of the store is a view of its name (``"oasis-csf"`` in double quotes).
+        """Query the tables with DuckDB, read-only; which there are is said in `cohort.query.views`.
+
+        A name with other signs than letters, digits and _ stands in double quotes.
+
+        Raises
+        ------
+        QueryError
+            In one line.
 
         Examples
         --------
         ``cohort.sql('select session, avg(csf_ml) from "oasis-csf" group by session')``
         """
-        import duckdb
+        from cohort.query import query as ask
 
-        with duckdb.connect(config={"enable_external_access": False}) as connection:
-            for name in self.store.tables():
-                connection.register(name, self.store.table(name))
-            return connection.sql(query).df()
+        return ask(self.store, query)
 
     def fit(self, model: str) -> "Fitted":
         """Screen and fit a model of the catalog on the tables as they are; nothing is written.
