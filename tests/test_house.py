@@ -210,4 +210,4 @@ def test_the_walk_of_the_readme_runs_as_written(tmp_path):
     for line in readme_commands("cohort"):
         assert run(program, *shlex.split(line)[1:]).strip(), f"{line} printed nothing"
     for code in blocks("python"):
-        assert "done" in run(sys.executable, "-c", code)
+        assert "csf_ml" in run(sys.executable, "-c", code)
