@@ -44,6 +44,8 @@ class Design:
         Levels and reference of each category.
     rows : DataFrame, n rows
         Row id, and participant, subject and session where the table has them.
+    read : DataFrame, n rows; same index
+        The columns of the table that the formula reads; under the rule ``mean`` the numbers are averaged.
     n_table, n_subjects, n_repeated : int
         Rows of the table; subjects among the usable rows; those of them with several rows.
     dropped : tuple of dict
@@ -61,6 +63,7 @@ class Design:
     roles: dict[str, str]
     coding: dict[str, dict[str, Any]]
     rows: pd.DataFrame
+    read: pd.DataFrame
     n_table: int
     n_subjects: int
     n_repeated: int
@@ -195,6 +198,7 @@ def prepare(
         roles=roles,
         coding=matrix.coding,
         rows=rows,
+        read=used[list(checked.columns)],
         n_table=len(table),
         n_subjects=account.n_subjects,
         n_repeated=len(repeats),

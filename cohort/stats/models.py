@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REVISION", "ModelError", "declared", "fit_model", "fit_table", "model_table"]
 
-REVISION = 4
+REVISION = 5
 """Raised when the same table and model give other numbers or other outputs."""
 
 CORRECTIONS = ("Benjamini-Hochberg", "Benjamini-Yekutieli", "Holm", "Bonferroni")

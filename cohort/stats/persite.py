@@ -53,8 +53,6 @@ def per_site(
 
     Notes
     -----
-    Where one scan stands for several (rule ``mean``) the outcome is their mean, and covariates are those of the first.
-
     ``metafor::rma(yi = estimate, sei = se)`` on the rows of one term pools what ENIGMA's sites report.
 
     Examples
@@ -142,9 +140,10 @@ def _split(
     labels = cells.categories(cells.take(named, site, "site"))
     terms = [term for term in design.formula.terms if site not in term.columns]
     formula = " + ".join(map(_text, terms)) or "1"
-    # The rows of `design`, not of the table: under the rule `mean` an outcome is the mean over a subject's scans.
-    rest = named.drop(columns=[c for c in values.columns if c in named.columns])
-    named = pd.concat([rest, values], axis=1).reset_index(drop=True)
+    # What was fitted, not the table: under the rule `mean` numbers are means over a subject's scans.
+    fitted = pd.concat([design.read, values], axis=1)
+    rest = named.drop(columns=[c for c in fitted.columns if c in named.columns])
+    named = pd.concat([rest, fitted], axis=1).reset_index(drop=True)
     for number, name in enumerate(labels.categories):
         yield str(name), named[labels.codes == number], formula
 

@@ -38,7 +38,8 @@ MISSING = "missing"
 class Screen:
     """What was found. Every table is tidy; levels of the group are text.
 
-    Under the rule ``mean``, a subject of several rows shows the values of the first of them.
+    Under the rule ``mean``, a subject of several rows shows the means of what the formula reads, and of any other
+    column the value of the first of them.
 
     Attributes
     ----------
@@ -150,7 +151,7 @@ def screen(
         raise DesignError(f"the screen needs rows with names of their own: a column {row_id!r}")
     if not set(design.X.index) <= set(table.index):
         raise DesignError("the screen needs the table that the model was made from: rows differ")
-    used = table.loc[design.X.index]
+    used = table.loc[design.X.index].assign(**{str(c): design.read[c] for c in design.read})
     group = _group(design) if group is None else group
     head = _first(names, HEAD) if head is None else head
     site = _first([c for c in names if c != group], SITE) if site is None else site

@@ -76,21 +76,23 @@ def test_many_outcomes_are_each_what_they_are_alone():
     assert (bad["outcome"], bad["site"]) == ("w", "9")
 
 
-def test_where_scans_are_averaged_each_site_has_the_mean_outcome():
-    first = people().assign(subject=[f"p{i:02d}" for i in range(60)], session="1")
-    second = first.assign(session="2", y=first["y"] + np.sin(np.arange(60)))
-    table = pd.concat([first, second], ignore_index=True)
+def test_where_scans_are_averaged_each_site_has_the_means_of_outcome_and_covariates():
+    first = people().rename(columns={"age years": "age"})
+    first = first.assign(subject=[f"p{i:02d}" for i in range(60)], session="1")
+    later = {"y": first["y"] + np.sin(np.arange(60)), "age": first["age"] + np.arange(60) % 7}
+    table = pd.concat([first, first.assign(session="2", **later)], ignore_index=True)
     table["z"] = table["y"] ** 2
-    options = {"formula": "dx + C(site)", "one_scan_per": "mean"}
+    options = {"formula": "dx + age + C(site)", "one_scan_per": "mean"}
     design = regression.fit(table, outcome="y", **options).design
     found = {"y": per_site(design, table, "site")}
     many = per_site_of_many(outcomes.fit(table, outcomes=["z", "y"], **options), table, "site")
     found |= {f"{name} of many": rows for name, rows in many.groupby("outcome")}
-    averaged = first.assign(**table.groupby("subject")[["y", "z"]].mean().reset_index(drop=True))
+    numbers = table.groupby("subject")[["y", "z", "age"]].mean().reset_index(drop=True)
+    averaged = first.assign(**numbers)
     for name, rows in found.items():
         for site, mine in rows.groupby("site"):
             alone = regression.fit(
-                averaged[averaged["site"] == site], outcome=name[0], formula="dx"
+                averaged[averaged["site"] == site], outcome=name[0], formula="dx + age"
             ).tidy
             np.testing.assert_allclose(mine["estimate"], alone["estimate"], rtol=1e-9)
             np.testing.assert_allclose(mine["se"], alone["se"], rtol=1e-9)
