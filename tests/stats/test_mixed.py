@@ -339,6 +339,13 @@ def test_random_slopes_are_generalised_least_squares_and_never_warn(seed, slope_
     )
 
 
+def test_what_an_optimiser_that_failed_complained_of_is_not_told():
+    X, Y, codes = simulated(40, 3, slope_sd=0.0)  # where the gradient of bfgs stalls
+    fit = fit_mixed(table_of(X, Y[:, 0], codes), formula="volume ~ time * dx", slope="time")
+    (found,) = [text for text in fit.warnings if "bfgs" in text]
+    assert found == "the random slopes were found by powell, after bfgs failed"
+
+
 @pytest.mark.parametrize(
     ("slope_sd", "said"),
     [

@@ -29,7 +29,7 @@ class Slopes:
     optimiser : str
         Which of `OPTIMISERS` gave the fit.
     told : tuple of str
-        What the optimisers complained of, one line each, each once.
+        What that one complained of, one line each, each once.
     """
 
     estimate: np.ndarray
@@ -82,8 +82,8 @@ def fit_slopes(
     unit = math.sqrt(float(residual @ residual) / n)
     spread = float(np.sqrt(np.square(along).mean()))
     Z = np.column_stack([np.ones(n), along / spread])
-    told: list[str] = []
     for optimiser, options in OPTIMISERS:
+        told: list[str] = []
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
