@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+_COMMA = re.compile(r"[+-]?\d+,\d+")
+
 
 class DesignError(ValueError):
     """A model that cannot be fitted as it is, in one line."""
@@ -66,6 +68,16 @@ def is_text(column: pd.Series) -> bool:
     return bool(not empty.all() and (_not_numbers(column) | empty).all())
 
 
+def check_text(column: pd.Series, where: str) -> None:
+    """Raise `DesignError` for text that is numbers with a decimal comma, each of which would be a category."""
+    filled = [str(cell).strip() for cell in column[~missing(column)].tolist()]
+    if filled and all(map(_COMMA.fullmatch, filled)):
+        raise DesignError(
+            f"{where}: column {str(column.name)!r} holds {filled[0]!r} and the like in all {len(filled)} rows, which is "
+            f"text; write decimals with a point, or C({column.name}) if they are categories"
+        )
+
+
 def numbers(column: pd.Series) -> np.ndarray:
     """Cells as numbers; shape (rows,), float64, NaN where there is nothing.
 
@@ -105,7 +117,7 @@ def _remedy(cell: Any) -> str:
     text = str(cell).strip()
     if text.upper() in ("NA", "#N/A", "NULL", "NONE", "."):
         return f"; if it means not known, state participants: missing: [{text!r}]"
-    if re.fullmatch(r"[+-]?\d+,\d+", text):
+    if _COMMA.fullmatch(text):
         return "; write decimals with a point"
     return ""
 

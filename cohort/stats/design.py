@@ -15,8 +15,17 @@ from cohort.stats.table.rows import RULES, Account, averaged, count, row_ids, to
 
 __all__ = ["RULES", "Design", "DesignError", "prepare"]
 
-COLLINEAR = 1e-8
-"""Share of a standardised column that the columns before it may leave unexplained and still be called dependent."""
+COLLINEAR = 1e-6
+"""Share of a standardised column that the columns before it may leave unexplained and still be called dependent.
+
+A variance inflation of 1e12: rounding of the table's own numbers would decide the estimate.
+"""
+
+LARGEST = 1e60
+"""Numbers above this, or columns all below its inverse, leave what float64 can hold: their fourth powers are needed."""
+
+LISTED = 6
+"""Columns that an error lists."""
 
 OVERLAP = 0.5
 """Below this share of a group inside the range of the other, a warning."""
@@ -239,7 +248,17 @@ def _check(X: pd.DataFrame, y: pd.Series, told: str) -> None:
     """Raise `DesignError` for a model that has no single answer, naming the columns at fault."""
     n, p = X.shape
     if n <= p:
-        raise DesignError(f"{n} rows for {p} columns ({', '.join(X.columns)}): {told}")
+        more = f" and {p - LISTED} more" if p > LISTED else ""
+        raise DesignError(
+            f"{n} rows for {p} columns ({', '.join(X.columns[:LISTED])}{more}): {told}"
+        )
+    for name, column in ((f"the outcome {y.name!r}", y), *((repr(c), X[c]) for c in X)):
+        size = float(column.abs().max())
+        if not 1 / LARGEST <= size <= LARGEST and size > 0:
+            raise DesignError(
+                f"{name} reaches {size:.3g}; from {1 / LARGEST:g} to {LARGEST:g} can be computed with: state it in "
+                "another unit"
+            )
     if np.ptp(y) == 0:
         raise DesignError(
             f"the outcome {y.name!r} is {y.iloc[0]:g} in all {n} rows that are used: {told}"
@@ -325,7 +344,7 @@ def _repeats_kept(n_subjects: int, repeats: dict[str, list[int]], n: int) -> str
     twice = "twice" if all(len(rows) == 2 for rows in repeats.values()) else "more than once"
     return (
         f"{len(repeats)} of {n_subjects} subjects are scanned {twice} and all {n} rows are used: the rows are not "
-        "independent, so intervals are too narrow and p too small; one_scan_per: first uses one scan of each"
+        "independent, and classical and HC3 intervals too narrow; one_scan_per: first uses one scan of each"
     )
 
 

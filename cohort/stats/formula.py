@@ -306,7 +306,9 @@ def _values(formula: Formula, table: pd.DataFrame, where: str) -> dict[str, Any]
                     f"{where}: column {name!r} is missing in {empty} of {len(table)} rows"
                 )
             prefix = "c" if factor.kind == "category" else "v"
-            if prefix == "c" or (name not in arithmetic and cells.is_text(column)):
+            if bare := prefix == "v" and name not in arithmetic and cells.is_text(column):
+                cells.check_text(column, where)
+            if prefix == "c" or bare:
                 value = data[f"{prefix}{position[name]}"] = cells.categories(column)
                 widths[factor.code] = len(value.categories)
                 if len(value.categories) > MAX_LEVELS:

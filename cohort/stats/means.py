@@ -16,7 +16,7 @@ from cohort.stats.formula import Term
 from cohort.stats.regression import Fit
 from cohort.stats.terms.allowlist import Factor
 
-DEPENDENT = 1e-8
+DEPENDENT = 1e-6
 """As `cohort.stats.design.COLLINEAR`, for the columns that the test of slopes adds."""
 
 

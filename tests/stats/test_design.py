@@ -302,6 +302,28 @@ def test_bad_models_are_refused_in_one_line_that_names_the_fault():
         (broken(volume=["-inf", *ages[1:]]), {}, "column 'volume' is infinite in row scan-0"),
         (broken(scan_id="same"), {}, "scan_id 'same' stands in several rows"),
         (
+            broken(age=[f"{70 + i / 10:.1f}".replace(".", ",") for i in range(40)]),
+            {},
+            r"'age' holds '70,0' and the like in all 40 rows, which is text; write decimals with a point, or C\(age\)",
+        ),
+        (
+            broken(
+                name=[f"n{i // 2}" for i in range(40)], second=[f"m{i % 20}" for i in range(40)]
+            ),
+            {"formula": "dx + name + second"},
+            r"rows for \d+ columns \(Intercept, name\[T.n\d+\], .{40,90} and \d+ more\)",
+        ),
+        (
+            broken(skull=[f"{i}e183" for i in range(1, 41)]),
+            {"formula": "dx + skull"},
+            "'skull' reaches 4e\\+184; from 1e-60 to 1e\\+60 can be computed with: state it in another unit",
+        ),
+        (
+            broken(volume=[f"{i}e-183" for i in range(1, 41)]),
+            {},
+            "the outcome 'volume' reaches 4e-182",
+        ),
+        (
             broken(days=(ages.astype(float) * 365.25 + 3).map(repr)),
             {"formula": "dx + age + days"},
             "'days' is an exact combination of 'age' and the intercept",
@@ -331,7 +353,10 @@ def test_units_do_not_decide_what_is_collinear(scale, shift):
     with pytest.raises(DesignError, match="'other' is an exact combination of 'skull'"):
         prepare(table, outcome="volume", formula="dx + skull + other")
     rng = np.random.default_rng(1)
-    table["other"] = ((skull + 1e-4 * rng.normal(size=40)) * scale).map(repr)
+    table["other"] = ((skull + 1e-5 * rng.normal(size=40)) * scale).map(repr)
+    with pytest.raises(DesignError, match="'other' is an exact combination of 'skull'"):
+        prepare(table, outcome="volume", formula="dx + skull + other")
+    table["other"] = ((skull + 1e-3 * rng.normal(size=40)) * scale).map(repr)
     assert "other" in prepare(table, outcome="volume", formula="dx + skull + other").X
 
 

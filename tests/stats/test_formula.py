@@ -378,6 +378,7 @@ def test_terms_written_twice_are_one_term():
         ("age", ["70", " ", "80"], "column 'age' is missing in 1 of 3 rows"),
         ("age", ["70", "inf", "80"], "column 'age' is infinite in row 1"),
         ("age", ["7_0", "70", "80"], "holds '7_0' in row 0"),
+        ("age", ["1,5", " 2,25", "3,0"], "'age' holds '1,5' and the like in all 3 rows"),
         ("np.log(age)", ["1", "0", "2"], r"np.log\(age\) is -inf in row 1"),
         ("np.sqrt(age)", ["1", "4", "-2"], r"np.sqrt\(age\) is nan in row 2"),
         ("I(age * 2)", ["a", "b", "c"], "column 'age' holds 'a' in row 0"),
