@@ -22,6 +22,9 @@ __all__ = ["REVISION", "ModelError", "declared", "fit_model", "fit_table", "mode
 REVISION = 5
 """Raised when the same table and model give other numbers or other outputs."""
 
+GENERATOR = "Philox 4x64-10 (NumPy), key: the seed and the number of the arrangement or draw"
+"""Of every random number of a model."""
+
 CORRECTIONS = ("Benjamini-Hochberg", "Benjamini-Yekutieli", "Holm", "Bonferroni")
 """Of every family, side by side."""
 
@@ -126,6 +129,11 @@ def _model_json(
 ) -> dict[str, Any]:
     resolved = analysis.to_json()
     rows = resolved["rows"]
+    seeds = {
+        key: part.seed
+        for key, part in (("permutation", model.permutation), ("impute", model.impute))
+        if part is not None
+    }
     return {
         **resolved,
         "model": name,
@@ -155,11 +163,8 @@ def _model_json(
             **resolved["versions"],
             "BLAS": blas(),
         },
-        "seeds": {
-            key: part.seed
-            for key, part in (("permutation", model.permutation), ("impute", model.impute))
-            if part is not None
-        },
+        "seeds": seeds,
+        "generator": GENERATOR if seeds else None,
     }
 
 

@@ -110,6 +110,7 @@ def test_the_declared_model_is_a_file_that_a_catalog_takes_and_its_digest_is_log
     said = store.model("m")
     assert said["declared_digest"] == provenance.digest(text)
     assert said["seeds"] == {"permutation": 5}
+    assert said["generator"].startswith("Philox")
     assert said["correction"][0] == "Benjamini-Hochberg"
     events = [json.loads(line) for line in store.events(store.runs()[-1])]
     of_model = [e for e in events if e.get("model") == "m"]
