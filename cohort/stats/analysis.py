@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _INDEPENDENT = ("joint", "slopes", "ladder", "per_site", "adjustments", "imputed")
 """Tables whose errors are classical and HC3 only."""
 
+_LEAST_SQUARES = ("forest", "means", "ladder", "adjustments", "added_variable", "residuals")
+"""Tables and figures that a mixed model has not."""
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -313,9 +316,10 @@ def _mixed(table: pd.DataFrame, model: Model, units: dict[str, str]) -> Analysis
             "subjects": fit.subjects,
             **({} if tested is None else {"contrasts": tested}),
         },
-        left_out={}
-        if model.site is None
-        else {"per_site": "random effects are fitted to all sites together"},
+        left_out={
+            **dict.fromkeys(_LEAST_SQUARES, "of least squares; this is a mixed model"),
+            **({} if model.site is None else {"per_site": "subjects of all sites are one fit"}),
+        },
     )
 
 

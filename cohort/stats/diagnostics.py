@@ -136,8 +136,10 @@ def warnings(tidy: pd.DataFrame, augment: pd.DataFrame, vif: Mapping[str, float]
         )
     for name, value in vif.items():
         if value > VIF_HIGH:
+            product = any(set(name.split(":")) & set(o.split(":")) for o in vif if o != name)
             found.append(
-                f"{name} nearly follows from the other terms (VIF {value:.0f}), which widens its interval"
+                f"{name} nearly follows from the other terms (VIF {value:.3g}), which widens its interval"
+                f"{'; it stands in a product, so center() what is multiplied' if product else ''}"
             )
     ids = augment.iloc[:, 0].astype(str)
     full = ids[augment["leverage"] >= LEVERAGE_FULL]

@@ -1,6 +1,7 @@
 """A model of a catalog, whole: every part equals the module that computes it, on the same rows."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -315,6 +316,24 @@ def test_a_product_without_its_columns_and_a_group_of_two_are_told():
     assert not any("rows only" in w for w in analyse(people(), model(), UNITS).warnings)
 
 
+def test_an_effect_at_an_age_that_nobody_has_is_told_until_the_age_is_centred():
+    told = analyse(people(), model(formula="dx * age + skull", confounds=[]), UNITS).warnings
+    (found,) = [w for w in told if w.startswith("with dx:age in the model")]
+    assert re.search(r"at age = 0, outside the rows \(50.2 to 80\): write center\(age\)", found)
+    assert any(w.startswith("dx nearly follows") and "center() what is" in w for w in told)
+    formula = "dx * center(age) + skull"
+    told = analyse(people(), model(formula=formula, confounds=[]), UNITS).warnings
+    assert not any("center" in w for w in told)
+
+
+def test_a_model_that_divides_nothing_is_not_warned_of_dividing():
+    table = people().assign(brain=lambda t: 900 + 0.1 * t["skull"] - 40 * t["dx"])
+    table["brain"] += np.random.default_rng(np.random.Philox(key=2)).normal(0, 30, len(table))
+    found = analyse(table, model(head="skull"), UNITS)
+    assert any("over-corrects" in text for text in found.adjustments.sentences)
+    assert not any("corrects" in text for text in found.warnings)
+
+
 def test_a_bound_on_no_term_names_the_key():
     with pytest.raises(DesignError, match=r"^equivalence: no term 'xd'; did you mean 'dx'"):
         analyse(people(), model(equivalence={"xd": {"bound": 1}}), UNITS)
@@ -371,5 +390,7 @@ def test_random_effects_are_those_of_the_mixed_model_on_all_scans():
     json.dumps(found.to_json(), allow_nan=False)
     assert "ICC" in found.summary()
     assert "per_site" not in found.left_out
+    assert found.summary().count("left out: of least squares; this is a mixed model") == 1
+    assert {"forest", "means", "residuals"} <= set(found.left_out)
     sited = asked.model_copy(update={"site": "site"})
     assert "per_site left out: " in analyse(table, sited, UNITS).summary()

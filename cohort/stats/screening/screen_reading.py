@@ -52,6 +52,7 @@ def warnings(found: Found, *, has_subjects: bool) -> list[str]:
     lines += _left_out(found)
     lines += _missing(found.missing, found.group)
     lines += _alone(found)
+    lines += _at_zero(found)
     lines += _sites(found)
     return list(dict.fromkeys(lines))
 
@@ -192,6 +193,28 @@ def _alone(found: Found) -> list[str]:
         for level, n in counts.items()
         if 0 < n < FEW
     ]
+
+
+def _at_zero(found: Found) -> list[str]:
+    """Where the group stands in a product, its own effect is that at zero of what it is multiplied with."""
+    design = found.design
+    terms = [term for term in dict.fromkeys(design.terms) if term is not None]
+    if not any(term.columns == (found.group,) for term in terms):
+        return []
+    lines = []
+    for term in terms:
+        if found.group not in term.columns:
+            continue
+        for name in (f.shown for f in term.factors if found.group not in f.columns):
+            if name in design.binary or name not in design.X:
+                continue
+            low, high = design.X[name].min(), design.X[name].max()
+            if not low <= 0 <= high:
+                lines.append(
+                    f"with {term.name} in the model, estimate, d and p of {found.group} itself are those at {name} = 0, "
+                    f"outside the rows ({number(low)} to {number(high)}): write center({name}), or state a contrast"
+                )
+    return lines
 
 
 def _sites(found: Found) -> list[str]:

@@ -41,9 +41,9 @@ def read(
         text, differs = _head_differs(by_group[by_group["term"] == term], head, units.get(head, ""))
         sentences.append(text)
         warnings += [text] if differs else []
-    text, wrong = _ratio(rows, by_group, outcome, head)
-    sentences += [text] if text else []
-    warnings += [text] if wrong else []
+    # No warning: a model that takes the covariate divides nothing. The screen warns of one whose outcome is a ratio.
+    if text := _ratio(rows, by_group, outcome, head):
+        sentences.append(text)
     sentences.append(_raw(rows, outcome, head, units.get(outcome, "")))
     if text := _residual(rows, by_group, head):
         sentences.append(text)
@@ -88,13 +88,11 @@ def _head_differs(tests: pd.DataFrame, head: str, unit: str) -> tuple[str, bool]
     ), True
 
 
-def _ratio(
-    rows: Mapping[str, Any], by_group: pd.DataFrame, outcome: str, head: str
-) -> tuple[str, bool]:
+def _ratio(rows: Mapping[str, Any], by_group: pd.DataFrame, outcome: str, head: str) -> str:
     """Say what a division by head size leaves behind, and in which direction that pushes the group."""
     row = rows["ratio"]
     if row["note"]:
-        return "", False
+        return ""
     r, controls = row["r_head"], row["r_head_controls"]
     found = f"r = {r:.3f}, {probability(row['p_head'])}; in the controls r = {controls:.3f}, {probability(row['p_head_controls'])}"
     clear = [
@@ -103,7 +101,7 @@ def _ratio(
         if p < SIGNIFICANT
     ]
     if not clear:
-        return f"{outcome} / {head} keeps no clear trace of {head} ({found}).", False
+        return f"{outcome} / {head} keeps no clear trace of {head} ({found})."
     power = rows["power"]
     slower = clear[0] < 0
     told = (
@@ -121,7 +119,7 @@ def _ratio(
     return (
         f"{told}; with {head} {higher} at {row['said']}, that alone moves the ratio's group difference "
         f"{'down' if down else 'up'}."
-    ), True
+    )
 
 
 def _raw(rows: Mapping[str, Any], outcome: str, head: str, unit: str) -> str:

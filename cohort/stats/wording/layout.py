@@ -1,5 +1,6 @@
 """An analysis as lines for a terminal: the effects, the plain comparison beside the adjusted one, means, families."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -28,13 +29,21 @@ def lines(analysis: "Analysis") -> list[str]:
         _sites(analysis.tables.get("per_site")),
         _imputed(analysis),
         _permuted(analysis),
-        [f"{name} left out: {reason}" for name, reason in analysis.left_out.items()],
+        _left_out(analysis.left_out),
     ]
     told = [line for part in parts if part for line in ("", *part)]
     formula, rows, *effects = analysis.fit.layout()
     before = screened.lines(analysis.screen)
     first = [formula, rows, *(["", *before] if before else []), *effects]
     return [*first, *told, "", *analysis.reading]
+
+
+def _left_out(reasons: Mapping[str, str]) -> list[str]:
+    """What could not be computed, a line a reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return [f"{', '.join(those)} left out: {reason}" for reason, those in names.items()]
 
 
 def adjustments(found: Adjustments) -> list[str]:
