@@ -1,0 +1,1 @@
+"""Parts of many outcomes on one design: the least squares, and the tables of their effects."""
