@@ -11,14 +11,12 @@ import numpy as np
 
 from cohort.stats.columns import DesignError
 from cohort.stats.effects import LEVEL
+from cohort.stats.subjects.profile import Point, Profile, search
 
 METHODS = ("reml", "ml")
 
 AT_ONCE = 4096
 """Outcomes that are searched together; bounds the memory at about ``40 * AT_ONCE * p**2`` bytes."""
-
-GRID = np.concatenate([[0.0], np.logspace(-4, 8, 25)])
-"""Values of lambda between which the slope of the likelihood is looked at for a change of sign."""
 
 EXACT = 1e-13
 """Share of an outcome's variation below which what is left is rounding."""
@@ -96,8 +94,8 @@ def fit_many(
     -----
     With group sums ``S_i`` of ``A = [X y]``, ``A'V^-1 A = W + sum_i S_i S_i' / (n_i (1 + lambda n_i))``, where ``W``
     holds the products within subjects; a sum of non-negative parts, so nothing cancels. The derivative of the
-    profiled deviance is evaluated on `GRID`; each change of sign is refined by Newton's method kept within its
-    bracket, and the best of them and of lambda = 0 is taken. Degrees of freedom: Satterthwaite's
+    profiled deviance is evaluated on a grid (`cohort.stats.subjects.profile`); each change of sign is refined by
+    Newton's method kept within its bracket, and the best of them and of lambda = 0 is taken. Degrees of freedom: Satterthwaite's
     ``2 v^2 / Var(v)`` with the observed information of (lambda, log var_resid), which is what lmerTest computes
     numerically (Kuznetsova 2017, doi:10.18637/jss.v082.i13); on the boundary those of the residual variance alone.
     Oracle: the exact column of reference/statistics.md 3.5; lme4 to the tolerance of its optimiser.
@@ -175,97 +173,6 @@ class _Found:
         )
 
 
-class _Profile:
-    """Deviance of outcomes without missing rows as a function of lambda, up to a constant.
-
-    Columns are orthonormal and outcomes are residuals of unit length, so that units and offsets play no part.
-    """
-
-    def __init__(self, Q: np.ndarray, E: np.ndarray, codes: np.ndarray, *, reml: bool) -> None:
-        (self.n, self.p), self.reml = Q.shape, reml
-        self.df = self.n - self.p if reml else self.n
-        sizes = np.bincount(codes)
-        both = np.column_stack([Q, E])
-        order = np.argsort(codes, kind="stable")
-        sums = np.add.reduceat(both[order], np.cumsum(sizes) - sizes, axis=0)
-        within = both - (sums / sizes[:, None])[codes]
-        p = self.p
-        self.within = _products(within[:, :p], within[:, p:])
-        self.between = {}
-        for size in np.unique(sizes):
-            part = sums[sizes == size] / math.sqrt(size)
-            self.between[int(size)] = (len(part), *_products(part[:, :p], part[:, p:]))
-
-    def at(self, ratio: np.ndarray, which: np.ndarray) -> "_Point":
-        """Evaluate outcomes `which`, each at its ratio (or all at one)."""
-        q = np.zeros((3, len(ratio), self.p, self.p))
-        x, e, log = (
-            np.zeros((3, len(which), self.p)),
-            np.zeros((3, len(which))),
-            np.zeros((3, len(ratio))),
-        )
-        q[0], x[0], e[0] = self.within[0], self.within[1][which], self.within[2][which]
-        for size, (count, qq, qe, ee) in self.between.items():
-            c = 1 / (1 + ratio * size)
-            # c and its first two derivatives by the ratio
-            for order, weight in enumerate((c, -size * c**2, 2 * size**2 * c**3)):
-                q[order] += weight[:, None, None] * qq
-                x[order] += weight[:, None] * qe[which]
-                e[order] += weight * ee[which]
-            log[0] += count * np.log1p(ratio * size)
-            log[1] += count * size * c
-            log[2] -= count * (size * c) ** 2
-        inverse = np.linalg.inv(q[0])
-        b = _times(inverse, x[0])
-        if self.reml:
-            step = inverse @ q[1]
-            log[0] += np.linalg.slogdet(q[0])[1]
-            log[1] += np.trace(step, axis1=1, axis2=2)
-            log[2] += (inverse * q[2]).sum((1, 2)) - (step * step.mT).sum((1, 2))
-        slope = x[1] - _times(q[1], b)
-        rss = [
-            e[order] - 2 * (b * x[order]).sum(1) + (b * _times(q[order], b)).sum(1)
-            for order in range(3)
-        ]
-        rss[2] = rss[2] - 2 * (slope * _times(inverse, slope)).sum(1)
-        first = rss[1] / rss[0]
-        return _Point(
-            b=b,
-            inverse=inverse,
-            inverse_slope=-inverse @ q[1] @ inverse,
-            variance=rss[0] / self.df,
-            deviance=self.df * np.log(rss[0] / self.df) + log[0],
-            slope=self.df * first + log[1],
-            curvature=self.df * (rss[2] / rss[0] - first**2) + log[2],
-            information=(self.df * rss[2] / rss[0] + log[2], -self.df * first, self.df),
-        )
-
-
-@dataclass(frozen=True)
-class _Point:
-    """What a profile is at one lambda an outcome; derivatives are by lambda.
-
-    `information` is the Hessian of the deviance in (lambda, log variance): its three entries.
-    """
-
-    b: np.ndarray
-    inverse: np.ndarray
-    inverse_slope: np.ndarray
-    variance: np.ndarray
-    deviance: np.ndarray
-    slope: np.ndarray
-    curvature: np.ndarray
-    information: tuple[np.ndarray, np.ndarray, int]
-
-
-def _products(Q: np.ndarray, E: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return Q.T @ Q, E.T @ Q, np.square(E).sum(axis=0)
-
-
-def _times(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    return (matrices @ vectors[..., None])[..., 0]
-
-
 def _fit_pattern(
     X: np.ndarray,
     Y: np.ndarray,
@@ -287,12 +194,12 @@ def _fit_pattern(
     E -= Q @ (Q.T @ E)  # a second sweep removes what rounding left of the first
     length = np.sqrt(np.square(E).sum(axis=0))
     constant = np.square(length) <= EXACT * np.square(Y - Y.mean(axis=0)).sum(axis=0)
-    profile = _Profile(Q, E / np.where(constant, 1, length), codes, reml=reml)
+    profile = Profile(Q, E / np.where(constant, 1, length), codes, reml=reml)
     qq, qe, ee = profile.within
     still = ee - (qe * (qe @ np.linalg.pinv(qq, rtol=1e-10, hermitian=True))).sum(1) <= EXACT
     best = np.full(len(columns), np.nan)
     fine = np.flatnonzero(~constant & ~still)
-    best[fine] = _search(profile, fine)
+    best[fine] = search(profile, fine)
     for i in np.flatnonzero(np.isnan(best)):
         found.problem[columns[i]] = (
             "the outcome is an exact combination of the terms"
@@ -339,42 +246,7 @@ def _unfit(X: np.ndarray, codes: np.ndarray) -> str:
     return ""
 
 
-def _search(profile: _Profile, which: np.ndarray) -> np.ndarray:
-    """Lambda of the highest likelihood of each outcome of `which`; NaN if it grows without end."""
-    grid = [profile.at(np.array([ratio]), which) for ratio in GRID]
-    slopes = np.array([point.slope for point in grid])
-    best = np.where(slopes[0] >= 0, 0.0, np.nan)
-    lowest = np.where(slopes[0] >= 0, grid[0].deviance, np.inf)
-    cell, i = np.nonzero((slopes[:-1] < 0) & (slopes[1:] >= 0))
-    ratio = _newton(profile, which[i], GRID[cell], GRID[cell + 1])
-    deviance = profile.at(ratio, which[i]).deviance if i.size else ratio
-    for j in np.argsort(deviance, kind="stable")[::-1]:  # the lowest is written last
-        if deviance[j] < lowest[i[j]]:
-            best[i[j]], lowest[i[j]] = ratio[j], deviance[j]
-    return best
-
-
-def _newton(profile: _Profile, which: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Root of the slope in each bracket: Newton's step where it stays inside, else half the bracket."""
-    low, high = low.copy(), high.copy()
-    ratio = np.where(low > 0, np.sqrt(low * high), high / 2)
-    active = np.arange(len(which))
-    for _ in range(100):
-        if not active.size:
-            break
-        point, at = profile.at(ratio[active], which[active]), ratio[active]
-        below = point.slope < 0
-        low[active[below]], high[active[~below]] = at[below], at[~below]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            new = at - point.slope / point.curvature
-        inside = (point.curvature > 0) & (new >= low[active]) & (new <= high[active])
-        new = np.where(inside, new, (low[active] + high[active]) / 2)
-        ratio[active] = new
-        active = active[np.abs(new - at) > 1e-14 * new]
-    return ratio
-
-
-def _satterthwaite(point: _Point, back: np.ndarray, boundary: np.ndarray) -> np.ndarray:
+def _satterthwaite(point: Point, back: np.ndarray, boundary: np.ndarray) -> np.ndarray:
     """Degrees of freedom of each term and outcome, (p, m): ``2 v^2 / Var(v)`` by the delta method."""
     size = np.einsum("ij,mjk,ik->im", back, point.inverse, back)
     change = np.einsum("ij,mjk,ik->im", back, point.inverse_slope, back) / size
