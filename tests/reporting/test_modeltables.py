@@ -10,7 +10,7 @@ import yaml
 
 from cohort import api
 from cohort.io.store import Store
-from cohort.reporting import modelparts, modeltables
+from cohort.reporting import modelparts, modeltables, tableparts
 
 MODELS = {
     "all": {
@@ -163,7 +163,7 @@ def test_a_long_table_is_cut_and_says_so():
         {"site": "a", "n": 1, "column": "x", "shift": 1.0, "sd_ratio": 1.0}, range(99)
     )
     part = modeltables.harmonized(table)
-    assert (len(part["lines"]), part["more"]) == (modeltables.MAX_LINES, 99 - modeltables.MAX_LINES)
+    assert (len(part["lines"]), part["more"]) == (tableparts.MAX_LINES, 99 - tableparts.MAX_LINES)
 
 
 def test_every_link_of_the_page_leads_somewhere(page):
