@@ -213,11 +213,11 @@ def analyse(
     for name in model.all_outcomes:
         if name in fit.design.formula.columns:
             raise DesignError(f"the outcome {name!r} is also among the terms: {fit.design.formula}")
-    others = (
-        outcomes.fit(table, outcomes=model.all_outcomes[1:], **common)
-        if model.all_outcomes[1:]
-        else None
-    )
+    others = None
+    if model.all_outcomes[1:]:
+        # The first one, too: so there is a design although no other outcome may have one.
+        whole = outcomes.fit(table, outcomes=model.all_outcomes, **common)
+        others = whole.without(model.outcome)
     clusters = _clusters(table, model, [fit.design, *(others.designs.values() if others else ())])
     if clusters is not None:
         fit = robust.clustered(fit, clusters, units)

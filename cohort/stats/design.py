@@ -187,7 +187,7 @@ def prepare(
     matrix = build(checked, used)
     y = pd.Series(cells.numbers(cells.take(used, outcome, "outcome")), used.index, name=outcome)
     _check(matrix.X, y, told(len(table), account.dropped))
-    _check_levels(checked, matrix.coding, used)
+    _check_levels(checked, matrix.coding, used, told(len(table), account.dropped))
     roles = _roles(matrix.X, matrix.terms, matrix.coding, adjusted)
     known = dict.fromkeys(("participant", subject, *order))
     identity = [c for c in known if c in names and c != row_id]
@@ -275,24 +275,35 @@ def _check(X: pd.DataFrame, y: pd.Series, told: str) -> None:
                 )
     if fault := _collinear(X):
         *others, name = fault
+        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+        # The natural splines of patsy sum to 1 unless they are told not to.
+        spline = name.startswith("cr(") and "constraints" not in name
+        remedy = "write cr(..., constraints='center')" if spline else "drop one of them"
         raise DesignError(
-            f"{name!r} is an exact combination of {', '.join(map(repr, others))} and the intercept: drop one of them"
+            f"{name!r} is an exact combination of {', '.join(map(repr, others[:LISTED]))}{more} and the intercept: "
+            f"{remedy}"
         )
 
 
-def _check_levels(formula: Formula, coding: dict[str, dict[str, Any]], used: pd.DataFrame) -> None:
-    """Raise `DesignError` for a level of one row, the reference too, which has no column of its own."""
+def _check_levels(
+    formula: Formula, coding: dict[str, dict[str, Any]], used: pd.DataFrame, told: str
+) -> None:
+    """Raise `DesignError` for a category of one level, or a level of one row: neither shows in the columns."""
     for factor in dict.fromkeys(f for term in formula.terms for f in term.factors):
         if factor.shown not in coding or len(factor.columns) != 1:
             continue
         levels = cells.categories(used[factor.columns[0]])
+        if len(levels.categories) == 1:  # patsy leaves such a term out and says nothing
+            raise DesignError(
+                f"{factor.shown} is {levels.categories[0]!r} in all {len(used)} rows that are used: {told}"
+            )
         counts = np.bincount(levels.codes, minlength=len(levels.categories))
         for code in np.flatnonzero(counts == 1).tolist():
             level, row = levels.categories[code], used.index[int(np.argmax(levels.codes == code))]
             against = level == coding[factor.shown]["reference"]
-            told = ": every effect of it would be against one person" if against else ""
+            alone = ": every effect of it would be against one person" if against else ""
             raise DesignError(
-                f"{factor.shown} = {level} holds for one row only ({row}): a group of one tells nothing{told}"
+                f"{factor.shown} = {level} holds for one row only ({row}): a group of one tells nothing{alone}"
             )
 
 

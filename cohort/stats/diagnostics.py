@@ -136,7 +136,11 @@ def warnings(tidy: pd.DataFrame, augment: pd.DataFrame, vif: Mapping[str, float]
         )
     for name, value in vif.items():
         if value > VIF_HIGH:
-            product = any(set(name.split(":")) & set(o.split(":")) for o in vif if o != name)
+            product = any(
+                "(" not in name + o and set(name.split(":")) & set(o.split(":"))
+                for o in vif
+                if o != name
+            )
             found.append(
                 f"{name} nearly follows from the other terms (VIF {value:.3g}), which widens its interval"
                 f"{'; it stands in a product, so center() what is multiplied' if product else ''}"

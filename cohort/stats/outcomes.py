@@ -45,6 +45,19 @@ class Outcomes:
     values: dict[int, pd.DataFrame]
     warnings: tuple[str, ...]
 
+    def without(self, name: str) -> "Outcomes":
+        """The other outcomes, and their designs."""
+        values = {
+            key: frame.drop(columns=name, errors="ignore") for key, frame in self.values.items()
+        }
+        values = {key: frame for key, frame in values.items() if frame.shape[1]}
+        tidy, glance = (
+            frame[frame["outcome"] != name].reset_index(drop=True)
+            for frame in (self.tidy, self.glance)
+        )
+        designs = {key: design for key, design in self.designs.items() if key in values}
+        return replace(self, tidy=tidy, glance=glance, designs=designs, values=values)
+
 
 def fit(
     table: pd.DataFrame,

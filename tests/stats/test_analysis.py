@@ -190,9 +190,19 @@ def test_an_outcome_is_not_explained_by_itself_in_whatever_place_it_is_named(out
         analyse(people(), model(outcomes=outcomes, confounds=["grey"]), UNITS)
 
 
-def test_an_outcome_that_cannot_be_fitted_does_not_stop_the_others():
-    found = analyse(people().assign(grey=1.0), model(outcomes=["grey"]), UNITS)
-    assert found.glance.set_index("outcome").loc["grey", "reason"]
+@pytest.mark.parametrize(
+    ("grey", "why"),
+    [
+        (1.0, "the same in all"),
+        (np.nan, "no rows to fit"),
+        (np.r_[1e200, 2e200, 3e200, np.zeros(87)], "reaches 3e\\+200: state it in another unit"),
+    ],
+)
+def test_an_outcome_that_cannot_be_fitted_does_not_stop_the_others(grey, why):
+    found = analyse(people().assign(grey=grey), model(outcomes=["grey"]), UNITS)
+    assert re.search(why, found.glance.set_index("outcome").loc["grey", "reason"])
+    assert found.glance["outcome"].tolist() == ["brain", "grey"]
+    assert any(w.startswith("1 of 2 outcomes are not fitted, the first is") for w in found.warnings)
     assert set(found.tidy.loc[found.tidy["term"] == "dx", "family_n"]) == {1}
 
 
@@ -332,6 +342,24 @@ def test_a_model_that_divides_nothing_is_not_warned_of_dividing():
     found = analyse(table, model(head="skull"), UNITS)
     assert any("over-corrects" in text for text in found.adjustments.sentences)
     assert not any("corrects" in text for text in found.warnings)
+
+
+def test_head_size_that_some_rows_lack_is_told():
+    table = people()
+    table.loc[:9, "skull"] = np.nan
+    keys = {"formula": "dx + age", "confounds": [], "head": "skull"}
+    (told,) = [w for w in analyse(table, model(**keys), UNITS).warnings if "is known in" in w]
+    assert re.match(r"adjustments: skull is known in \d+ of the \d+ rows", told)
+    keys["formula"] = "dx + age + skull"
+    assert not any("is known in" in w for w in analyse(table, model(**keys), UNITS).warnings)
+
+
+@pytest.mark.parametrize("dx", [None, "AD"])
+def test_a_group_that_is_no_term_is_told(dx):
+    table = people() if dx is None else people().assign(dx=dx)
+    found = analyse(table, model(formula="age + skull", confounds=[]), UNITS)
+    assert "dx is the group and no term of the model: nothing compares it" in found.warnings
+    assert not any("nothing compares" in w for w in analyse(people(), model(), UNITS).warnings)
 
 
 def test_a_bound_on_no_term_names_the_key():

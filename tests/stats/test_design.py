@@ -288,6 +288,22 @@ def test_bad_models_are_refused_in_one_line_that_names_the_fault():
             r"C\(site, Sum\) = a holds for one row only \(scan-0\): a group of one tells nothing$",
         ),
         (
+            broken(site="a"),
+            {"formula": "dx + site"},
+            "site is 'a' in all 40 rows that are used: 40 rows in the table, 0 left out",
+        ),
+        (broken(site=1), {"formula": "C(site):age"}, r"C\(site\) is '1' in all 40 rows"),
+        (
+            people(),
+            {"formula": "dx + cr(age, df=4)"},
+            r"'cr\(age, df=4\)\[3\]' is an exact combination of .* write cr\(\.\.\., constraints='center'\)$",
+        ),
+        (
+            broken(name=[f"n{i // 4}" for i in range(40)]),
+            {"formula": "name + C(name)"},
+            r"exact combination of 'name\[T.n1\]' and the intercept: drop one of them$",
+        ),
+        (
             broken(age=["abc", *ages[1:]]),
             {},
             r"column 'age' holds 'abc' in row scan-0, where a number is needed \(1 of 40",

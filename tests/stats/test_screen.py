@@ -162,6 +162,13 @@ def test_a_ratio_is_found_among_columns_and_nothing_else_is(seed, columns, facto
     assert divided(table, bottom) is None
 
 
+def test_a_column_that_hardly_varies_is_no_ratio_of_two_that_go_together():
+    table = people(20)
+    table["months"] = 12 * table["age"]
+    table["y"] = 1e12 + table["brain"]
+    assert divided(table, "y") is None
+
+
 def test_the_exact_quotient_is_preferred_to_one_up_to_a_factor():
     table = people(20)
     table["brain_litres"] = table["brain"] / 1000
@@ -205,6 +212,28 @@ def test_sites_that_hold_one_group_only_are_named():
     alone = screened(people(90).drop(columns="scanner"), "brain ~ dx + age")
     assert alone.sites.empty
     assert not any("site" in text for text in alone.warnings)
+
+
+def test_rows_of_no_known_site_are_counted():
+    table = people(90)
+    table.loc[[3, 4], "scanner"] = None
+    told = screened(table, "brain ~ dx + age").warnings
+    assert "scanner is not known in 2 of the rows that are fitted: they are of no site" in told
+    assert not any("not known" in w for w in screened(people(90), "brain ~ dx + age").warnings)
+
+
+def test_a_declared_ratio_of_zero_is_no_ratio():
+    table = people(30).assign(share=lambda t: t["brain"] / t["eTIV"])
+    table.loc[0, "eTIV"] = 0.0
+    with pytest.raises(DesignError, match=r"in 1 of 30 rows, the first is s000: .* nan is expected"):
+        screened(table, "share ~ dx", ratios={"share": ("brain", "eTIV")})
+
+
+@pytest.mark.parametrize(("start", "is_told"), [(0.05, False), (1.0, True), (-3.0, False)])
+def test_zero_is_near_enough_where_rows_are_near_it(start, is_told):
+    table = people(60).assign(years=np.linspace(start, start + 3, 60))
+    told = screened(table, "brain ~ dx * years").warnings
+    assert any("those at years = 0" in text for text in told) is is_told
 
 
 def test_a_head_size_that_differs_by_group_is_told_and_one_that_does_not_is_not():

@@ -1,6 +1,7 @@
 """What stands beside a fit of least squares: contrasts, means, the ladder, bounds, sites, head size, imputation."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
@@ -158,10 +159,15 @@ class Companions:
             self.left_out["adjustments"] = f"{model.outcome} is divided by {head} already"
             return None
         common = asked(model, self.units)
-        return self._try(
+        found = self._try(
             "adjustments",
             lambda: compare(self.table, outcome=model.outcome, head=head, group=group, **common),
         )
+        n, here = len(self.fit.design.y), 0 if found is None else len(found.fit.design.y)
+        if found is None or n == here:
+            return found
+        told = f"adjustments: {head} is known in {here} of the {n} rows that are fitted, and they are of those"
+        return replace(found, warnings=(*found.warnings, told))
 
     def imputed(self) -> "Imputed | None":
         """The model with its missing covariates drawn, where it states a seed."""

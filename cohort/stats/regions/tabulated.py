@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats import effects
-from cohort.stats.design import Design
+from cohort.stats.design import LARGEST, Design
 from cohort.stats.regions.solution import solve
 from cohort.stats.regression import EXACT
 from cohort.stats.wording import reading
@@ -37,10 +37,13 @@ def tables(
     names, Y = [str(name) for name in outcomes.columns], outcomes.to_numpy(np.float64)
     n, p = design.X.shape
     reasons = np.full(len(names), "", object)
-    solved = solve(design.X.to_numpy(), Y)
-    exact = solved.ssr <= EXACT * solved.tss
+    size = np.abs(Y).max(axis=0)
+    outside = (size > LARGEST) | (size < 1 / LARGEST) & (size > 0)
+    reasons[outside] = [f"it reaches {s:.3g}: state it in another unit" for s in size[outside]]
+    solved = solve(design.X.to_numpy(), np.where(outside, 0.0, Y) if outside.any() else Y)
+    exact = (solved.ssr <= EXACT * solved.tss) & ~outside
     reasons[exact] = f"an exact combination of the terms {design.formula}"
-    constant = np.ptp(Y, axis=0) == 0
+    constant = (np.ptp(Y, axis=0) == 0) & ~outside
     reasons[constant] = f"the same in all {n} rows that are used"
     reasons[np.isin(names, design.formula.columns)] = f"also among the terms {design.formula}"
     good = reasons == ""

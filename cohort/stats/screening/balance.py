@@ -55,7 +55,7 @@ def balance(
             parts = {str(v): values[told & (levels == v)] for v in levels.categories}
             first = next(iter(parts.values()))
             for level, here in parts.items():
-                others = np.concatenate([part for other, part in parts.items() if other != level])
+                others = values[told & (levels != level) & (levels.codes >= 0)]
                 found.append(
                     {
                         "covariate": shown_as,

@@ -16,6 +16,9 @@ EXACT = 1e-9
 ROUNDED = 0.01
 """The same for a ratio that is declared: tables hold it with two or three digits."""
 
+VARIES = 1e-6
+"""Share of its size by which a column must vary before it is looked for among the quotients."""
+
 FEW = 3
 """Rows on which every pair of columns is tried before all rows are looked at."""
 
@@ -87,10 +90,11 @@ def _check(
     far = told & ~(np.abs(product - expected) <= ROUNDED * np.abs(expected))
     if far.any():
         first = int(np.flatnonzero(far)[0])
+        due = factor * above[first] / below[first] if below[first] else np.nan
         raise DesignError(
             f"ratios: {declared}, but lies more than {100 * ROUNDED:g} % from it (up to one factor for all rows) in "
             f"{int(far.sum())} of {int(told.sum())} rows, the first is {rows[first]}: {ratio[first]:g}, where "
-            f"{factor * above[first] / below[first]:g} is expected; name its two columns, or mend the rows"
+            f"{due:g} is expected; name its two columns, or mend the rows"
         )
 
 
@@ -119,6 +123,8 @@ def divided(table: pd.DataFrame, name: str) -> tuple[str, str] | None:
             values[other] = numbers
     told = np.flatnonzero(ratio != 0)[:FEW]
     if len(told) < FEW or np.isnan(ratio).any() or len(values) < 2:
+        return None
+    if np.ptp(ratio) <= VARIES * np.abs(ratio).max():  # any column by itself would fit
         return None
     names, stacked = list(values), np.stack(list(values.values()))
     few = stacked[:, told]  # (columns, FEW)

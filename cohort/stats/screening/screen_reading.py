@@ -15,6 +15,9 @@ ALIAS = 1 - 1e-9
 FEW = 5
 """Rows of a level of the group below which a warning."""
 
+NEAR = 0.1
+"""Distance of zero from the rows of a covariate, as a share of their range, that is near enough to read an effect there."""
+
 MISSING_SHARE = 0.05
 MISSING_GAP = 0.10
 """Share of missing cells, and its difference between levels of the group, that are worth a line."""
@@ -187,6 +190,8 @@ def _alone(found: Found) -> list[str]:
     ]
     if found.group is None:
         return lines
+    if found.group not in found.design.formula.columns:
+        lines.append(f"{found.group} is the group and no term of the model: nothing compares it")
     counts = found.balance.groupby("level", sort=False)["n"].max()
     return lines + [
         f"{found.group} = {level} holds for {n} rows only: what is said of the group is said of them"
@@ -209,7 +214,7 @@ def _at_zero(found: Found) -> list[str]:
             if name in design.binary or name not in design.X:
                 continue
             low, high = design.X[name].min(), design.X[name].max()
-            if not low <= 0 <= high:
+            if max(low, -high) > NEAR * (high - low):
                 lines.append(
                     f"with {term.name} in the model, estimate, d and p of {found.group} itself are those at {name} = 0, "
                     f"outside the rows ({number(low)} to {number(high)}): write center({name}), or state a contrast"
@@ -222,6 +227,10 @@ def _sites(found: Found) -> list[str]:
     if found.site is None or counts["site"].nunique() < 2:
         return []
     lines = []
+    if lost := len(found.design.y) - int(counts["n"].sum()):
+        lines.append(
+            f"{found.site} is not known in {lost} of the rows that are fitted: they are of no site"
+        )
     if found.site not in (*found.design.formula.columns, found.harmonized):
         lines.append(f"{counts['site'].nunique()} sites ({found.site}) and no term for them")
     if found.group is None:
