@@ -1,5 +1,6 @@
 """From a table and a model to the rows that are fitted, their design matrix, and an account of every other row."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -80,7 +81,7 @@ class Design:
     warnings: tuple[str, ...]
     one_scan_per: str = "first"
 
-    @property
+    @functools.cached_property
     def binary(self) -> frozenset[str]:
         """Columns of `X` that hold nothing but 0 and 1."""
         return frozenset(c for c in self.X.columns[1:] if _is_binary(self.X[c].to_numpy()))
@@ -252,8 +253,9 @@ def _check(X: pd.DataFrame, y: pd.Series, told: str) -> None:
         raise DesignError(
             f"{n} rows for {p} columns ({', '.join(X.columns[:LISTED])}{more}): {told}"
         )
-    for name, column in ((f"the outcome {y.name!r}", y), *((repr(c), X[c]) for c in X)):
-        size = float(column.abs().max())
+    sizes = {f"the outcome {y.name!r}": np.abs(y.to_numpy()).max()}
+    sizes |= dict(zip(map(repr, X.columns), np.abs(X.to_numpy()).max(axis=0), strict=True))
+    for name, size in sizes.items():
         if not 1 / LARGEST <= size <= LARGEST and size > 0:
             raise DesignError(
                 f"{name} reaches {size:.3g}; from {1 / LARGEST:g} to {LARGEST:g} can be computed with: state it in "

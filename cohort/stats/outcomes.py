@@ -137,8 +137,9 @@ def fit(
     refusals: list[DesignError] = []
     for pattern, members in enumerate(patterns.values()):
         called = [names[j] for j in members]
+        theirs = values if len(patterns) == 1 else values[:, members]
         try:
-            design, Y = _design(rest, called, values[:, members], asked)
+            design, Y = _design(rest, called, theirs, asked)
         except DesignError as error:
             refusals.append(error)
             whole = pd.DataFrame({"outcome": called, "reason": str(error)})

@@ -225,7 +225,9 @@ def test_rows_of_no_known_site_are_counted():
 def test_a_declared_ratio_of_zero_is_no_ratio():
     table = people(30).assign(share=lambda t: t["brain"] / t["eTIV"])
     table.loc[0, "eTIV"] = 0.0
-    with pytest.raises(DesignError, match=r"in 1 of 30 rows, the first is s000: .* nan is expected"):
+    with pytest.raises(
+        DesignError, match=r"in 1 of 30 rows, the first is s000: .* nan is expected"
+    ):
         screened(table, "share ~ dx", ratios={"share": ("brain", "eTIV")})
 
 

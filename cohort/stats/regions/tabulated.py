@@ -37,13 +37,14 @@ def tables(
     names, Y = [str(name) for name in outcomes.columns], outcomes.to_numpy(np.float64)
     n, p = design.X.shape
     reasons = np.full(len(names), "", object)
-    size = np.abs(Y).max(axis=0)
+    low, high = Y.min(axis=0), Y.max(axis=0)
+    size = np.maximum(high, -low)
     outside = (size > LARGEST) | (size < 1 / LARGEST) & (size > 0)
     reasons[outside] = [f"it reaches {s:.3g}: state it in another unit" for s in size[outside]]
     solved = solve(design.X.to_numpy(), np.where(outside, 0.0, Y) if outside.any() else Y)
     exact = (solved.ssr <= EXACT * solved.tss) & ~outside
     reasons[exact] = f"an exact combination of the terms {design.formula}"
-    constant = (np.ptp(Y, axis=0) == 0) & ~outside
+    constant = (low == high) & ~outside
     reasons[constant] = f"the same in all {n} rows that are used"
     reasons[np.isin(names, design.formula.columns)] = f"also among the terms {design.formula}"
     good = reasons == ""
