@@ -68,13 +68,18 @@ def is_text(column: pd.Series) -> bool:
     return bool(not empty.all() and (_not_numbers(column) | empty).all())
 
 
+def is_binary(values: np.ndarray) -> bool:
+    """Whether numbers are nothing but 0 and 1."""
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
 def check_text(column: pd.Series, where: str) -> None:
     """Raise `DesignError` for text that is numbers with a decimal comma, each of which would be a category."""
     filled = [str(cell).strip() for cell in column[~missing(column)].tolist()]
     if filled and all(map(_COMMA.fullmatch, filled)):
         raise DesignError(
             f"{where}: column {str(column.name)!r} holds {filled[0]!r} and the like in all {len(filled)} rows, which is "
-            f"text; write decimals with a point, or C({column.name}) if they are categories"
+            f"text; write decimals with a point and thousands with nothing, or C({column.name}) if they are categories"
         )
 
 
@@ -112,10 +117,15 @@ def numbers(column: pd.Series) -> np.ndarray:
     return values
 
 
+def means_nothing(text: str) -> bool:
+    """Whether other programs write this where a value is not known."""
+    return text.upper() in ("NA", "N/A", "#N/A", "NAN", "NULL", "NONE", "UNKNOWN", ".", "?")
+
+
 def _remedy(cell: Any) -> str:
     """What to do about text that other programs write for a number, or for none."""
     text = str(cell).strip()
-    if text.upper() in ("NA", "#N/A", "NULL", "NONE", "."):
+    if means_nothing(text):
         return f"; if it means not known, state participants: missing: [{text!r}]"
     if _COMMA.fullmatch(text):
         return "; write decimals with a point"

@@ -1,7 +1,6 @@
 """From a table and a model to the rows that are fitted, their design matrix, and an account of every other row."""
 
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from cohort.stats import columns as cells
 from cohort.stats.columns import DesignError
 from cohort.stats.formula import Formula, Term, build, parse
 from cohort.stats.table.rows import RULES, Account, averaged, count, row_ids, told
+from cohort.stats.terms.doubts import doubtful, repeats_kept, separated
 
 __all__ = ["RULES", "Design", "DesignError", "prepare"]
 
@@ -27,11 +27,6 @@ LARGEST = 1e60
 
 LISTED = 6
 """Columns that an error lists."""
-
-OVERLAP = 0.5
-"""Below this share of a group inside the range of the other, a warning."""
-
-_AGE = re.compile(r"age(_?y(ears?)?)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ class Design:
     @functools.cached_property
     def binary(self) -> frozenset[str]:
         """Columns of `X` that hold nothing but 0 and 1."""
-        return frozenset(c for c in self.X.columns[1:] if _is_binary(self.X[c].to_numpy()))
+        return frozenset(c for c in self.X.columns[1:] if cells.is_binary(self.X[c].to_numpy()))
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -195,11 +190,12 @@ def prepare(
     rows = used[identity].reset_index(drop=True)
     rows.insert(0, row_id, used.index)
     warnings = (
-        [_repeats_kept(account.n_subjects, repeats, len(used))]
+        [repeats_kept(account.n_subjects, repeats, len(used))]
         if repeats and one_scan_per == "all"
         else []
     )
-    warnings += _separated(matrix.X, roles, used, checked)
+    warnings += doubtful(matrix.coding, checked)
+    warnings += separated(matrix.X, roles, used, checked)
     return Design(
         X=matrix.X,
         y=y,
@@ -269,7 +265,7 @@ def _check(X: pd.DataFrame, y: pd.Series, told: str) -> None:
         values = X[name].to_numpy()
         if np.ptp(values) == 0:
             raise DesignError(f"{name!r} is {values[0]:g} in all {n} rows that are used: {told}")
-        for state in (0, 1) if _is_binary(values) else ():
+        for state in (0, 1) if cells.is_binary(values) else ():
             if (values == state).sum() == 1:
                 row = X.index[values == state][0]
                 raise DesignError(
@@ -309,10 +305,6 @@ def _check_levels(
             )
 
 
-def _is_binary(values: np.ndarray) -> bool:
-    return bool(np.isin(values, (0.0, 1.0)).all())
-
-
 def _collinear(X: pd.DataFrame) -> list[str]:
     """Columns of the first exact dependence, the dependent one last; standardised, so that units play no part."""
     values = X.to_numpy()[:, 1:]
@@ -346,52 +338,8 @@ def _roles(
             roles[name] = "confound"
         elif len(term.factors) > 1:
             roles[name] = "interaction"
-        elif term.name in coding or _is_binary(X[name].to_numpy()):
+        elif term.name in coding or cells.is_binary(X[name].to_numpy()):
             roles[name] = "group"
         else:
             roles[name] = "covariate"
     return roles
-
-
-def _repeats_kept(n_subjects: int, repeats: dict[str, list[int]], n: int) -> str:
-    twice = "twice" if all(len(rows) == 2 for rows in repeats.values()) else "more than once"
-    return (
-        f"{len(repeats)} of {n_subjects} subjects are scanned {twice} and all {n} rows are used: the rows are not "
-        "independent, and classical and HC3 intervals too narrow; one_scan_per: first uses one scan of each"
-    )
-
-
-def _separated(
-    X: pd.DataFrame, roles: dict[str, str], used: pd.DataFrame, formula: Formula
-) -> list[str]:
-    """Warn of groups whose ages, or another number of the model, barely overlap."""
-    compared = {
-        c: X[c].to_numpy() for c in X if c in formula.columns and not _is_binary(X[c].to_numpy())
-    }
-    for name in used.columns:
-        if _AGE.fullmatch(name) and name not in formula.columns and cells.is_number(used[name]):
-            compared[f"{name}, which is not in the model,"] = cells.numbers(used[name])
-    found = []
-    for group in (
-        name for name, role in roles.items() if role == "group" and _is_binary(X[name].to_numpy())
-    ):
-        states = X[group].to_numpy()
-        for name, values in compared.items():
-            shares = []
-            for state in (0, 1):
-                here, there = (
-                    values[(states == state) & ~np.isnan(values)],
-                    values[(states != state) & ~np.isnan(values)],
-                )
-                if min(len(here), len(there)) >= 5:
-                    inside = int(((here >= there.min()) & (here <= there.max())).sum())
-                    shares.append(
-                        (inside / len(here), state, inside, len(here), there.min(), there.max())
-                    )
-            if shares and min(shares)[0] < OVERLAP:
-                _, state, inside, n, low, high = min(shares)
-                found.append(
-                    f"{name} barely overlaps between the groups: {inside} of {n} rows with {group} = {state} lie in the "
-                    f"range of {group} = {1 - state} ({low:g} to {high:g}); comparing them leans on the model's form"
-                )
-    return found

@@ -320,7 +320,7 @@ def test_bad_models_are_refused_in_one_line_that_names_the_fault():
         (
             broken(age=[f"{70 + i / 10:.1f}".replace(".", ",") for i in range(40)]),
             {},
-            r"'age' holds '70,0' and the like in all 40 rows, which is text; write decimals with a point, or C\(age\)",
+            r"'age' holds '70,0' and the like in all 40 rows, which is text; write decimals with a point and ",
         ),
         (
             broken(
@@ -383,6 +383,18 @@ def test_a_hostile_formula_is_a_formula_error_here_too():
         prepare(
             people(), outcome="volume", formula="dx", confounds=["I(__import__('os').getcwd())"]
         )
+
+
+def test_levels_that_may_be_nothing_or_numbers_are_warned_of():
+    rate = [f"{i % 12} %" for i in range(40)]
+    group = ["N/A" if i < 4 else "ab"[i % 2] for i in range(40)]
+    told = prepare(broken(rate=rate, site=group), outcome="volume", formula="rate + site").warnings
+    assert "rate is text of 12 levels (0 %, 1 %, ...), each compared with the first" in told[0]
+    assert told[1] == (
+        "site = N/A counts as a level like the others; if it means not known, state participants: missing: ['N/A']"
+    )
+    few = [f"{i % 9}A" for i in range(40)]
+    assert not prepare(broken(rate=few), outcome="volume", formula="rate").warnings
 
 
 def test_the_table_is_left_as_it_was():
