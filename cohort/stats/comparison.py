@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cohort.stats import columns as cells
 from cohort.stats import effects
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design, prepare
@@ -65,6 +66,7 @@ def two_groups(
     *,
     outcome: str,
     group: str,
+    reference: str | None = None,
     where: str | None = None,
     one_scan_per: str = "first",
     units: Mapping[str, str] | None = None,
@@ -80,6 +82,8 @@ def two_groups(
         One row a scan (or participant).
     group : str
         Column of two different values, numbers or text; they are ordered as numbers, else as text.
+    reference : str, optional
+        Level that the other is compared with; without it the first.
     units : mapping, optional
         Column -> unit.
     outcome, where, one_scan_per, row_id, subject, order
@@ -92,7 +96,7 @@ def two_groups(
     Raises
     ------
     DesignError
-        If the column has not two levels, a level has one row only, or both groups do not vary.
+        If the column has not two levels or not that reference, a level has one row only, or both groups do not vary.
 
     Notes
     -----
@@ -122,6 +126,13 @@ def two_groups(
             f"{group!r} has {len(levels)} levels ({', '.join(levels[:8])}); two are compared: choose them by where"
         )
     second = design.X.iloc[:, 1].to_numpy() == 1
+    if reference is not None:
+        if reference not in levels:
+            told = cells.unknown_column(reference, levels, f"reference of {group!r}")
+            told = told.replace("no column", "no level", 1).replace("(columns:", "(levels:", 1)
+            raise DesignError(told)
+        if reference == levels[1]:
+            levels, second = levels[::-1], ~second
     y = design.y.to_numpy()
     return _comparison(
         y[~second],

@@ -16,6 +16,7 @@ from cohort.stats.screening import balance as balancing
 from cohort.stats.screening import ratios as division
 from cohort.stats.screening import screen_reading
 from cohort.stats.table import records, rows
+from cohort.stats.terms.groups import levels_of
 
 HEAD = re.compile(
     r"(e?tiv|icv|intra_?cranial(_vol(ume)?)?|skull(_vol(ume)?)?|head_?size)(_(ml|cm3|mm3))?",
@@ -162,7 +163,7 @@ def screen(
     beside = _beside(
         design, used, [*extra, *filter(USUAL.fullmatch, names)], {group, site, outcome}
     )
-    levels = None if group is None else _levels(design, cells.take(used, group, "group"))
+    levels = None if group is None else levels_of(design, cells.take(used, group, "group"))
     columns = [c for c in design.formula.columns if c != group]
     balance = balancing.balance(used, columns, beside, levels)
     correlations = balancing.correlations(design, used, group, beside, levels)
@@ -196,18 +197,6 @@ def _group(design: Design) -> str | None:
         if term is not None and design.roles[name] == "group" and len(term.columns) == 1:
             return term.columns[0]
     return None
-
-
-def _levels(design: Design, column: pd.Series) -> pd.Categorical:
-    """Level of each row, the reference of the model first."""
-    levels = cells.categories(column)
-    for term in design.terms:
-        if term is not None and term.columns == (str(column.name),):
-            reference = design.coding.get(term.name, {}).get("reference")
-            if reference in levels.categories:
-                others = [c for c in levels.categories if c != reference]
-                levels = levels.reorder_categories([reference, *others])
-    return levels
 
 
 def _first(names: Sequence[str], pattern: re.Pattern[str]) -> str | None:

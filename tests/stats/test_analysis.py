@@ -374,6 +374,21 @@ def test_a_group_of_three_levels_has_means_and_no_simple_comparison():
     assert len(found.tables["means"]) == 3
 
 
+@pytest.mark.parametrize("formula", ["C(dx, Treatment('cn'))", "C(dx, Treatment('cn')) * age"])
+def test_the_simple_comparison_has_the_reference_of_the_model(formula):
+    table = people().assign(dx=lambda t: np.where(t["dx"] == 1, "ad", "cn"))
+    found = analyse(table, model(formula=f"{formula} + skull", confounds=[]), UNITS)
+    ill, well = (table.loc[table["dx"] == level, "brain"] for level in ("ad", "cn"))
+    used = table["scan_id"].isin(found.augment["scan_id"])
+    assert found.comparison.levels == ("cn", "ad")
+    expected = ill[used].mean() - well[used].mean()
+    assert found.comparison.test("student")["difference"] == pytest.approx(expected, rel=1e-9)
+    shown = found.summary()
+    assert "dx = ad less cn, with nothing held equal" in shown
+    before = shown.split("before any p:")[1].split("estimate")[0]
+    assert not re.search(r"\[T\.ad\] ", before)
+
+
 def test_the_simple_comparison_is_of_the_rows_of_the_fit():
     table = people()
     table.loc[::9, "age"] = np.nan

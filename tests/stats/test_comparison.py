@@ -94,6 +94,21 @@ def test_a_comparison_is_the_regression_on_the_group_alone(group, levels):
     )
 
 
+def test_the_reference_may_be_either_level():
+    table = pd.DataFrame({"y": [1.0, 2, 3, 4, 6, 9], "dx": ["a"] * 3 + ["b"] * 3})
+    options = {"outcome": "y", "group": "dx", "one_scan_per": "all"}
+    plain = comparison.two_groups(table, **options)
+    turned = comparison.two_groups(table, reference="b", **options)
+    assert (plain.levels, turned.levels) == (("a", "b"), ("b", "a"))
+    assert turned.groups["level"].tolist() == ["b", "a"]
+    for name in ("student", "welch"):
+        assert turned.test(name)["difference"] == -plain.test(name)["difference"]
+    with pytest.raises(
+        DesignError, match="reference of 'dx': no level 'B'"
+    ):
+        comparison.two_groups(table, reference="B", **options)
+
+
 def test_any_two_values_are_two_groups_and_rows_are_accounted_for():
     data = table().assign(dx=lambda t: np.where(t["dx"] == 1, 10, 2))
     data["subject"] = [f"P{i // 2 if i < 6 else i}" for i in range(40)]

@@ -16,6 +16,7 @@ from cohort.stats.persite import per_site, per_site_of_many
 from cohort.stats.regression import Fit
 from cohort.stats.screen import Screen
 from cohort.stats.table.rows import row_ids
+from cohort.stats.terms.groups import levels_of
 
 if TYPE_CHECKING:
     from cohort.stats.comparison import Comparison
@@ -106,10 +107,16 @@ class Companions:
         named = self.table.set_axis(row_ids(self.table, ROW_ID), axis=0).loc[design.X.index]
         outcome = str(design.y.name)
         rows = pd.DataFrame({outcome: design.y, group: cells.take(named, group, "group")})
+        reference = str(levels_of(design, rows[group]).categories[0])
         return self._try(
             "comparison",
             lambda: comparison.two_groups(
-                rows, outcome=outcome, group=group, one_scan_per="all", units=self.units
+                rows,
+                outcome=outcome,
+                group=group,
+                reference=reference,
+                one_scan_per="all",
+                units=self.units,
             ),
         )
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
+
+from cohort.stats import columns as cells
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design
 
@@ -54,6 +57,18 @@ def check_group(design: Design, group: str) -> None:
             f"slope to it. Write C({group}) in the formula to compare its values, or mend the table; for a slope, state no "
             "group"
         )
+
+
+def levels_of(design: Design, column: pd.Series) -> pd.Categorical:
+    """Level of each row of a group's column, the reference of the design first."""
+    levels = cells.categories(column)
+    for term in design.terms:
+        if term is not None and term.columns == (str(column.name),):
+            reference = design.coding.get(term.name, {}).get("reference")
+            if reference in levels.categories:
+                others = [c for c in levels.categories if c != reference]
+                levels = levels.reorder_categories([reference, *others])
+    return levels
 
 
 def reference_level(design: Design, terms: Sequence[str], group: str) -> str:

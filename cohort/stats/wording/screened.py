@@ -26,6 +26,8 @@ def lines(found: Screen) -> list[str]:
 
 def _covariates(found: Screen) -> list[str]:
     table = found.correlations.set_index("covariate")
+    if found.group is not None:  # the columns of the group itself have no correlation with it
+        table = table[~table["in_model"] | table["r_group"].notna()]
     names = [
         c for c in dict.fromkeys([*found.balance["covariate"], *table.index]) if c != found.group
     ]
