@@ -1,7 +1,7 @@
 """Arrays sampled at the voxels of another grid: order, chunks, coordinates."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,9 +23,8 @@ def order_of(image: xr.DataArray, order: int | None) -> int:
     ValueError
         If it is none of 0 to 5, or above 0 for a mask.
     """
-    are_labels = image.dtype.kind in "iu" and (image.dtype.itemsize >= 4 or image.name == "labels")
     if order is None:
-        return 0 if image.dtype == np.bool_ or are_labels else 1
+        return default_order(image.dtype, image.name)
     if isinstance(order, bool) or order not in range(sampling.MAX_ORDER + 1):
         raise ValueError(f"order is {order!r}, expected a whole number from 0 (nearest) to 5")
     if order and image.dtype == np.bool_:
@@ -54,6 +53,19 @@ def interpolable(image: xr.DataArray, order: int) -> xr.DataArray:
     return found
 
 
+def default_order(dtype: np.dtype, name: Hashable | None) -> int:
+    """Order to sample an array of this dtype and name with: 0 for masks and labels, 1 for all else."""
+    are_labels = dtype.kind in "iu" and (dtype.itemsize >= 4 or name == "labels")
+    return 0 if dtype == np.bool_ or are_labels else 1
+
+
+def sizes_at(
+    sizes: Mapping[str, int], old_mm: Mapping[str, float], new_mm: Mapping[str, float]
+) -> dict[str, int]:
+    """Voxels along each dim of the grid of another spacing that covers the same field of view, to half a new voxel."""
+    return {d: max(1, round(n * old_mm[d] / new_mm[d])) for d, n in sizes.items()}
+
+
 def sampled(
     image: xr.DataArray,
     voxels: np.ndarray,
@@ -76,7 +88,7 @@ def sampled(
     return graph.map_parts(
         sampling.sample,
         interpolable(image, order),
-        chunks=_chunks(image, target, sizes),
+        chunks=_chunks(image, target, sizes, np.abs(voxels).max(axis=0)),
         needed=partial(_needed, matrix, shape, order),
         dtype=dtype,
         params={
@@ -108,15 +120,20 @@ def _within(voxels: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def _chunks(
-    image: xr.DataArray, target: xr.DataArray, sizes: Mapping[str, int]
+    image: xr.DataArray, target: xr.DataArray, sizes: Mapping[str, int], steps: np.ndarray
 ) -> tuple[tuple[int, ...], ...]:
-    """Chunks of the result: those of the target if it is lazy and has this shape, else about as large as the image's."""
+    """Chunks of the result: those of the target if it is lazy and has this shape, else about as large as the image's.
+
+    Where the result is coarser (`steps`, along x, y, z, in voxels of the image, over 1), they have fewer voxels, so that a
+    block needs no more of the image than a chunk of it and its surroundings.
+    """
     if target.chunks is not None and all(target.sizes[d] == n for d, n in sizes.items()):
         by_dim = target.chunksizes
         return tuple(tuple(by_dim[d]) for d in sizes)
     found = []
     for dim, n in sizes.items():
         most = max(image.chunksizes[dim]) if image.chunks is not None else n
+        most = max(1, int(most / max(1.0, steps["xyz".index(dim)])))
         found.append(tuple(min(most, n - first) for first in range(0, n, most)))
     return tuple(found)
 

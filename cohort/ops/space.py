@@ -21,7 +21,7 @@ from cohort.kernels import points
 from cohort.ops import filters, graph
 from cohort.ops.layout import check_image, layout_of
 from cohort.ops.regions import regions
-from cohort.ops.sampling import coordinates, on_grid, order_of, sampled
+from cohort.ops.sampling import coordinates, on_grid, order_of, sampled, sizes_at
 from cohort.ops.transforms import affine_of, centre_of, check_dim, rotation, translation
 from cohort.ops.windows import FWHM_PER_SIGMA
 
@@ -30,6 +30,8 @@ def shift(
     image: xr.DataArray, *, mm: Mapping[str, float], order: int | None = None, fill: float = 0.0
 ) -> xr.DataArray:
     """Move an image on its grid, towards higher coordinates; see `translation` and `affine`.
+
+    Raises ValueError and GridError as they do.
 
     Notes
     -----
@@ -48,6 +50,8 @@ def rotate(
 ) -> xr.DataArray:
     """Turn an image about the centre of its grid, from the first axis of `plane` towards the second; see `rotation` and `affine`.
 
+    Raises ValueError and GridError as they do.
+
     Notes
     -----
     On a grid with equal steps along both axes it equals ``scipy.ndimage.rotate(image, degrees, axes, reshape=False)`` with the
@@ -58,7 +62,7 @@ def rotate(
 
 def affine(
     image: xr.DataArray,
-    matrix: np.ndarray | Sequence[Sequence[float]],
+    matrix: xr.DataArray | np.ndarray | Sequence[Sequence[float]],
     *,
     like: xr.DataArray | None = None,
     order: int | None = None,
@@ -70,7 +74,7 @@ def affine(
     ----------
     image : DataArray, shape (..., z, y, x), any real dtype
         Leading dims are looped over.
-    matrix : (4, 4) array
+    matrix : (4, 4) array or DataArray
         World -> world, mm: where each point of the image goes.
     like : DataArray, shape (..., z, y, x), optional
         Whose grid (and chunks, if it is lazy) the result has; the image's own by default.
@@ -194,7 +198,7 @@ def resample(
         if not 0 < float(mm) < math.inf:  # type: ignore[arg-type]
             raise ValueError(f"spacing_mm is {mm} along {dim!r}, expected a positive number")
         new[dim] = float(mm)  # type: ignore[arg-type]
-    sizes = {d: max(1, round(image.sizes[d] * old[d] / new[d])) for d in space}
+    sizes = sizes_at({d: image.sizes[d] for d in space}, old, new)
     voxels = np.eye(4)
     for dim in space:
         i, ratio = "xyz".index(dim), new[dim] / old[dim]
@@ -207,7 +211,7 @@ def resample(
     return on_grid(image, data, coords)
 
 
-def reorient(image: xr.DataArray, *, axcodes: Sequence[str] = "RAS") -> xr.DataArray:
+def reorient(image: xr.DataArray, *, axcodes: str | Sequence[str] = "RAS") -> xr.DataArray:
     """Flip and swap axes so that they point elsewhere. Every voxel stays where it is in the world, with its value.
 
     Parameters
