@@ -5,9 +5,11 @@ arrays run as one block at once; with Dask nothing is computed, and a result has
 Leading dims (time, echo) are looped over: a kernel sees blocks of one to three spatial axes.
 
 Modules: `chunking` (arithmetic of chunks), `inputs` (arrays to one chunking, layers), `stencils`, `reductions`, `joining`,
-`lines`, `parts`, `storage` and `settling` (what does not fit in memory), and `tasks` (what one task does).
+`lines`, `parts`, `whole` (what cannot be cut), `storage` and `settling` (what does not fit in memory), and `tasks` (what one
+task does).
 """
 
+from cohort.ops.graph.chunking import cut
 from cohort.ops.graph.joining import join_faces
 from cohort.ops.graph.lines import map_lines
 from cohort.ops.graph.parts import map_parts
@@ -15,10 +17,13 @@ from cohort.ops.graph.reductions import reduce_partials, reduce_rounds
 from cohort.ops.graph.settling import free, settle
 from cohort.ops.graph.stencils import map_points, map_stencil
 from cohort.ops.graph.storage import ScratchError, scratch
+from cohort.ops.graph.whole import in_one_task
 
 __all__ = [
     "ScratchError",
+    "cut",
     "free",
+    "in_one_task",
     "join_faces",
     "map_lines",
     "map_parts",

@@ -1,8 +1,9 @@
 """Arithmetic of chunks: tuples of ints in, tuples of ints out. Knows nothing of arrays or graphs."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
+from cohort.grid import SPACE
 from cohort.kernels.blocks import TILE
 
 Sizes = tuple[int, ...]
@@ -17,6 +18,22 @@ Place = tuple[tuple[slice, ...], tuple[slice, ...]]
 def blocks(chunks: Chunks) -> Iterator[Block]:
     """All blocks in raster order."""
     return itertools.product(*(range(len(sizes)) for sizes in chunks))
+
+
+def cut(sizes: Mapping[Hashable, int], block: int) -> Chunks:
+    """Chunks of `block` voxels along each spatial dim, half of that where there are no more; one along leading dims.
+
+    >>> cut({"time": 2, "z": 300, "y": 100}, 128)
+    ((1, 1), (128, 128, 44), (64, 36))
+    """
+    along = [
+        1 if d not in SPACE else block if n > block else max(1, min(n, block // 2))
+        for d, n in sizes.items()
+    ]
+    return tuple(
+        tuple(min(most, n - first) for first in range(0, n, most))
+        for n, most in zip(sizes.values(), along, strict=True)
+    )
 
 
 def starts(chunks: Chunks) -> Chunks:
