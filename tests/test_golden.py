@@ -56,8 +56,18 @@ CASES = {
     "sobel": {"dim": "y"},
     "equalize": {"exclude": (0, 100)},
     "gaussian_stretch": {"width": 1.5},
+    "shift": {"mm": {"x": 2.2, "z": -1}},
+    "rotate": {"degrees": 20, "plane": ["y", "x"]},
+    "affine": {"matrix": [[1.1, 0.1, 0, 2], [0, 1, 0.2, 0], [0, 0, 0.9, 1], [0, 0, 0, 1]]},
+    "resample": {"spacing_mm": 2},
+    "reorient": {"axcodes": "PSL"},
+    "noise": {"std": 3, "correlation_mm": 2, "seed": 7},
+    "rician": {"std": 3, "seed": 7},
+    "elastic": {"alpha_mm": 1, "sigma_mm": 4, "seed": 7},
 }
 IMAGES = ("image", "mask", "other", "labels", "reference")
+PAIRS = dict.fromkeys(("iou", "dice", "hausdorff_mm", "surface_distance_mm"), ("mask", "other"))
+"""Of masks; all others compare images."""
 
 
 def plain(value):
@@ -75,6 +85,11 @@ def test_the_numbers_of_an_operation_change_only_with_its_revision(name):
     given = scan()
     parameters = inspect.signature(function).parameters
     arrays = {p: given[p] for p in IMAGES if p in parameters}
+    if "a" in parameters:
+        pair = PAIRS.get(name, ("image", "reference"))
+        arrays = {p: given[source] for p, source in zip("ab", pair, strict=True)}
+    if name == "noise":
+        arrays = {"like": given["image"]}
     found = {
         "revision": revision,
         "digest": digest(plain(function(**arrays, **CASES.get(name, {}))))[:16],

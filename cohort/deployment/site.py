@@ -18,7 +18,8 @@ from cohort.io.store import Store
 from cohort.options import parse_seconds
 from cohort.pipeline.cluster import where
 from cohort.pipeline.clusters.clusterfile import Kubernetes, Local, Where, parse_bytes
-from cohort.pipeline.plan import WORKER_BASE_BYTES, WORKER_SHARE, peak_bytes
+from cohort.pipeline.memory import peak_bytes
+from cohort.pipeline.plan import WORKER_BASE_BYTES, WORKER_SHARE
 
 USUAL_MEMORY = 4 << 30
 """Bytes for a worker where nothing is ingested yet that says how large its scans are."""

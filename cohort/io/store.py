@@ -19,7 +19,7 @@ from cohort import grid, provenance, schema
 from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import Locked, StoreError, Unwritable
 from cohort.io.storage.disk import LocalFiles
-from cohort.io.storage.group import encode_group, open_group, write_blocks
+from cohort.io.storage.group import encode_group, encode_groups, open_group, write_blocks
 from cohort.io.storage.metadata import json_attrs
 from cohort.io.storage.papers import Papers
 from cohort.io.storage.place import files_of
@@ -151,12 +151,43 @@ class Store(Papers):
         StoreError
             If there is no such scan, or a chunk of its record is missing.
         """
-        return self._open(f"scans/{scan_id}.zarr", self.record(scan_id), scan_id)
+        place, record = f"scans/{scan_id}.zarr", self.record(scan_id)
+        self._check_whole(place, record, scan_id)
+        return open_group(self.files, place, {} if record is None else record["chunks"])
 
-    def open_derivative(self, recipe: str, scan_id: str) -> xr.Dataset:
-        """Open the variables a recipe kept of one scan, lazily. Raises `StoreError` as `open_scan`."""
-        place = f"derivatives/{recipe}/{scan_id}.zarr"
-        return self._open(place, self.derivative(recipe, scan_id), f"{recipe} of {scan_id}")
+    def open_derivative(
+        self, recipe: str, scan_id: str, *, variable: str | None = None
+    ) -> xr.Dataset:
+        """Open what a recipe kept of one scan, lazily.
+
+        Parameters
+        ----------
+        variable : str, optional
+            The Dataset that holds it: of one on another grid than the scan's, such as a resampled image, that is one of its
+            own. By default, what lies on the scan's grid.
+
+        Raises
+        ------
+        StoreError
+            As `open_scan`, or if no such variable was kept.
+        """
+        place, name = f"derivatives/{recipe}/{scan_id}.zarr", f"{recipe} of {scan_id}"
+        record = self.derivative(recipe, scan_id)
+        self._check_whole(place, record, name)
+        chunks: dict[str, Any] = {} if record is None else record["chunks"]
+        apart = {
+            n for n, _, _ in (c.partition("/") for c in chunks) if f"{n}/{n}/zarr.json" in chunks
+        }
+        if variable in apart:
+            mine = f"{variable}/"
+            inside = {c.removeprefix(mine): d for c, d in chunks.items() if c.startswith(mine)}
+            return open_group(self.files, f"{place}/{variable}", inside)
+        here = {c: said for c, said in chunks.items() if c.partition("/")[0] not in apart}
+        found = open_group(self.files, place, here) if here.keys() - {"zarr.json"} else xr.Dataset()
+        if variable is not None and variable not in found:
+            there = ", ".join(sorted({*apart, *map(str, found.data_vars)} - {"affine"}))
+            raise StoreError(f"{name}: {variable!r} was not kept; kept was {there or 'nothing'}")
+        return found
 
     def derivative(self, recipe: str, scan_id: str) -> dict[str, Any] | None:
         """What a recipe measured on a scan, or how it failed: the record of the derivative, or None.
@@ -181,14 +212,19 @@ class Store(Papers):
         )
 
     def write_derivative(
-        self, recipe: str, scan_id: str, kept: xr.Dataset | Path | None, record: Mapping[str, Any]
+        self,
+        recipe: str,
+        scan_id: str,
+        kept: xr.Dataset | Mapping[str, xr.Dataset] | Path | None,
+        record: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Write what a recipe leaves of a scan; the record last.
 
         Parameters
         ----------
-        kept : Dataset, Path or None
-            Variables to keep; or a Zarr group already written into a folder from `stage`; or nothing.
+        kept : Dataset, mapping, Path or None
+            Variables to keep; those on other grids in Datasets of their own, by name, beside the one on the scan's (``""``); or
+            Zarr groups already written into a folder from `stage`; or nothing.
 
         Notes
         -----
@@ -200,8 +236,12 @@ class Store(Papers):
         chunks: dict[str, tuple[str, int]] = {}
         if isinstance(kept, Path):
             chunks = self._publish_folder(kept, f"{place}.zarr", durable=False)
-        elif kept is not None and kept.data_vars:
+        elif isinstance(kept, xr.Dataset) and kept.data_vars:
             chunks = self._publish(kept, f"{place}.zarr", durable=False)
+        elif kept is not None and not isinstance(kept, xr.Dataset) and kept:
+            files = encode_groups(kept)
+            self.files.publish(f"{place}.zarr", files, durable=False)
+            chunks = _digests(files)
         full = {
             "format": schema.FORMAT_VERSION,
             "scan_id": scan_id,
@@ -312,14 +352,12 @@ class Store(Papers):
                 lost.append(f"{chunk} has {sizes[chunk]} bytes, expected {size}")
         return lost
 
-    def _open(self, place: str, record: Mapping[str, Any] | None, name: str) -> xr.Dataset:
+    def _check_whole(self, place: str, record: Mapping[str, Any] | None, name: str) -> None:
+        """Raise `StoreError` unless there is a record, and every chunk of it."""
         if record is None:
             raise StoreError(f"no {name} in {self.url}; `cohort status` lists what there is")
         if lost := self._lost(place, record):
             raise StoreError(f"{name}: {'; '.join(lost[:3])}; ingest the scan again")
-        if not record["chunks"]:
-            return xr.Dataset()
-        return open_group(self.files, place, record["chunks"])
 
 
 def _is_lazy(dataset: xr.Dataset) -> bool:

@@ -6,6 +6,7 @@ nothing is computed twice, and no more than a few blocks are in memory.
 """
 
 import functools
+import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from cohort import schema
 from cohort.expression import evaluate, parse
-from cohort.grid import SPACE
+from cohort.grid import GridError, check_same_grid
 from cohort.ops import graph
 from cohort.pipeline.recipe import Recipe, Step, Value
 
@@ -37,6 +39,8 @@ class Outcome:
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Measurement -> columns of its table, one row a label."""
     kept: dict[str, xr.DataArray] = field(default_factory=dict)
+    poses: dict[str, list[list[float]]] = field(default_factory=dict)
+    """Step -> the 4x4 matrix that it found."""
     ran: list[str] = field(default_factory=list)
     scratch_bytes: int = 0
     """Most that lay in scratch storage after any step."""
@@ -46,6 +50,7 @@ def execute(
     recipe: Recipe,
     scan: xr.Dataset,
     *,
+    scan_id: str,
     stale: Iterable[str],
     known: Mapping[str, Any] | None = None,
     kept: Mapping[str, xr.DataArray] | None = None,
@@ -59,12 +64,14 @@ def execute(
     recipe : Recipe
     scan : Dataset
         Lazy, as `io.store.Store.open_scan` gives it.
+    scan_id : str
+        Random numbers are its own: see `own_seed`.
     stale : names of steps and measurements
         Only those from which a measurement or a kept variable follows are run.
     known : mapping
-        Record of an earlier derivative: its ``numbers``, ``units`` and ``tables`` are used where they are not stale.
+        Record of an earlier derivative: its ``numbers``, ``units``, ``tables`` and ``poses`` are used where they are not stale.
     kept : mapping of name -> DataArray
-        Variables kept earlier and still good.
+        Variables kept earlier and still good; lazy ones in block grain.
     scratch : Path, optional
         A folder: run in block grain with scratch storage there. None: scan grain.
     block : int
@@ -73,7 +80,7 @@ def execute(
     Raises
     ------
     RunError, GridError, ValueError
-        If the scan lacks a variable, or a step refuses it.
+        If the scan lacks a variable, a step is given arrays on different grids, or refuses the scan.
     """
     known = known or {}
     stale = set(stale)
@@ -83,14 +90,19 @@ def execute(
         },
         units={n: u for n, u in known.get("units", {}).items() if _source(recipe, n) not in stale},
         tables={n: t for n, t in known.get("tables", {}).items() if n not in stale},
+        poses={n: p for n, p in known.get("poses", {}).items() if n in recipe.poses - stale},
     )
-    arrays = {name: array for name, array in (kept or {}).items() if name not in stale}
+    arrays = {
+        name: _cut(array.rename(recipe.origin(name)), None if scratch is None else block)
+        for name, array in (kept or {}).items()
+        if name not in stale
+    }
+    arrays |= {name: _pose(matrix) for name, matrix in outcome.poses.items()}
     steps = _needed(recipe, stale, outcome, arrays)
     readers = _readers(steps, recipe)
-    for name in sorted(
-        {a for s in steps if isinstance(s, Step) for a in s.arrays.values()}
-        - {s.name for s in recipe.steps}
-    ):
+    read = {a for s in steps if isinstance(s, Step) for a in s.arrays.values()}
+    own = read - {s.name for s in recipe.steps}
+    for name in sorted(own):
         arrays[name] = _variable(scan, name, block=None if scratch is None else block)
     for step in steps:
         if isinstance(step, Value):
@@ -99,7 +111,14 @@ def execute(
             )
             outcome.units[step.name] = step.unit
         else:
-            _run_step(step, arrays, outcome, scratch=scratch)
+            _check_grids(recipe, step, arrays)
+            given = {key: arrays[name] for key, name in step.arrays.items()}
+            if step.operation.whole and scratch is not None:
+                # Read at once, not put together from blocks: a worker would hold it twice.
+                given |= {k: scan[n].chunk() for k, n in step.arrays.items() if n in own}
+            made = _called(step, given, outcome, scan_id, scratch=scratch, block=block)
+            if made is not None:
+                arrays[step.name] = made
         outcome.ran.append(step.name)
         if scratch is not None:
             used = sum(f.stat().st_size for f in scratch.rglob("*") if f.is_file())
@@ -152,14 +171,41 @@ def _variable(scan: xr.Dataset, name: str, *, block: int | None) -> xr.DataArray
         raise RunError(
             f"the recipe reads the variable {name!r}, the scan has {there}; attach it in the catalog (attach: {{{name}: ...}})"
         )
-    array = scan[name]
+    return _cut(scan[name], block)
+
+
+def _cut(array: xr.DataArray, block: int | None) -> xr.DataArray:
+    """The array in blocks; without a size of these, in memory."""
     if block is None:
         return array.compute()  # not load: the Dataset would hold the voxels until the last step
-    chunks = {
-        d: 1 if d not in SPACE else block if n > block else max(1, min(n, block // 2))
-        for d, n in array.sizes.items()
+    return array.chunk(dict(zip(array.dims, graph.cut(array.sizes, block), strict=True)))
+
+
+def _pose(matrix: Any) -> xr.DataArray:
+    return xr.DataArray(np.asarray(matrix, np.float64), dims=schema.AFFINE_DIMS)
+
+
+def own_seed(seed: int, scan_id: str) -> int:
+    """Seed for the random numbers of one scan: every scan has numbers of its own, the same ones in every run.
+
+    Of two scans with equal voxels each has its own, too; a scan that is ingested anew under its name keeps them.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed} {scan_id}".encode()).digest()[:8], "big")
+
+
+def _check_grids(recipe: Recipe, step: Step, arrays: Mapping[str, xr.DataArray]) -> None:
+    """Raise GridError, by the names that the recipe gave, if a step is given arrays of different grids."""
+    names = {
+        name: recipe.grid_of(name)
+        for key, name in step.arrays.items()
+        if key not in step.operation.elsewhere and name not in recipe.poses
     }
-    return array.chunk(chunks)
+    if len(set(names.values())) < 2:
+        return
+    try:
+        check_same_grid(**{name: arrays[name] for name in names})
+    except GridError as error:
+        raise GridError(f"step {step.name!r}: {error}") from None
 
 
 def _defined(step: Step | Value, outcome: Outcome) -> dict[str, Any]:
@@ -175,13 +221,16 @@ def _number(value: Any) -> float | int | None:
     return float(item) if math.isfinite(item) else None
 
 
-def _run_step(
+def _called(
     step: Step,
-    arrays: dict[str, xr.DataArray],
+    given: Mapping[str, xr.DataArray],
     outcome: Outcome,
+    scan_id: str,
     *,
     scratch: Path | None,
-) -> None:
+    block: int,
+) -> xr.DataArray | None:
+    """Call the operation of a step; its array or pose, or None for what went into `outcome`."""
     values = _defined(step, outcome)
     numbers = {key: float(evaluate(_parsed(text), values)) for key, text in step.numbers.items()}
     for key, value in numbers.items():
@@ -189,22 +238,31 @@ def _run_step(
             raise RunError(
                 f"step {step.name!r}: {key} = {step.numbers[key]} is not a number here, because a number it uses is undefined (a mask without voxels)"
             )
-    given = {key: arrays[name] for key, name in step.arrays.items()}
-    result = step.operation.function(**given, **numbers, **step.params)
-    match step.operation.gives:
+    operation, params = step.operation, {**numbers, **step.params}
+    if operation.seeded:
+        params["seed"] = own_seed(params["seed"], scan_id)
+    if operation.whole and scratch is not None:
+        result = graph.in_one_task(operation.function, given, params, folder=scratch, block=block)
+    else:
+        result = operation.function(**given, **params)
+    match operation.gives:
         case "array":
-            arrays[step.name] = result if scratch is None else graph.settle(result, scratch)
+            return result if scratch is None else graph.settle(result, scratch)
+        case "pose":
+            outcome.poses[step.name] = np.asarray(result.values, np.float64).tolist()
+            return _pose(outcome.poses[step.name])
         case "number":
             outcome.numbers[step.name] = _number(result.values)
             outcome.units[step.name] = str(result.attrs.get("units", "1"))
         case "vector":
-            for part, value in zip(step.operation.parts, result.values, strict=True):
+            for part, value in zip(operation.parts, result.values, strict=True):
                 outcome.numbers[f"{step.name}_{part}"] = _number(value)
                 outcome.units[f"{step.name}_{part}"] = str(result.attrs.get("units", "1"))
         case "table":
             table, units = _columns(result.compute())
             outcome.tables[step.name] = table
             outcome.units |= {f"{step.name}.{column}": unit for column, unit in units.items()}
+    return None
 
 
 def _columns(table: xr.Dataset) -> tuple[dict[str, list[Any]], dict[str, str]]:

@@ -135,5 +135,8 @@ def _tasks(task: Task) -> int:
 
 def _peak(tasks: Sequence[Task]) -> int:
     """Most that a worker holds: the largest scan that it takes whole, or a block."""
-    held = (t.peak_bytes if t.grain == "scan" else BLOCK_BYTES * t.block**3 for t in tasks)
+    held = (
+        t.peak_bytes if t.grain == "scan" else max(t.block_bytes, BLOCK_BYTES * t.block**3)
+        for t in tasks
+    )
     return WORKER_BASE_BYTES + max(held) if tasks else 0

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
+from cohort.pipeline.memory import made, peak_bytes, whole_bytes
 from cohort.pipeline.recipe import Recipe, Step
 from cohort.pipeline.staleness import URGENT, Kind, Stale, staleness
 
@@ -48,6 +47,8 @@ class Task:
     kind: Kind = "new"
     n_blocks: int = 1
     """In block grain: how many there are."""
+    block_bytes: int = 0
+    """In block grain: what a worker takes at its peak, for a block or for a step that cannot be cut into blocks."""
     read_bytes: int = 0
     """Of the store, compressed as they lie there."""
     write_bytes: int = 0
@@ -148,7 +149,11 @@ def make_plan(
             most = worker_bytes() if callable(worker_bytes) else worker_bytes
             room = WORKER_SHARE * most - WORKER_BASE_BYTES
         stale = alike.setdefault(stale, stale)
-        form = (*scan["shape"], *((n, v["dtype"]) for n, v in scan["variables"].items()))
+        form = (
+            *((n, v["dtype"], *v["shape"]) for n, v in scan["variables"].items()),
+            *scan["spacing_mm"].values(),
+            scan["axcodes"],
+        )
         if (peak := peaks.get(form)) is None:
             peak = peaks[form] = peak_bytes(recipe, scan)
         chosen: Grain = ("scan" if peak <= room else "block") if grain == "auto" else grain
@@ -156,9 +161,11 @@ def make_plan(
             raise PlanError(
                 f"{recipe.name}: {scan_id} takes {_mib(peak + WORKER_BASE_BYTES)} in memory, a worker may fill "
                 f"{_mib(room + WORKER_BASE_BYTES)}; give more --memory, or --grain block, which runs it in "
-                f"blocks of {_block(recipe, room)} voxels a side"
+                f"blocks of {_block(recipe, scan, room)[0]} voxels a side"
             )
-        block = _block(recipe, room) if chosen == "block" else BLOCKS[0]
+        block, block_bytes = BLOCKS[0], 0
+        if chosen == "block":
+            block, block_bytes = _block(recipe, scan, room)
         tasks.append(
             Task(
                 scan_id,
@@ -169,6 +176,7 @@ def make_plan(
                 block,
                 stale.kind or "new",
                 math.prod(-(-n // block) for n in scan["shape"][-3:]) if chosen == "block" else 1,
+                block_bytes,
                 _read_bytes(recipe, scan),
                 _write_bytes(recipe, scan, found),
                 found is not None and found["state"] == "done" and stale.kind != "input",
@@ -207,16 +215,25 @@ def _write_bytes(recipe: Recipe, scan: Mapping[str, Any], found: Mapping[str, An
         return 0
     if found is not None and found.get("chunks") and list(recipe.keep) == found.get("kept"):
         return sum(int(size) for _, size in found["chunks"].values())
-    operations = [step.operation for step in recipe.steps if step.name in recipe.keep]
-    return int(sum(o.result_bytes for o in operations) * math.prod(scan["shape"]))
+    extent = made(recipe, scan)
+    return sum(extent[name].nbytes for name in recipe.keep)
 
 
-def _block(recipe: Recipe, room: float) -> int:
-    """Largest block of which a worker can hold what a step needs."""
+def _block(recipe: Recipe, scan: Mapping[str, Any], room: float) -> tuple[int, int]:
+    """Largest block of which a worker can hold what a step needs, and the bytes that it takes then."""
+    whole = whole_bytes(recipe, scan)
+    if whole > room:
+        names = ", ".join(s.name for s in recipe.steps if s.operation.whole)
+        raise PlanError(
+            f"{recipe.name}: {scan['scan_id']} takes {_mib(whole + WORKER_BASE_BYTES)} in memory even in blocks, as steps "
+            f"cannot be cut ({names}); a worker may fill {_mib(room + WORKER_BASE_BYTES)}; give more --memory"
+        )
+    calls = [s.operation for s in (*recipe.steps, *recipe.measure) if isinstance(s, Step)]
+    each = max([BLOCK_BYTES, *(o.peak_bytes for o in calls)])
     for block in BLOCKS:
-        if BLOCK_BYTES * block**3 <= room:
-            return block
-    needed = (WORKER_BASE_BYTES + BLOCK_BYTES * BLOCKS[-1] ** 3) / WORKER_SHARE
+        if each * block**3 <= room:
+            return block, max(whole, int(each * block**3))
+    needed = (WORKER_BASE_BYTES + each * BLOCKS[-1] ** 3) / WORKER_SHARE
     raise PlanError(
         f"{recipe.name}: even in blocks of {BLOCKS[-1]} voxels a side a worker needs {_mib(needed)}; "
         f"give more --memory"
@@ -225,31 +242,3 @@ def _block(recipe: Recipe, room: float) -> int:
 
 def _mib(n: float) -> str:
     return f"{n / 2**20:.0f} MiB"
-
-
-def peak_bytes(recipe: Recipe, scan: Mapping[str, Any]) -> int:
-    """Bytes that the recipe takes at its peak on one scan held in memory: live arrays plus the step at work."""
-    voxels = math.prod(int(n) for n in scan["shape"])
-    stored = {name: np.dtype(v["dtype"]).itemsize for name, v in scan["variables"].items()}
-    wide = 2 if scan["variables"]["image"]["dtype"] == "float64" else 1
-    live: dict[str, float] = {}
-    peak = 0.0
-    for name in sorted(recipe.variables):
-        decoded = 4.0 * wide if name == "image" else float(stored.get(name, 4))
-        live[name] = decoded
-        peak = max(peak, sum(live.values()) + stored.get(name, 4))  # while it is decoded
-    steps = [step for step in (*recipe.steps, *recipe.measure) if isinstance(step, Step)]
-    last = {source: i for i, step in enumerate(steps) for source in step.arrays.values()}
-    last |= dict.fromkeys(recipe.keep, len(steps))
-    for i, step in enumerate(steps):
-        operation = step.operation
-        work = operation.peak_bytes
-        if operation.masked_bytes is not None and "mask" in step.arrays:
-            work = operation.masked_bytes
-        grows = wide if "image" in step.arrays else 1
-        peak = max(peak, sum(live.values()) + grows * work)
-        if operation.gives == "array":
-            live[step.name] = operation.result_bytes * (grows if operation.result_bytes == 4 else 1)
-        for name in [n for n in live if last.get(n, -1) <= i]:
-            del live[name]
-    return int(peak * voxels)

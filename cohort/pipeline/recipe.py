@@ -4,22 +4,15 @@ A text given for a parameter of type DataArray names a variable of the scan or a
 float it is an expression over numbers that earlier steps measured (``0.45 * level``). Everything else is a value.
 """
 
-import difflib
-import functools
 import inspect
-import operator
-import types
-import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import xarray as xr
-from pydantic import TypeAdapter, ValidationError
-
 from cohort import expression, provenance, schema
 from cohort.io.yamlfile import YamlError, read_yaml
+from cohort.pipeline.arguments import grid_of_result, near, sort_arguments
 from cohort.pipeline.steps import STEPS, Operation
 
 RESERVED = (
@@ -40,6 +33,9 @@ RESERVED = (
 )
 """Names that scans and tables use themselves."""
 
+SCANS_GRID = "scan"
+"""The grid of the scan itself."""
+
 _TAKEN = "the name is taken; every step and measurement has its own, and scans and tables use some themselves"
 
 
@@ -54,7 +50,7 @@ class Step:
     name: str
     call: str
     arrays: Mapping[str, str] = field(default_factory=dict)
-    """Parameter -> scan variable or earlier step."""
+    """Parameter -> scan variable or earlier step that gives an array or a pose."""
     numbers: Mapping[str, str] = field(default_factory=dict)
     """Parameter -> expression over numbers of earlier steps."""
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -98,6 +94,9 @@ class Recipe:
     uses: Mapping[str, frozenset[str]]
     needs: Mapping[str, tuple[str, ...]]
     """Step or measurement -> the steps it stands on directly."""
+    grids: Mapping[str, str] = field(default_factory=dict)
+    """Step that gives an array -> which grid it lies on: `SCANS_GRID`, or a digest of what made another of it. Equal ones are
+    equal grids in every scan; others may be, too."""
     content: Mapping[str, Any] = field(default_factory=dict)
     """As written."""
 
@@ -112,6 +111,27 @@ class Recipe:
     def variables(self) -> frozenset[str]:
         """Scan variables that the recipe reads."""
         return frozenset().union(*self.uses.values())
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """What is kept and lies on another grid than the scan."""
+        return tuple(name for name in self.keep if self.grids[name] != SCANS_GRID)
+
+    @property
+    def poses(self) -> frozenset[str]:
+        """Steps that give a pose."""
+        return frozenset(step.name for step in self.steps if step.operation.gives == "pose")
+
+    def grid_of(self, name: str) -> str:
+        """Which grid a variable of the scan or an array of a step lies on, see `grids`."""
+        return self.grids.get(name, SCANS_GRID)
+
+    def origin(self, name: str) -> str:
+        """By which name an array goes while the recipe runs: what is made of ``labels`` still does, and is moved as labels."""
+        steps = {step.name: step for step in self.steps}
+        while name in steps and "image" in steps[name].arrays:
+            name = steps[name].arrays["image"]
+        return name
 
     def revisions(self) -> dict[str, int]:
         """Revision of the operation that each step and measurement calls."""
@@ -183,6 +203,8 @@ class _Binder:
         self.keys: dict[str, str] = {}
         self.uses: dict[str, frozenset[str]] = {}
         self.needs: dict[str, tuple[str, ...]] = {}
+        self.poses: dict[str, None] = {}
+        self.grids: dict[str, str] = dict.fromkeys(self.variables, SCANS_GRID)
 
     def bind(self, content: Any) -> Recipe:
         if not isinstance(content, Mapping):
@@ -191,7 +213,7 @@ class _Binder:
             )
         for key in content.keys() - {"recipe", "steps", "measure", "keep", "description"}:
             self._problem(
-                f"unknown key {key!r}{_near(key, ('recipe', 'steps', 'measure', 'keep', 'description'))}"
+                f"unknown key {key!r}{near(key, ('recipe', 'steps', 'measure', 'keep', 'description'))}"
             )
         name = content.get("recipe")
         if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
@@ -215,12 +237,20 @@ class _Binder:
         for entry in keep:
             if not isinstance(entry, str) or entry not in kept:
                 self._problem(
-                    f"keep: {entry!r} is no step that gives an array{_near(str(entry), kept)}"
+                    f"keep: {entry!r} is no step that gives an array{near(str(entry), kept)}"
                 )
         if self.problems:
             raise RecipeError("\n".join(self.problems))
         recipe = Recipe(
-            str(name), steps, measure_, tuple(keep), self.keys, self.uses, self.needs, content
+            str(name),
+            steps,
+            measure_,
+            tuple(keep),
+            self.keys,
+            self.uses,
+            self.needs,
+            {n: grid for n, grid in self.grids.items() if n in self.keys},
+            content,
         )
         columns = [c for m in measure_ for c in recipe.columns_of(m)]
         if twice := sorted({c for c in columns if columns.count(c) > 1}):
@@ -284,7 +314,7 @@ class _Binder:
         call = spec["call"]
         if call not in STEPS:
             self._problem(
-                f"{at}: no operation {call!r}{_near(call, STEPS)}; known are {', '.join(sorted(STEPS))}"
+                f"{at}: no operation {call!r}{near(call, STEPS)}; known are {', '.join(sorted(STEPS))}"
             )
             self._forget(name)
             return None
@@ -299,13 +329,19 @@ class _Binder:
             signature.bind(**{k: v for k, v in given.items() if k in signature.parameters})
         except TypeError as error:
             self._problem(f"{at}: {call}(): {error}; it takes {takes}")
-        hints = typing.get_type_hints(operation.function)
-        step = self._sort_arguments(
-            name, call, {k: v for k, v in given.items() if k in signature.parameters}, hints, at
+        found = sort_arguments(
+            operation,
+            {k: v for k, v in given.items() if k in signature.parameters},
+            arrays=self.arrays,
+            poses=self.poses,
+            numbers=self.scalars,
         )
-        if last and operation.gives == "array":
+        self.problems += [f"{self.where}: {at}, {text}" for text in found.problems]
+        step = Step(name, call, found.arrays, found.numbers, found.params)
+        if last and operation.gives in ("array", "pose"):
+            kind = "an image" if operation.gives == "array" else "a pose"
             self._problem(
-                f"{at}: {call}() gives an image, not a number; make it a step and measure it"
+                f"{at}: {call}() gives {kind}, not a number; make it a step and measure it"
             )
         if not last and operation.gives == "table":
             self._problem(f"{at}: {call}() gives a table; put it under 'measure'")
@@ -328,44 +364,14 @@ class _Binder:
         )
         if operation.gives == "array":
             self.arrays[name] = None
+            self.grids[name] = grid_of_result(operation, found, self.grids)
+        elif operation.gives == "pose":
+            self.poses[name] = None
         elif operation.gives == "number":
             self.scalars[name] = name
         elif operation.gives == "vector":
             self.scalars |= {f"{name}_{part}": name for part in operation.parts}
         return step
-
-    def _sort_arguments(
-        self, name: str, call: str, given: Mapping[str, Any], hints: Mapping[str, Any], at: str
-    ) -> Step:
-        arrays: dict[str, str] = {}
-        numbers: dict[str, str] = {}
-        params: dict[str, Any] = {}
-        for key, value in given.items():
-            kinds = _alternatives(hints.get(key, Any))
-            takes_number = float in kinds
-            if isinstance(value, str) and takes_number and str not in kinds:
-                try:
-                    expression.check_names(expression.parse(value), self.scalars, value)
-                    numbers[key] = value
-                except expression.ExpressionError as error:
-                    self._problem(f"{at}, {key}: {error}")
-            elif xr.DataArray in kinds and not takes_number:
-                if isinstance(value, str) and value in self.arrays:
-                    arrays[key] = value
-                elif value is not None:
-                    self._problem(
-                        f"{at}, {key}: no image {value!r} at this point{_near(str(value), self.arrays)}; there are {', '.join(self.arrays)}"
-                    )
-            else:
-                hint: Any = functools.reduce(
-                    operator.or_, (k for k in kinds if k is not xr.DataArray)
-                )
-                try:
-                    params[key] = TypeAdapter(hint).validate_python(value)
-                except ValidationError as error:
-                    first = error.errors()[0]
-                    self._problem(f"{at}, {key}: {first['msg']}; found {value!r}")
-        return Step(name, call, arrays, numbers, params)
 
     def _register(
         self, name: str, *, sources: list[str], call: str, params: Mapping[str, Any]
@@ -380,19 +386,9 @@ class _Binder:
 
     def _forget(self, name: str) -> None:
         """Register a broken step under its name, so that later steps are checked for their own mistakes only."""
-        self.arrays[name] = None
+        self.arrays[name] = self.poses[name] = None
+        self.grids.setdefault(name, SCANS_GRID)
         self.scalars[name] = name
         self.keys.setdefault(name, "")
         self.uses.setdefault(name, frozenset())
         self.needs.setdefault(name, ())
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return typing.get_args(hint)
-    return (hint,)
-
-
-def _near(word: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

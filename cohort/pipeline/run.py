@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from cohort.io.storage.group import write_blocks
+from cohort import grid, schema
+from cohort.io.storage.group import write_groups
 from cohort.io.store import Store, StoreError
 from cohort.io.traces import without_paths
 from cohort.ops import graph
@@ -202,13 +203,16 @@ def run_scan(job: _Job) -> Done:
     outcome = execute(
         job.recipe,
         scan,
+        scan_id=job.task.scan_id,
         stale=job.task.stale,
         known=known,
-        kept={k: v.load() for k, v in kept.items()},
+        kept=kept,
     )
-    dataset = _kept_dataset(scan, outcome)
     store.write_derivative(
-        job.recipe.name, job.task.scan_id, dataset, _record(job.recipe, record, outcome)
+        job.recipe.name,
+        job.task.scan_id,
+        _kept_groups(job.recipe, scan, outcome),
+        _record(job.recipe, record, outcome),
     )
     return Done(tuple(outcome.ran))
 
@@ -222,17 +226,17 @@ def run_blocks(job: _Job, *, client: "Client | None" = None) -> Done:
         outcome = execute(
             job.recipe,
             scan,
+            scan_id=job.task.scan_id,
             stale=job.task.stale,
             known=known,
-            kept={k: v.chunk() for k, v in kept.items()},
+            kept=kept,
             scratch=scratch,
             block=job.task.block,
         )
-        dataset = _kept_dataset(scan, outcome)
         staged: Path | None = None
-        if dataset is not None:
+        if groups := _kept_groups(job.recipe, scan, outcome):
             staged = scratch / "kept.zarr"
-            write_blocks(staged, dataset)
+            write_groups(staged, groups)
         store.write_derivative(
             job.recipe.name, job.task.scan_id, staged, _record(job.recipe, record, outcome)
         )
@@ -254,19 +258,26 @@ def _open(
         k for k in recipe.keep if k in known.get("kept", ()) and k not in job.task.stale
     ]:
         try:
-            before = store.open_derivative(recipe.name, scan_id)
-            kept = {name: before[name] for name in reusable}
+            here = store.open_derivative(recipe.name, scan_id)
+            for name in reusable:
+                own = name in recipe.apart
+                there = store.open_derivative(recipe.name, scan_id, variable=name) if own else here
+                kept[name] = there[name]
         except StoreError:
-            known = {}  # damaged: made again from the scan
+            known, kept = {}, {}  # damaged: made again from the scan
     return record, known, store.open_scan(scan_id), kept
 
 
-def _kept_dataset(scan: xr.Dataset, outcome: Outcome) -> xr.Dataset | None:
-    if not outcome.kept:
-        return None
-    dataset = xr.Dataset({name: array.rename(name) for name, array in outcome.kept.items()})
-    dataset["affine"] = scan["affine"]
-    return dataset
+def _kept_groups(recipe: Recipe, scan: xr.Dataset, outcome: Outcome) -> dict[str, xr.Dataset]:
+    """What is kept, by the place of its group: all that lies on the scan's grid at the root, each other array under its name."""
+    arrays = {name: array.rename(name) for name, array in outcome.kept.items()}
+    groups = {}
+    if here := {name: array for name, array in arrays.items() if name not in recipe.apart}:
+        groups[""] = xr.Dataset(here).assign(affine=scan["affine"])
+    for name in recipe.apart:
+        affine = xr.Variable(schema.AFFINE_DIMS, grid.affine_of(arrays[name]))
+        groups[name] = arrays[name].to_dataset().assign(affine=affine)
+    return groups
 
 
 def _record(recipe: Recipe, scan: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
@@ -281,6 +292,7 @@ def _record(recipe: Recipe, scan: Mapping[str, Any], outcome: Outcome) -> dict[s
         "units": dict(sorted(outcome.units.items())),
         "numbers": dict(sorted(outcome.numbers.items())),
         "tables": {name: outcome.tables[name] for name in recipe.tables()},
+        **({"poses": {n: outcome.poses[n] for n in sorted(outcome.poses)}} if recipe.poses else {}),
         "recipe_digest": recipe.digest,
         "kept": list(recipe.keep),
     }

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from cohort.ops import filters, intensity, labels, masks, measure
+from cohort.ops import compare, filters, intensity, labels, masks, measure, space, synthesis
+from cohort.pipeline import extents
 
-Gives = Literal["array", "number", "vector", "table"]
+Gives = Literal["array", "number", "vector", "table", "pose"]
+"""A pose is a 4x4 matrix, world -> world in mm, that later steps move images by."""
 
 
 class Operation(NamedTuple):
@@ -23,6 +25,22 @@ class Operation(NamedTuple):
     """Bytes per voxel of the array it gives."""
     masked_bytes: float | None = None
     """`peak_bytes` when a mask is given, where that differs."""
+    shape: extents.Shape | None = None
+    """What it gives, where that is no array of `result_bytes` on the grid of its image."""
+    work: extents.Work | None = None
+    """What it needs at its peak, where that is no number of bytes a voxel."""
+    is_view: bool = False
+    """Whether its result shares the memory of what it is given."""
+    onto: tuple[str, ...] = ()
+    """Parameters that say on which grid the result lies, where that is not the grid of the image."""
+    elsewhere: tuple[str, ...] = ()
+    """Arrays that may lie on any grid."""
+    seeded: bool = False
+    """Whether it draws random numbers: of its own for every scan, from its `seed` and the scan's id."""
+    whole: bool = False
+    """Whether it cannot be cut into blocks: in block grain, too, it runs in one task, with all it is given in memory."""
+    fixed: tuple[str, ...] = ()
+    """Parameters that decide how large something becomes: written as numbers, because memory is known before a voxel is read."""
 
 
 def _mask(function: Callable[..., Any], peak_bytes: float) -> Operation:
@@ -39,6 +57,10 @@ def _number(
     function: Callable[..., Any], peak_bytes: float, masked_bytes: float | None = None
 ) -> Operation:
     return Operation(function, 1, "number", peak_bytes=peak_bytes, masked_bytes=masked_bytes)
+
+
+def _moved(function: Callable[..., Any], *, work: extents.Work = extents.moving) -> Operation:
+    return Operation(function, 1, shape=extents.moved, work=work)
 
 
 # Bytes were measured (tracemalloc, 128^3 voxels); tests/pipeline/test_memory.py holds the forecast against the peak of a process.
@@ -61,7 +83,7 @@ STEPS: Mapping[str, Operation] = {
     "li": _number(masks.li, 6),
     "triangle": _number(masks.triangle, 2),
     # labels
-    "label": Operation(labels.label, 1, peak_bytes=4, result_bytes=4),
+    "label": Operation(labels.label, 1, peak_bytes=4, result_bytes=4, shape=extents.labelled),
     "select": _mask(labels.select, 1),
     "count": _number(labels.count, 0),
     # filters
@@ -80,7 +102,52 @@ STEPS: Mapping[str, Operation] = {
     "equalize": _image(intensity.equalize, 4.4),
     "gaussian_stretch": _image(intensity.gaussian_stretch, 5),
     "standardize": _image(intensity.standardize, 5),
-    "match": _image(intensity.match, 6.4),
+    "match": _image(intensity.match, 6.4)._replace(elsewhere=("reference",)),
+    # space
+    "shift": _moved(space.shift),
+    "rotate": _moved(space.rotate),
+    "center": _moved(space.center, work=extents.centering),
+    "affine": _moved(space.affine)._replace(onto=("like",), elsewhere=("like",)),
+    "resample": Operation(
+        space.resample,
+        1,
+        shape=extents.resampled,
+        work=extents.resampling,
+        onto=("like", "spacing_mm"),
+        elsewhere=("like",),
+        fixed=("spacing_mm",),
+    ),
+    "reorient": Operation(
+        space.reorient,
+        1,
+        shape=extents.reoriented,
+        peak_bytes=0,
+        is_view=True,
+        onto=("axcodes",),
+    ),
+    # synthesis
+    "noise": Operation(
+        synthesis.noise,
+        1,
+        shape=extents.noisy,
+        work=extents.noising,
+        seeded=True,
+        fixed=("correlation_mm",),
+    ),
+    "rician": Operation(synthesis.rician, 1, shape=extents.noisy, work=extents.rician, seeded=True),
+    "elastic": _moved(synthesis.elastic, work=extents.bending)._replace(
+        seeded=True, fixed=("sigma_mm",)
+    ),
+    # comparisons
+    "mae": _number(compare.mae, 16),
+    "mse": _number(compare.mse, 9),
+    "ncc": _number(compare.ncc, 16),
+    "mutual_information": _number(compare.mutual_information, 4),
+    "ssim": _number(compare.ssim, 105),
+    "iou": _number(compare.iou, 1),
+    "dice": _number(compare.dice, 1),
+    "hausdorff_mm": _number(compare.hausdorff_mm, 19),
+    "surface_distance_mm": _number(compare.surface_distance_mm, 19),
     # measurements
     "volume_ml": _number(measure.volume_ml, 0),
     "n_voxels": _number(measure.n_voxels, 0),

@@ -10,7 +10,8 @@ import pytest
 
 from cohort import schema
 from cohort.io.store import Store
-from cohort.pipeline.plan import WORKER_BASE_BYTES, peak_bytes
+from cohort.pipeline.memory import peak_bytes
+from cohort.pipeline.plan import WORKER_BASE_BYTES
 from cohort.pipeline.recipe import bind
 from cohort.pipeline.steps import STEPS
 

@@ -4,7 +4,8 @@ import cohorts
 import pytest
 import yaml
 
-from cohort.pipeline.plan import WORKER_BASE_BYTES, PlanError, order, peak_bytes
+from cohort.pipeline.memory import peak_bytes
+from cohort.pipeline.plan import WORKER_BASE_BYTES, PlanError, order
 from cohort.pipeline.plan import make_plan as make_plan_of_pairs
 from cohort.pipeline.recipe import RecipeError, bind
 
@@ -26,7 +27,9 @@ def scan(scan_id="a", content="c1", shape=(10, 10, 10), **more):
         "scan_id": scan_id,
         "contents": {"image": content, **more},
         "shape": list(shape),
-        "variables": {"image": {"dtype": "int16"}},
+        "spacing_mm": {"z": 1.0, "y": 1.0, "x": 1.0},
+        "axcodes": "RAS",
+        "variables": {"image": {"dtype": "int16", "shape": list(shape)}},
     }
 
 

@@ -109,6 +109,24 @@ def encode_group(dataset: xr.Dataset) -> dict[str, bytes]:
     return dict(sorted(files.items()))
 
 
+def encode_groups(groups: Mapping[str, xr.Dataset]) -> dict[str, bytes]:
+    """`encode_group` of Datasets on grids of their own, by the place of each below a root (``""``), which is there in any case."""
+    files = {} if "" in groups else {"zarr.json": group_metadata({})}
+    for place, dataset in groups.items():
+        before = f"{place}/" if place else ""
+        files |= {f"{before}{name}": content for name, content in encode_group(dataset).items()}
+    return dict(sorted(files.items()))
+
+
+def write_groups(path: Path, groups: Mapping[str, xr.Dataset]) -> None:
+    """`write_blocks` of Datasets on grids of their own; the files are those of `encode_groups`."""
+    if "" not in groups:
+        path.mkdir(parents=True)
+        (path / "zarr.json").write_bytes(group_metadata({}))
+    for place, dataset in groups.items():
+        write_blocks(path / place, dataset)
+
+
 def write_blocks(path: Path, dataset: xr.Dataset) -> None:
     """Write a Dataset backed by Dask as a group on disk, a shard at a time, never held whole.
 
