@@ -222,7 +222,7 @@ def _write_bytes(recipe: Recipe, scan: Mapping[str, Any], found: Mapping[str, An
 def _block(recipe: Recipe, scan: Mapping[str, Any], room: float) -> tuple[int, int]:
     """Largest block of which a worker can hold what a step needs, and the bytes that it takes then."""
     whole = whole_bytes(recipe, scan)
-    if whole > room:
+    if whole > max(room, 0.0):
         names = ", ".join(s.name for s in recipe.steps if s.operation.whole)
         raise PlanError(
             f"{recipe.name}: {scan['scan_id']} takes {_mib(whole + WORKER_BASE_BYTES)} in memory even in blocks, as steps "

@@ -13,6 +13,7 @@ from typing import Any
 from cohort import expression, provenance, schema
 from cohort.io.yamlfile import YamlError, read_yaml
 from cohort.pipeline.arguments import grid_of_result, near, sort_arguments
+from cohort.pipeline.rehearsal import rehearse
 from cohort.pipeline.steps import STEPS, Operation
 
 RESERVED = (
@@ -188,7 +189,7 @@ def read_recipe(path: Path, *, variables: Collection[str] = ("image",)) -> Recip
 def bind(
     content: Mapping[str, Any], *, where: str, variables: Collection[str] = ("image",)
 ) -> Recipe:
-    """Check the content of a recipe file against the operations. See `read_recipe`."""
+    """Check the content of a recipe file against the operations, and try it out without a voxel. See `read_recipe`."""
     return _Binder(where, variables).bind(content)
 
 
@@ -257,6 +258,8 @@ class _Binder:
             raise RecipeError(
                 f"{self.where}: two measurements give the column {twice[0]!r}; rename one"
             )
+        if refused := rehearse(recipe):
+            raise RecipeError("\n".join(f"{self.where}: {text}" for text in refused))
         return recipe
 
     def _problem(self, text: str) -> None:

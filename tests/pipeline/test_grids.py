@@ -301,13 +301,57 @@ def test_reoriented_extents_follow_the_axes():
         ({"call": "resample", "image": "image", "like": "imagee"}, "like: no image 'imagee' .*; did you mean 'image'"),
         ({"call": "affine", "image": "image", "matrix": [["a"]]}, "matrix: .*valid number"),
         ({"call": "rotate", "image": "image", "degrees": 3, "plane": "yx"}, "plane: .*found 'yx'"),
+        ({"call": "rotate", "image": "image", "degrees": 3, "plane": ["y", "y"]}, "step 'it': plane is .*expected two dims"),
+        ({"call": "resample", "image": "image"}, r"step 'it': resample\(\) takes exactly one of spacing_mm and like"),
+        ({"call": "dilate", "mask": "head", "radius_mm": 3, "iterations": 2}, r"step 'it': radius_mm is 3.0, so iterations \(2\)"),
+        ({"call": "label", "mask": "head", "connectivity": 4}, "step 'it': connectivity is 4, expected 1"),
+        ({"call": "erode", "mask": "image"}, "step 'it': mask is float32, expected bool: make a mask"),
+        ({"call": "dilate", "mask": "labels"}, "step 'it': mask is uint8, expected bool"),
     ],
 )  # fmt: skip
 def test_mistakes_are_found_before_a_byte_is_read(step, message):
     content = {
         "recipe": "grids",
-        "steps": {"level": {"call": "mean_in", "image": "image"}, "it": step},
+        "steps": {
+            "level": {"call": "mean_in", "image": "image"},
+            "head": {"call": "threshold", "image": "image", "above": "level"},
+            "it": step,
+        },
         "measure": {"n": {"call": "mean_in", "image": "it"}},
     }
     with pytest.raises(RecipeError, match=message):
         bound(content)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {
+            "call": "median",
+            "image": "image",
+            "size": 99,
+        },  # larger than some scans, and smaller than others
+        {
+            "call": "threshold",
+            "image": "image",
+            "above": "0 * level",
+        },  # of numbers nobody knows yet
+        {"call": "gaussian", "image": "image", "sigma_mm": "level - 1000"},
+        {"call": "shift", "image": "roi", "mm": {"x": 1}, "order": 1},  # refused of masks only
+        {"call": "dilate", "mask": "roi"},  # of masks alone
+        {"call": "mean_in", "image": "image", "mask": "there"},  # a grid that some scans have
+        {"call": "center", "image": "image"},  # looks at voxels
+    ],
+)
+def test_what_depends_on_a_scan_is_left_to_the_scan(step):
+    content = {
+        "recipe": "grids",
+        "steps": {
+            "level": {"call": "mean_in", "image": "image"},
+            "head": {"call": "threshold", "image": "image", "above": 3},
+            "there": {"call": "resample", "image": "head", "spacing_mm": 2},
+            "it": step,
+        },
+        "measure": {"n": {"value": "level"}},
+    }
+    bind(content, where="grids.yaml", variables=("image", "roi"))
