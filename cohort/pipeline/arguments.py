@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cohort import expression, provenance
 from cohort.pipeline.steps import Operation
@@ -78,7 +78,7 @@ def sort_arguments(
         else:
             hint: Any = functools.reduce(operator.or_, plain)
             try:
-                found.params[key] = TypeAdapter(hint).validate_python(value)
+                found.params[key] = TypeAdapter(hint, config=_ANYTHING).validate_python(value)
             except ValidationError as error:
                 first = error.errors()[0]
                 found.problems.append(f"{key}: {first['msg']}; found {value!r}")
@@ -113,6 +113,8 @@ def near(word: str, known: Collection[str]) -> str:
 
 
 _NONE = type(None)
+_ANYTHING = ConfigDict(arbitrary_types_allowed=True)
+"""A type that no recipe can write, among others that it can, is no mistake of a signature."""
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

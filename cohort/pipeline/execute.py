@@ -249,7 +249,10 @@ def _called(
         case "array":
             return result if scratch is None else graph.settle(result, scratch)
         case "pose":
-            outcome.poses[step.name] = np.asarray(result.values, np.float64).tolist()
+            outcome.poses[step.name] = np.asarray(result.checked(), np.float64).tolist()
+            for part in operation.parts:
+                outcome.numbers[f"{step.name}_{part}"] = _number(getattr(result, part))
+                outcome.units[f"{step.name}_{part}"] = "1"
             return _pose(outcome.poses[step.name])
         case "number":
             outcome.numbers[step.name] = _number(result.values)

@@ -111,8 +111,9 @@ def _work(step: Step, extent: Mapping[str, Extent]) -> float:
 def _largest(step: Step, extent: Mapping[str, Extent]) -> Extent:
     """Of the arrays on the grid of the step, the one with the most voxels: an image over time is more than its mask."""
     elsewhere = step.operation.elsewhere
-    given = [e for key, e in _given(step, extent).items() if key not in elsewhere]
-    return max(given, key=lambda e: e.voxels)
+    given = _given(step, extent)
+    here = [e for key, e in given.items() if key not in elsewhere]
+    return max(here or given.values(), key=lambda e: e.voxels)
 
 
 def _given(step: Step, extent: Mapping[str, Extent]) -> dict[str, Extent]:

@@ -258,7 +258,8 @@ class _Binder:
             raise RecipeError(
                 f"{self.where}: two measurements give the column {twice[0]!r}; rename one"
             )
-        if refused := rehearse(recipe):
+        tables = [m for m in measure_ if isinstance(m, Step)]
+        if refused := rehearse(steps, tables, recipe.variables):
             raise RecipeError("\n".join(f"{self.where}: {text}" for text in refused))
         return recipe
 
@@ -372,7 +373,7 @@ class _Binder:
             self.poses[name] = None
         elif operation.gives == "number":
             self.scalars[name] = name
-        elif operation.gives == "vector":
+        if operation.gives in ("vector", "pose"):
             self.scalars |= {f"{name}_{part}": name for part in operation.parts}
         return step
 

@@ -5,7 +5,7 @@ lazy and nobody computes them, so what is refused is never the voxels; and what 
 same words, is not their grid either: it is the recipe.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -17,7 +17,7 @@ from cohort import grid, schema
 from cohort.expression import evaluate, parse
 
 if TYPE_CHECKING:
-    from cohort.pipeline.recipe import Recipe, Step
+    from cohort.pipeline.recipe import Step
 
 _TRIALS: tuple[tuple[tuple[int, ...], tuple[float, ...], type, float], ...] = (
     ((9, 10, 12), (3.0, 1.3, 0.9), np.bool_, 0.7),
@@ -30,35 +30,46 @@ class _NeedsVoxels(Exception):
     """An operation wants to know what is in an array."""
 
 
-def rehearse(recipe: "Recipe") -> list[str]:
+def rehearse(
+    steps: Sequence["Step"], measured: Sequence["Step"], variables: Collection[str]
+) -> list[str]:
     """Call every step, as far as no voxel is needed.
+
+    Parameters
+    ----------
+    steps, measured : sequences of Step
+        Of a recipe, in order.
+    variables : collection of str
+        Of the scan, that they read.
 
     Returns
     -------
     list of str
         Each step or measurement that is refused on any scan, and why. What stands on one that could not be tried is not tried.
     """
-    first = _refusals(recipe, *_TRIALS[0])
-    second = _refusals(recipe, *_TRIALS[1]) if first else {}
+    calls = [*steps, *measured]
+    first = _refusals(calls, variables, *_TRIALS[0])
+    second = _refusals(calls, variables, *_TRIALS[1]) if first else {}
     both = {name: text for name, text in first.items() if second.get(name) == text}
-    steps = {step.name for step in recipe.steps}
-    return [f"{'step' if n in steps else 'measure'} {n!r}: {text}" for n, text in both.items()]
+    named = {step.name for step in steps}
+    return [f"{'step' if n in named else 'measure'} {n!r}: {text}" for n, text in both.items()]
 
 
 def _refusals(
-    recipe: "Recipe",
+    steps: Sequence["Step"],
+    variables: Collection[str],
     shape: tuple[int, ...],
     spacing: tuple[float, ...],
     unknown: type,
     number: float,
 ) -> dict[str, str]:
     coords = grid.coordinates(np.diag([*spacing[::-1], 1.0]), shape)
-    arrays = {name: _nothing(name, shape, coords, unknown) for name in recipe.variables}
+    arrays = {name: _nothing(name, shape, coords, unknown) for name in variables}
     found: dict[str, str] = {}
     with dask.config.set(scheduler=_refuse):
-        for step in (*recipe.steps, *recipe.measure):
-            operation = getattr(step, "operation", None)
-            if operation is None or operation.gives == "pose":
+        for step in steps:
+            operation = step.operation
+            if operation.gives == "pose":
                 arrays[step.name] = xr.DataArray(np.eye(4), dims=schema.AFFINE_DIMS)
                 continue
             if operation.whole or not set(step.arrays.values()) <= arrays.keys():

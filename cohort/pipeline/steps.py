@@ -1,13 +1,20 @@
 """What a step of a recipe may call: the operations by name, each with its revision and what it takes in memory."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from cohort.ops import compare, filters, intensity, labels, masks, measure, space, synthesis
 from cohort.pipeline import extents
 
 Gives = Literal["array", "number", "vector", "table", "pose"]
-"""A pose is a 4x4 matrix, world -> world in mm, that later steps move images by."""
+"""A pose is a 4x4 matrix, world -> world in mm, that later steps move images by. The operation returns a `Pose`."""
+
+
+class Pose(Protocol):
+    """What an operation returns that gives a pose; its attributes named in `Operation.parts` are numbers beside it."""
+
+    def checked(self) -> Any:
+        """The (4, 4) matrix; raises ValueError, with the reason, if it is not to be trusted."""
 
 
 class Operation(NamedTuple):
@@ -18,7 +25,7 @@ class Operation(NamedTuple):
     """Raised, with the golden digest of the step, in the commit that changes the operation's numbers."""
     gives: Gives = "array"
     parts: tuple[str, ...] = ()
-    """Names of a vector's components."""
+    """Names of a vector's components, or of the numbers that come with a pose."""
     peak_bytes: float = 8
     """Bytes per voxel of a float32 image that the operation needs at its peak on top of its inputs, its result included."""
     result_bytes: float = 1

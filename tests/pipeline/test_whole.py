@@ -1,8 +1,10 @@
 """Steps that cannot be cut into blocks, and poses: one task in both grains, the same bytes, memory that is forecast."""
 
 import json
+import re
 import shutil
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -39,13 +41,28 @@ def flattened(image: xr.DataArray, *, mask: xr.DataArray, order: int = 1) -> xr.
     return image - trend.reshape(image.shape).astype(np.float32)
 
 
-def pose(image: xr.DataArray, *, mask: xr.DataArray) -> xr.DataArray:
+@dataclass
+class Found:
+    """What `pose` gives."""
+
+    matrix: np.ndarray
+    off: float
+
+    def checked(self) -> np.ndarray:
+        if self.off > 3:
+            raise ValueError(
+                f"the mask is {self.off:.3g} voxels off the middle, expected at most 3"
+            )
+        return self.matrix
+
+
+def pose(image: xr.DataArray, *, mask: xr.DataArray) -> Found:
     """Where the image has to go so that the middle of a mask is that of the grid."""
     called(image, mask)
     off = np.array(ndi.center_of_mass(mask.values))[::-1] - (np.array(image.shape[::-1]) - 1) / 2
     matrix = np.eye(4)
     matrix[:3, 3] = -(grid.affine_of(image)[:3, :3] @ off)
-    return xr.DataArray(matrix, dims=("row", "column"))
+    return Found(matrix, float(np.abs(off).max()))
 
 
 def quality(image: xr.DataArray) -> xr.DataArray:
@@ -60,7 +77,7 @@ def steps(monkeypatch):
     CALLS.clear()
     for name, operation in (
         ("flattened", Operation(flattened, 1, peak_bytes=40, result_bytes=4, whole=True)),
-        ("pose", Operation(pose, 1, "pose", peak_bytes=0, whole=True)),
+        ("pose", Operation(pose, 1, "pose", ("off",), peak_bytes=0, whole=True)),
         ("quality", Operation(quality, 1, "number", peak_bytes=4, whole=True)),
     ):
         monkeypatch.setitem(STEPS, name, operation)
@@ -80,6 +97,7 @@ def content(mm: float = 1.0) -> dict:
         "measure": {
             "q": {"call": "quality", "image": "shifted"},
             "mean": {"call": "mean_in", "image": "shifted"},
+            "how_far": {"value": "2 * where_off"},
         },
         "keep": ["flat", "moved"],
     }
@@ -111,8 +129,10 @@ def test_a_step_that_cannot_be_cut_runs_once_on_whole_arrays_in_both_grains(stor
     flat = flattened(image, mask=image > 40)
     kept = store.open_derivative("whole", "one")["flat"]
     np.testing.assert_array_equal(kept, flat)
-    matrix = pose(flat, mask=image > 40).values
+    found = pose(flat, mask=image > 40)
+    matrix = found.checked()
     assert record["poses"] == {"where": matrix.tolist()}
+    assert record["measurements"]["how_far"] == 2 * found.off > 0
     moved = space.affine(flat, matrix, like=space.resample(image, spacing_mm=3))
     np.testing.assert_array_equal(store.open_derivative("whole", "one", variable="moved")["moved"], moved)  # fmt: skip
     assert record["numbers"]["q"] == float(np.median(space.shift(moved, mm={"x": 1.0})))
@@ -147,6 +167,13 @@ def test_a_pose_that_did_not_change_is_used_again(store, grain):
     assert "where" not in done.ran
     assert "flat" in done.ran
     assert json.dumps(expected["poses"]) == json.dumps(store.derivative("whole", "one")["poses"])
+
+
+def test_a_pose_that_is_not_to_be_trusted_fails_the_scan_with_its_reason(store):
+    store.write_scan("far", make_scan().roll(x=4), {"stamp": "s"})
+    task = Task("far", "new", tuple(recipe().keys), "scan", 0)
+    with pytest.raises(ValueError, match=re.escape("voxels off the middle, expected at most 3")):
+        run_scan(_Job(store, recipe(), task))
 
 
 def test_a_pose_is_no_image_and_no_number():
