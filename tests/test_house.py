@@ -73,7 +73,7 @@ def test_a_recipe_is_named_as_its_file(path):
 
 
 def test_the_examples_of_the_readme_are_sound(tmp_path):
-    catalog, recipe = blocks("yaml")
+    catalog, recipe, other = blocks("yaml")
     (tmp_path / "cohort.yaml").write_text(catalog)
     read = read_catalog(tmp_path / "cohort.yaml")
     shown, decisions = set(parse_yaml(catalog, name="README")), {f.name for f in fields(Policy)}
@@ -83,6 +83,7 @@ def test_the_examples_of_the_readme_are_sound(tmp_path):
     assert all(f"`{name}" in README for name in decisions)
     bound = bind(parse_yaml(recipe, name="README"), where="README", variables=("image",))
     assert list(bound.columns()) == ["fluid_ml", "head_ml", "share"]
+    assert bind(parse_yaml(other, name="README"), where="README").apart == ("fine",)
     for code in blocks("python"):
         compile(code, "README", "exec")
 
@@ -156,6 +157,15 @@ def test_constraints_are_plain_pins_that_cover_every_dependency():
         re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9._-]+", text)[0]).lower() for text in wanted
     }
     assert names <= pinned
+
+
+def test_the_readme_lists_every_operation_of_recipes():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("what a step may call") : text.index("A step may change the grid")]
+    named = re.findall(
+        r"\w+", " ".join(line.split("|")[2] for line in table.splitlines()[2:] if line)
+    )
+    assert sorted(named) == sorted(STEPS)
 
 
 def test_no_room_is_an_attic():
