@@ -407,3 +407,14 @@ def test_what_cannot_be_stacked_is_said():
 def test_what_cannot_be_done_is_said(call, says):
     with pytest.raises(ValueError, match=says):
         call(on_grid(np.zeros((3, 4, 5)), np.eye(4)))
+
+
+def test_a_block_of_a_coarser_result_needs_no_more_of_the_image_than_one_of_its_own():
+    image = on_grid(np.zeros((40, 48, 56), np.float32), np.diag([1.0, 2.0, 1.5, 1.0])).chunk(16)
+    coarse = space.resample(image, spacing_mm={"x": 4, "y": 4, "z": 1.5}, antialias=False)
+    assert [max(coarse.chunksizes[d]) for d in grid.SPACE] == [16, 8, 4]
+    fine = space.resample(image, spacing_mm=0.5)
+    assert [max(fine.chunksizes[d]) for d in grid.SPACE] == [16, 16, 16]
+    # The grid of an array that is lazy brings its chunks along.
+    there = space.resample(image, like=coarse)
+    assert there.chunksizes == coarse.chunksizes

@@ -11,6 +11,9 @@ from cohort import grid, schema
 from cohort.io.store import Store, StoreError
 from cohort.ops import compare, space, synthesis
 from cohort.pipeline import extents, memory
+from cohort.pipeline.cluster import connect
+from cohort.pipeline.dispatch.blocks import on_workers
+from cohort.pipeline.dispatch.stopping import Stop
 from cohort.pipeline.execute import own_seed
 from cohort.pipeline.plan import Task
 from cohort.pipeline.recipe import RecipeError, bind
@@ -337,6 +340,7 @@ def test_mistakes_are_found_before_a_byte_is_read(step, message):
             "above": "0 * level",
         },  # of numbers nobody knows yet
         {"call": "gaussian", "image": "image", "sigma_mm": "level - 1000"},
+        {"call": "gaussian", "image": "image", "sigma_mm": "(level > 1000) - 0.5"},
         {"call": "shift", "image": "roi", "mm": {"x": 1}, "order": 1},  # refused of masks only
         {"call": "dilate", "mask": "roi"},  # of masks alone
         {"call": "mean_in", "image": "image", "mask": "there"},  # a grid that some scans have
@@ -355,3 +359,16 @@ def test_what_depends_on_a_scan_is_left_to_the_scan(step):
         "measure": {"n": {"value": "level"}},
     }
     bind(content, where="grids.yaml", variables=("image", "roi"))
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_workers_leave_the_same_bytes_block_by_block(made, tmp_path):
+    store = Store(tmp_path / "store")
+    store.write_scan("one", make_scan(), {"stamp": "s"})
+    recipe = bound(EVERYTHING)
+    job = _Job(store, recipe, Task("one", "new", tuple(recipe.keys), "block", 0, block=16))
+    with connect(workers=2, memory=700 << 20) as client, on_workers(client, Stop(), seconds=600.0):
+        run_blocks(job, client=client)
+    names = [name for name, _ in store.files.listing("derivatives")]
+    assert {name: store.files.read(name) for name in names} == made[1]
