@@ -1,0 +1,121 @@
+"""An image at one level of a registration: coarser if it is finer than that, on axes at right angles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from cohort import grid
+from cohort.ops import space
+
+LEAST_SIZE = 8
+"""Voxels along an axis that no level goes below, if the image has them."""
+VOXELS = 20_000
+"""Of the first level; each further one has eight times as many."""
+LEVELS = 3
+
+
+@dataclass(frozen=True)
+class Level:
+    """Values, (z, y, x) float32; which voxels count, (z, y, x) bool; voxel indices (x, y, z) -> world."""
+
+    values: np.ndarray
+    inside: np.ndarray
+    affine: np.ndarray
+
+    def points(self) -> np.ndarray:
+        """World positions of the voxels that count, (n, 3)."""
+        index = np.stack(np.nonzero(self.inside)[::-1], axis=-1)
+        return index @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def holds(self, points: np.ndarray) -> np.ndarray:
+        """Whether each world position, (n, 3), lies in a voxel that counts."""
+        voxels = np.linalg.inv(self.affine)
+        index = np.rint(points @ voxels[:3, :3].T + voxels[:3, 3])[:, ::-1]
+        within = ((index >= 0) & (index < self.inside.shape)).all(axis=1)
+        within[within] = self.inside[tuple(index[within].astype(int).T)]
+        return within
+
+    @property
+    def volume(self) -> float:
+        """Of the voxels that count, mm3."""
+        return float(self.inside.sum() * abs(np.linalg.det(self.affine[:3, :3])))
+
+    @property
+    def centre(self) -> np.ndarray:
+        """World position of the middle of the box around the voxels that count."""
+        points = self.points()
+        return (points.min(axis=0) + points.max(axis=0)) / 2
+
+    @property
+    def mass_centre(self) -> np.ndarray:
+        """World position of the centre of mass of what is brighter than the mean."""
+        values = self.values[self.inside].astype(np.float64)
+        weights = np.where(values > values.mean(), values - values.min(), 0.0)
+        return weights @ self.points() / weights.sum()
+
+
+def spacings_mm(image: xr.DataArray, mask: xr.DataArray) -> list[float]:
+    """Voxels of the levels by default, mm, the coarsest first."""
+    volume = float(mask.sum()) * abs(np.linalg.det(grid.affine_of(image)[:3, :3]))
+    return [float(np.cbrt(volume / (VOXELS * 8**i))) for i in range(LEVELS)]
+
+
+def level_of(image: xr.DataArray, mask: xr.DataArray, spacing_mm: float) -> Level:
+    """An image (z, y, x) in memory, brought to voxels of `spacing_mm` where it is finer.
+
+    Axes are turned to the closest canonical ones first, so that flipped and transposed images give the same bits.
+    """
+    image, mask = (space.reorient(array) for array in (image, mask))
+    affine = grid.affine_of(image)
+    if grid.is_sheared(affine):
+        like = _straight(image, spacing_mm)
+        # Outside the sheared box there is no image: these voxels do not count.
+        mask = space.affine(mask, np.eye(4), like=like)
+        image = space.resample(image, like=like)
+    else:
+        own = grid.spacing_mm(image)
+        wanted = {
+            str(d): _step(spacing_mm, float(mm), image.sizes[str(d)]) for d, mm in own.items()
+        }
+        image = space.resample(image, spacing_mm=wanted)
+        mask = space.resample(mask, like=image)
+    box = {d: _extent(mask.any(dim=[o for o in grid.SPACE if o != d]).values) for d in grid.SPACE}
+    image, mask = image.isel(box), mask.isel(box)
+    return Level(
+        np.asarray(image.values, np.float32), np.asarray(mask.values), grid.affine_of(image)
+    )
+
+
+def _step(wanted: float, own: float, size: int) -> float:
+    """Spacing along an axis of `size` voxels: as wanted, if it is coarser and leaves enough voxels."""
+    return max(own, min(wanted, own * size / LEAST_SIZE))
+
+
+def _extent(there: np.ndarray) -> slice:
+    found = np.flatnonzero(there)
+    return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, there.size)
+
+
+def _straight(image: xr.DataArray, spacing_mm: float) -> xr.DataArray:
+    """Empty grid at right angles around a sheared one."""
+    affine, shape = grid.affine_of(image), [image.sizes[d] for d in grid.SPACE]
+    axes, upper = np.linalg.qr(affine[:3, :3])
+    axes = axes * np.sign(np.diag(upper))
+    steps = grid.steps_mm(affine)
+    along = grid.corners(affine, shape) @ axes
+    low, high = along.min(axis=0), along.max(axis=0)
+    sizes: Sequence[int] = image.shape[::-1]
+    straight = np.eye(4)
+    count = []
+    for axis in range(3):
+        step = _step(spacing_mm, float(steps[axis]), sizes[axis])
+        straight[:3, axis] = axes[:, axis] * step
+        count.append(int(np.ceil((high[axis] - low[axis]) / step - 1e-6)) + 1)
+    straight[:3, 3] = axes @ low
+    return xr.DataArray(
+        np.zeros(count[::-1], np.float32),
+        dims=grid.SPACE,
+        coords=grid.coordinates(straight, count[::-1]),
+    )
