@@ -141,15 +141,15 @@ class Pair:
             method.SetMetricSamplingPercentage(_SAMPLES / fixed.values.size, _SEED)
 
     def metric_at(self, matrix: np.ndarray) -> float:
-        """Metric of the whole images when the moving one is moved by a matrix, world -> world."""
+        """Metric over all voxels when the moving image is moved by a matrix, world -> world; infinite if none is in both."""
         import SimpleITK as sitk
 
         self._method.SetMovingInitialTransform(self._back(matrix))
         self._method.SetInitialTransform(sitk.Transform(3, sitk.sitkIdentity))
         try:
             return float(self._method.MetricEvaluate(self._fixed, self._moving))
-        except RuntimeError:  # nothing in common
-            return float("nan")
+        except RuntimeError:
+            return float("inf")
 
     def search(self, matrix: np.ndarray, transform: str) -> Found:
         """Search for a better matrix from one on."""

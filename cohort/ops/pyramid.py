@@ -1,4 +1,4 @@
-"""An image at one level of a registration: coarser if it is finer than that, on axes at right angles."""
+"""Images as a registration takes them: checked, and at each level on axes at right angles, coarser if they are finer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,19 @@ import xarray as xr
 
 from cohort import grid
 from cohort.ops import space
+from cohort.ops.layout import check_image, check_mask, layout_of
 
 LEAST_SIZE = 8
 """Voxels along an axis that no level goes below, if the image has them."""
 VOXELS = 20_000
 """Of the first level; each further one has eight times as many."""
 LEVELS = 3
+SMALLEST = 4
+"""Voxels along each axis that an image has to have."""
+
+
+class RegistrationError(ValueError):
+    """Images that cannot be registered, or a result that is not to be trusted."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +63,50 @@ class Level:
         return weights @ self.points() / weights.sum()
 
 
-def spacings_mm(image: xr.DataArray, mask: xr.DataArray) -> list[float]:
-    """Voxels of the levels by default, mm, the coarsest first."""
+def loaded(
+    name: str, image: xr.DataArray, mask: xr.DataArray | None
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """An image and its mask, checked and in memory."""
+    check_image(name, image)
+    layout = layout_of(name, image)
+    if layout.space != grid.SPACE or layout.lead:
+        first = f": {name}.isel({layout.lead[0]}=0)" if layout.lead else ""
+        raise RegistrationError(
+            f"{name} has dims {image.dims}, expected ('z', 'y', 'x'); register one image of three dims{first}"
+        )
+    if min(image.shape) < SMALLEST:
+        raise RegistrationError(
+            f"{name} is {' x '.join(str(n) for n in image.shape)} voxels (z, y, x), expected at least {SMALLEST} along each"
+        )
+    if mask is None:
+        mask = xr.ones_like(image, dtype=np.bool_)
+    else:
+        check_mask(f"the mask of {name}", mask)
+        grid.check_same_grid(**{name: image, f"the mask of {name}": mask})
+    image, mask = image.astype(np.float32).compute(), mask.compute()
+    check_values(name, image.values, mask.values)
+    return image, mask
+
+
+def check_values(name: str, values: np.ndarray, inside: np.ndarray) -> None:
+    """Raise RegistrationError unless all values are finite and those inside differ."""
+    if strays := int((~np.isfinite(values)).sum()):
+        raise RegistrationError(
+            f"{name} has {strays} voxels that are not finite; replace them, as with {name}.fillna(0)"
+        )
+    if not inside.any():
+        raise RegistrationError(f"the mask of {name} is empty")
+    if not np.ptp(values[inside]) > 0:
+        raise RegistrationError(
+            f"{name} is {values[inside][0]:g} in all of its {int(inside.sum())} voxels: there is nothing to bring together"
+        )
+
+
+def spacings_mm(image: xr.DataArray, mask: xr.DataArray, *, finest: float) -> list[float]:
+    """Voxels of the levels by default, mm, the coarsest first; the last is the first that is no coarser than `finest`."""
     volume = float(mask.sum()) * abs(np.linalg.det(grid.affine_of(image)[:3, :3]))
-    return [float(np.cbrt(volume / (VOXELS * 8**i))) for i in range(LEVELS)]
+    spacings = [float(np.cbrt(volume / (VOXELS * 8**i))) for i in range(LEVELS)]
+    return [mm for i, mm in enumerate(spacings) if not i or spacings[i - 1] > finest]
 
 
 def level_of(image: xr.DataArray, mask: xr.DataArray, spacing_mm: float) -> Level:

@@ -1,8 +1,9 @@
-"""Registration: which rigid or affine transform brings one image onto another, and whether to believe it.
+"""Registration: which transform brings one image onto another, and whether to believe it; and the bias field of a coil.
 
 Runs whole, at once, on one thread: the same arrays give the same bits, however they are chunked and wherever they run.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,26 +11,31 @@ from typing import Literal
 
 import numpy as np
 import xarray as xr
+from scipy.spatial.transform import Rotation
 
 from cohort import grid
 from cohort.ops import itk, pyramid
-from cohort.ops.layout import check_image, check_mask, layout_of
-from cohort.ops.pyramid import Level
+from cohort.ops.bias import bias_field, correct_bias
+from cohort.ops.phase import phase_shift_mm
+from cohort.ops.pyramid import Level, RegistrationError
 
-Start = Literal["moments", "centers", "world"] | np.ndarray
+__all__ = [
+    "Registration",
+    "RegistrationError",
+    "bias_field",
+    "correct_bias",
+    "phase_shift_mm",
+    "register",
+]
 
-_FIRST = {"affine": "similarity"}
-"""What the first level searches for instead: twelve numbers are too many for its few voxels."""
+Start = Literal["moments", "centers", "world", "turns"] | np.ndarray
+
+_TRIED = 3
+"""Of more starts, those with the best metric are searched from."""
 _COMMON = 0.05
 """A start at which the images have less in common leads nowhere."""
-_NO_BETTER = 1e-3
-"""By which share of itself the metric may be worse than at the start."""
-_LEAST_SIZE = 4
-"""Voxels along each axis."""
-
-
-class RegistrationError(ValueError):
-    """Images that cannot be registered, or a result that is not to be trusted."""
+_NO_BETTER = 0.02
+"""By which share of itself the metric may be worse than at the start: between voxels it is a little better than on them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +46,19 @@ class Registration:
     """(4, 4) float64, moving world -> fixed world, RAS+ mm: ``space.affine(moving, matrix, like=fixed)``. NaN if the
     search broke off."""
     metric_before: float
-    """At the start, over all voxels of the last level; lower is better, as in SimpleITK: mutual information is counted negative
-    (nats), so is the square of the correlation."""
+    """At the start, over all voxels of the second level; lower is better, as in SimpleITK: mutual information (nats) and the square of
+    the correlation are counted negative."""
     metric: float
     """The same, at the end."""
+    quality: float
+    """How much of the fixed image the moving one tells, about 0 to 1: its mutual information over that of the fixed image with itself, the
+    square of the correlation, or the share of the variance that is explained."""
     overlap: float
     """Share, 0 to 1, of the smaller image (or its mask) that lies within the other."""
     determinant: float
     """Volume of the moved image over that of the moving one."""
     iterations: tuple[int, ...]
-    """Of each level, the coarsest first."""
+    """Of each search: first level, rigid; first level, as asked, unless that is rigid; second; third."""
     stop: str
     """Why the search ended at the last level, in SimpleITK's words."""
     verdict: Literal["accepted", "rejected"]
@@ -80,6 +89,7 @@ def register(
     levels_mm: Sequence[float] | None = None,
     scale_range: tuple[float, float] = (0.5, 2.0),
     least_overlap: float = 0.25,
+    least_quality: float = 0.03,
 ) -> Registration:
     """Find the transform that brings one image onto another.
 
@@ -93,9 +103,10 @@ def register(
         What is compared: for two contrasts (Mattes, 32 bins), for values that agree up to gain and offset, for equal values.
     moving_mask, fixed_mask : DataArray, bool, optional
         On the grid of either image: voxels outside do not count.
-    start : {"moments", "centers", "world"}, (4, 4) array, or a sequence of these
+    start : {"moments", "centers", "world", "turns"}, (4, 4) array, or a sequence of these
         Moving world -> fixed world, from where to search: centre of mass on centre of mass, centre of the grid on centre of the grid,
-        no move, or a matrix, whose scale and shear a rigid search keeps. Of several, the one whose first level ends best goes on.
+        no move, centres of mass after each of the 24 right-angled turns (for heads that lie upside down), or a matrix, whose scale and
+        shear a rigid search keeps. The three with the best metric are searched from on the first level, and the best goes on.
     levels_mm : sequence of float, optional
         Voxels to which both images are resampled, one level after the other, where they are finer. By default three levels of 20,000
         voxels and 8 and 64 times as many in the box around the fixed image (or mask): 8, 4 and 2 mm for a head.
@@ -103,12 +114,15 @@ def register(
         How much any direction may shrink or grow before the result is rejected.
     least_overlap : float, 0 to 1
         Below which `Registration.overlap` it is rejected.
+    least_quality : float
+        Below which `Registration.quality` it is rejected. By default only what chance would do is; whoever knows what the two images have
+        in common should ask for more, as a head turned the wrong way round still has a third of what it should.
 
     Returns
     -------
     Registration
-        Rejected, with the reason, if the metric is no better than at the start (nor was the start the best), the scale or the overlap
-        out of range, or the search broke off.
+        Rejected, with the reason, if the search broke off, the scale, overlap or quality is out of range, or the metric is worse than
+        at the start.
 
     Raises
     ------
@@ -141,19 +155,28 @@ def register(
         raise ValueError(f"transform is {transform!r}, expected one of {', '.join(itk.TRANSFORMS)}")
     if metric not in itk.METRICS:
         raise ValueError(f"metric is {metric!r}, expected one of {', '.join(itk.METRICS)}")
-    ours, theirs = _loaded("moving", moving, moving_mask), _loaded("fixed", fixed, fixed_mask)
-    spacings = pyramid.spacings_mm(*theirs) if levels_mm is None else [float(s) for s in levels_mm]
+    ours, theirs = (
+        pyramid.loaded("moving", moving, moving_mask),
+        pyramid.loaded("fixed", fixed, fixed_mask),
+    )
+    finest = min(min(grid.spacing_mm(image).values()) for image, _ in (ours, theirs))
+    spacings = (
+        pyramid.spacings_mm(*theirs, finest=finest)
+        if levels_mm is None
+        else [float(mm) for mm in levels_mm]
+    )
     if not spacings or not all(0 < mm < math.inf for mm in spacings):
         raise ValueError(f"levels_mm is {levels_mm!r}, expected positive numbers")
     levels = [(pyramid.level_of(*ours, mm), pyramid.level_of(*theirs, mm)) for mm in spacings]
-    for name, sides in (("moving", [a for a, _ in levels]), ("fixed", [b for _, b in levels])):
-        for mm, side in zip(spacings, sides, strict=True):
-            if not np.ptp(side.values[side.inside]) > 0:
+    for mm, sides in zip(spacings, levels, strict=True):
+        for name, side in zip(("moving", "fixed"), sides, strict=True):
+            if np.unique(side.values[side.inside]).size < 2:
                 raise RegistrationError(
-                    f"{name} has one value only in {int(side.inside.sum())} voxels of {mm:.3g} mm: nothing to bring together"
+                    f"{name} has no two different values in {int(side.inside.sum())} voxels of {mm:.3g} mm: "
+                    "there is nothing to bring together"
                 )
-    starts = [_matrix(one, *levels[0]) for one in _several(start)]
-    shares = [overlap_of(matrix, *levels[0]) for matrix in starts]
+    starts = [matrix for one in _several(start) for matrix in _matrices(one, *levels[0])]
+    shares = [_overlap(matrix, *levels[0]) for matrix in starts]
     if max(shares) < _COMMON:
         raise RegistrationError(
             f"moving and fixed have {max(shares):.1%} in common at the start, expected at least {_COMMON:.0%}: "
@@ -161,34 +184,54 @@ def register(
         )
     starts = [matrix for matrix, share in zip(starts, shares, strict=True) if share >= _COMMON]
     with itk.one_thread():
-        pair = itk.Pair(*levels[0], metric)
-        tried = [pair.search(matrix, _FIRST.get(transform, transform)) for matrix in starts]
-        best = min(range(len(tried)), key=lambda i: (tried[i].broken, tried[i].metric))
-        found = [tried[best]]
-        for level in levels[1:]:
-            if found[-1].broken:
-                break
-            pair = itk.Pair(*level, metric)
-            found.append(pair.search(found[-1].matrix, transform))
-        matrix = np.full((4, 4), math.nan) if found[-1].broken else found[-1].matrix
-        before = pair.metric_at(starts[best])
-        after = math.nan if found[-1].broken else pair.metric_at(matrix)
-    share = 0.0 if found[-1].broken else overlap_of(matrix, *levels[0])
-    reason = _doubt(found[-1], matrix, before, after, share, scale_range, least_overlap)
+        begin, found = _search(levels, starts, transform, metric)
+        last = found[-1]
+        moved, still = levels[min(1, len(levels) - 1)]
+        judge = itk.Pair(moved, still, metric)
+        before, after = judge.metric_at(begin), judge.metric_at(last.matrix)
+        if metric == "mutual_information":
+            quality = after / itk.Pair(still, still, metric).metric_at(np.eye(4))
+        elif metric == "correlation":
+            quality = -after
+        else:
+            quality = 1 - after / float(still.values[still.inside].var(dtype=np.float64))
+    matrix = np.full((4, 4), math.nan) if last.broken else last.matrix
+    share = _overlap(last.matrix, *levels[0])
+    reason = _doubt(last, before, after, quality, share, scale_range, least_overlap, least_quality)
     return Registration(
         matrix=matrix,
         metric_before=before,
         metric=after,
+        quality=quality,
         overlap=share,
         determinant=float(np.linalg.det(matrix[:3, :3])),
         iterations=tuple(one.iterations for one in found),
-        stop=found[-1].stop,
+        stop=last.stop,
         verdict="rejected" if reason else "accepted",
         reason=reason,
     )
 
 
-def overlap_of(matrix: np.ndarray, moving: Level, fixed: Level) -> float:
+def _search(
+    levels: Sequence[tuple[Level, Level]], starts: Sequence[np.ndarray], transform: str, metric: str
+) -> tuple[np.ndarray, list[itk.Found]]:
+    """The start that led furthest, and where each search from there ended."""
+    first = itk.Pair(*levels[0], metric)
+    if len(starts) > _TRIED:
+        starts = sorted(starts, key=first.metric_at)[:_TRIED]
+    tried = [first.search(matrix, "rigid") for matrix in starts]
+    best = min(range(len(tried)), key=lambda i: (tried[i].broken, tried[i].metric))
+    found = [tried[best]]
+    # Few voxels tell better what to turn than what to stretch, so the first level begins rigid whatever is asked for.
+    pairs = [first] if transform != "rigid" else []
+    for pair in itertools.chain(pairs, (itk.Pair(*level, metric) for level in levels[1:])):
+        if found[-1].broken:
+            break
+        found.append(pair.search(found[-1].matrix, transform))
+    return starts[best], found
+
+
+def _overlap(matrix: np.ndarray, moving: Level, fixed: Level) -> float:
     """Share of the smaller image that lies within the other when the moving one is moved."""
     back = np.linalg.inv(matrix)
     within = moving.holds(fixed.points() @ back[:3, :3].T + back[:3, 3]).mean()
@@ -198,84 +241,65 @@ def overlap_of(matrix: np.ndarray, moving: Level, fixed: Level) -> float:
 
 def _doubt(
     last: itk.Found,
-    matrix: np.ndarray,
     before: float,
     after: float,
+    quality: float,
     overlap: float,
     scale_range: tuple[float, float],
     least_overlap: float,
+    least_quality: float,
 ) -> str:
     """Why a result is not to be trusted; empty if nothing speaks against it."""
     if last.broken:
         return f"the search broke off: {last.stop}"
-    if not after <= before + _NO_BETTER * abs(before):
-        return f"the metric is {after:.4g}, no better than {before:.4g} at the start"
     low, high = scale_range
-    scales = np.linalg.svd(matrix[:3, :3], compute_uv=False)
-    if scales.min() < low or scales.max() > high or np.linalg.det(matrix[:3, :3]) <= 0:
+    scales = np.linalg.svd(last.matrix[:3, :3], compute_uv=False)
+    determinant = float(np.linalg.det(last.matrix[:3, :3]))
+    if scales.min() < low or scales.max() > high or determinant <= 0:
         return (
-            f"it scales by {scales.min():.3g} to {scales.max():.3g} (determinant "
-            f"{np.linalg.det(matrix[:3, :3]):.3g}), expected {low:g} to {high:g}"
+            f"it scales by {scales.min():.3g} to {scales.max():.3g} (determinant {determinant:.3g}), "
+            f"expected {low:g} to {high:g}"
         )
     if overlap < least_overlap:
         return f"the images overlap by {overlap:.1%}, expected at least {least_overlap:.0%}"
+    if not after <= before + _NO_BETTER * abs(before):
+        return f"the metric is {after:.4g}, no better than {before:.4g} at the start"
+    if quality < least_quality:
+        return f"the quality is {quality:.3g}, expected at least {least_quality:g}: the images have little to do with each other"
     return ""
-
-
-def _loaded(
-    name: str, image: xr.DataArray, mask: xr.DataArray | None
-) -> tuple[xr.DataArray, xr.DataArray]:
-    """An image and its mask, checked and in memory."""
-    check_image(name, image)
-    layout = layout_of(name, image)
-    if layout.space != grid.SPACE or layout.lead:
-        first = f": {name}.isel({layout.lead[0]}=0)" if layout.lead else ""
-        raise RegistrationError(
-            f"{name} has dims {image.dims}, expected ('z', 'y', 'x'); register one image of three dims{first}"
-        )
-    if min(image.shape) < _LEAST_SIZE:
-        raise RegistrationError(
-            f"{name} is {' x '.join(str(n) for n in image.shape)} voxels (z, y, x), expected at least {_LEAST_SIZE} along each"
-        )
-    if mask is None:
-        mask = xr.ones_like(image, dtype=np.bool_)
-    else:
-        check_mask(f"the mask of {name}", mask)
-        grid.check_same_grid(**{name: image, f"the mask of {name}": mask})
-    image, mask = image.astype(np.float32).compute(), mask.compute()
-    if strays := int((~np.isfinite(image.values)).sum()):
-        raise RegistrationError(
-            f"{name} has {strays} voxels that are not finite; replace them, as with {name}.fillna(0)"
-        )
-    if not mask.values.any():
-        raise RegistrationError(f"the mask of {name} is empty")
-    return image, mask
 
 
 def _several(start: Start | Sequence[Start]) -> Iterable[Start]:
     return [start] if isinstance(start, str | np.ndarray) else start
 
 
-def _matrix(start: Start, moving: Level, fixed: Level) -> np.ndarray:
-    """A start as a matrix, moving world -> fixed world."""
-    matrix = np.eye(4)
+def _matrices(start: Start, moving: Level, fixed: Level) -> list[np.ndarray]:
+    """A start as matrices, moving world -> fixed world."""
     if not isinstance(start, str):
-        given = np.asarray(start, float)
+        matrix = np.asarray(start, float)
         if (
-            given.shape != (4, 4)
-            or not np.isfinite(given).all()
-            or (given[3] != (0, 0, 0, 1)).any()
+            matrix.shape != (4, 4)
+            or not np.isfinite(matrix).all()
+            or (matrix[3] != (0, 0, 0, 1)).any()
         ):
             raise ValueError(
                 f"start is {np.shape(start)}, expected a (4, 4) affine of finite numbers, mm -> mm"
             )
-        return given
-    if start == "moments":
-        matrix[:3, 3] = fixed.mass_centre - moving.mass_centre
-    elif start == "centers":
-        matrix[:3, 3] = fixed.centre - moving.centre
-    elif start != "world":
+        return [matrix]
+    if start == "world":
+        return [np.eye(4)]
+    if start == "centers":
+        return [_carried(np.eye(3), moving.centre, fixed.centre)]
+    if start not in ("moments", "turns"):
         raise ValueError(
-            f"start is {start!r}, expected 'moments', 'centers', 'world' or a (4, 4) matrix"
+            f"start is {start!r}, expected 'moments', 'centers', 'world', 'turns' or a (4, 4) matrix"
         )
+    turns = Rotation.create_group("O").as_matrix().round() if start == "turns" else [np.eye(3)]
+    return [_carried(turn, moving.mass_centre, fixed.mass_centre) for turn in turns]
+
+
+def _carried(turn: np.ndarray, point: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """Matrix that turns about a point and brings it somewhere."""
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = turn, to - turn @ point
     return matrix
