@@ -14,21 +14,25 @@ from cohort.ops.graph.joining import join_faces
 from cohort.ops.graph.lines import map_lines
 from cohort.ops.graph.parts import map_parts
 from cohort.ops.graph.reductions import reduce_partials, reduce_rounds
+from cohort.ops.graph.rounds import Kept, keep
 from cohort.ops.graph.settling import free, settle
-from cohort.ops.graph.stencils import map_points, map_stencil
+from cohort.ops.graph.stencils import map_points, map_stencil, map_vectors
 from cohort.ops.graph.storage import ScratchError, scratch
 from cohort.ops.graph.whole import in_one_task
 
 __all__ = [
+    "Kept",
     "ScratchError",
     "cut",
     "free",
     "in_one_task",
     "join_faces",
+    "keep",
     "map_lines",
     "map_parts",
     "map_points",
     "map_stencil",
+    "map_vectors",
     "reduce_partials",
     "reduce_rounds",
     "scratch",

@@ -70,7 +70,7 @@ def reduce_partials(
                     partial(tasks.partials, kernel, n_lead, origin, shape, params),
                     *given.keys(lead + space),
                 )
-            keys = _gather(dsk, f"gather-{name}", lead, keys, gather)
+            keys = gathered(dsk, f"gather-{name}", lead, keys, gather)
             dsk[(name, *lead, *(0 for _ in sizes))] = (partial(end, lead_shape), keys)
         chunks = (*given.chunks[:n_lead], *((n,) for n in sizes.values()))
         data = array_of(name, dsk, chunks, dtype, given.sources)
@@ -123,7 +123,7 @@ def reduce_rounds(
                 keys: list[Any] = [(f"count{i}-{name}", *lead, *space) for space in spatial]
                 for space, key in zip(spatial, keys, strict=True):
                     dsk[key] = (call, (f"prepare-{name}", *lead, *space), state)
-                keys = _gather(dsk, f"gather{i}-{name}", lead, keys, tasks.add)
+                keys = gathered(dsk, f"gather{i}-{name}", lead, keys, tasks.add)
                 known, state = state, (f"state{i}-{name}", *lead)
                 dsk[state] = (partial(tasks.narrow, narrow, step), known, keys)
             dsk[(name, *lead, *(0 for _ in sizes))] = (
@@ -135,7 +135,7 @@ def reduce_rounds(
     return number(given.layout, given.arrays, data, units=units, dims=tuple(sizes))
 
 
-def _gather(
+def gathered(
     dsk: Graph, name: str, lead: Block, keys: list[Any], join: Callable[..., Any]
 ) -> list[Any]:
     """Add tasks that gather partials in a tree until few are left; the keys of those."""

@@ -1,6 +1,6 @@
 """Kernels that look at one voxel, or at its neighbours."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ import xarray as xr
 
 from cohort.kernels import halo
 from cohort.ops.graph import tasks
-from cohort.ops.graph.chunking import around, at_least, blocks
+from cohort.ops.graph.chunking import around, at_least, blocks, starts
 from cohort.ops.graph.inputs import Graph, Inputs, Number, array_of, name_of, rechunk
 
 
@@ -43,6 +43,39 @@ def map_points(
         for block in blocks(given.chunks)
     }
     return given.like(array_of(name, dsk, given.chunks, dtype, given.sources))
+
+
+def map_vectors(
+    kernel: Callable[..., np.ndarray],
+    arrays: Mapping[str, xr.DataArray],
+    *,
+    dim: str,
+    names: Sequence[Any],
+    dtype: np.dtype | type,
+    params: Mapping[str, Any] | None = None,
+) -> xr.DataArray:
+    """Apply ``kernel(*blocks, origin=, **params)``, which gives several numbers for each voxel. One task a block.
+
+    Arrays have no leading dims. The result has one, `dim`, whose coordinate is `names` and which is one chunk: the kernel
+    gives an array of (number of names, *shape of the blocks). `origin` is the block's first voxel.
+    """
+    given = Inputs.of(arrays)
+    params = dict(params or {})
+    data: Any
+    if not given.is_lazy:
+        data = kernel(*given.data, origin=(0,) * len(given.shape), **params)
+    else:
+        name = name_of(kernel, given, params, dtype, len(names))
+        firsts = starts(given.chunks)
+        dsk: Graph = {}
+        for block in blocks(given.chunks):
+            origin = tuple(s[i] for s, i in zip(firsts, block, strict=True))
+            call = partial(kernel, origin=origin, **params)
+            dsk[(name, 0, *block)] = (call, *given.keys(block))
+        data = array_of(name, dsk, ((len(names),), *given.chunks), dtype, given.sources)
+    coords = {**given.arrays[0].coords, dim: list(names)}
+    # Without a name of its own it would take that of the Dask array.
+    return xr.DataArray(data, dims=(dim, *given.layout.dims), coords=coords).rename(None)
 
 
 def map_stencil(
