@@ -17,6 +17,7 @@ from cohort.kernels import mixture
 from cohort.ops import graph, measure
 from cohort.ops.layout import check_image, check_mask, layout_of, unit_of
 from cohort.ops.partial_volume import head_tissues
+from cohort.ops.segmentations import import_labels
 
 __all__ = [
     "Classification",
@@ -25,6 +26,7 @@ __all__ = [
     "gmm",
     "gmm_over",
     "head_tissues",
+    "import_labels",
     "volumes_ml",
 ]
 

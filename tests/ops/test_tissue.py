@@ -211,7 +211,9 @@ def test_what_cannot_be_fitted_is_refused():
 
 def test_a_component_that_loses_its_voxels_is_named():
     sums = np.array([[50.0, 0, 50], [0.0, 0, 0]])
-    with pytest.raises(mixture.EmptyComponentError, match=r"component 2 is left with 2\.22e-15 vox"):
+    with pytest.raises(
+        mixture.EmptyComponentError, match=r"component 2 is left with 2\.22e-15 vox"
+    ):
         mixture.maximised(sums, floor=1e-6)
     (a, _), mask, _ = drawn(8, shape=(5, 6, 7))
     levels = xr.where(a > 100, 2.0, 1.0)
