@@ -103,9 +103,7 @@ def test_the_reference_may_be_either_level():
     assert turned.groups["level"].tolist() == ["b", "a"]
     for name in ("student", "welch"):
         assert turned.test(name)["difference"] == -plain.test(name)["difference"]
-    with pytest.raises(
-        DesignError, match="reference of 'dx': no level 'B'"
-    ):
+    with pytest.raises(DesignError, match="reference of 'dx': no level 'B'"):
         comparison.two_groups(table, reference="B", **options)
 
 
