@@ -42,6 +42,7 @@ def weights(fit: "Fit | MixedFit", contrast: Contrast) -> np.ndarray:
 
     Examples
     --------
+    >>> import pandas as pd
     >>> from cohort.stats.regression import fit
     >>> table = pd.DataFrame({"y": [1.0, 2, 2, 4, 5, 6], "age": [1.0, 2, 4, 3, 5, 7]})
     >>> weights(fit(table, formula="y ~ age", one_scan_per="all"), "Intercept + 70 * age").tolist()
