@@ -1,6 +1,6 @@
 """One model of a catalog, whole: the screen before it, the fit, and everything that a reader asks beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cohort.stats.sites.harmonized import Harmonized
 
 
-_INDEPENDENT = ("joint", "slopes", "ladder", "per_site", "adjustments", "imputed")
+_INDEPENDENT = ("joint", "slopes", "ladder", "per_site", "adjustments", "imputed", "comparison")
 """Tables whose errors are classical and HC3 only."""
 
 _LEAST_SQUARES = ("forest", "means", "ladder", "adjustments", "added_variable", "residuals")
@@ -198,7 +198,7 @@ def analyse(
     units = dict(units or {})
     if model.random is not None:
         return _mixed(table, model, units)
-    made = None
+    made, measured = None, table
     if model.harmonize is not None:
         made = harmonized.harmonized(table, model, saved)
         table = made.table
@@ -221,7 +221,7 @@ def analyse(
     clusters = _clusters(table, model, [fit.design, *(others.designs.values() if others else ())])
     if clusters is not None:
         fit = robust.clustered(fit, clusters, units)
-    screen = _screen(fit.design, table, model)
+    screen = _screen(fit.design, table, model, measured=measured)
     beside = Companions(fit, table, model, units, screen, clusters)
     tidy, warnings = fit.tidy, (*screen.warnings, *fit.warnings)
     least = (
@@ -239,7 +239,7 @@ def analyse(
     tidy, tested = _families(fit.design, tidy, tested, model, screen.group)
     tables = {} if tested is None else {"contrasts": tested}
     adjustments, imputed = beside.adjustments(), beside.imputed()
-    moved = None
+    compared, moved = beside.comparison(), None
     if model.permutation is not None:
         moved = permuted.exchanged(fit, others, table, model, screen.group)
     for said in (made, adjustments, imputed, moved):
@@ -253,7 +253,8 @@ def analyse(
         **({} if made is None else {"harmonize": made.combat.tidy}),
     }
     if fit.clusters is not None:
-        warnings += _alone(tables, fit.clusters.by)
+        plain = () if compared is None else ("comparison",)
+        warnings += _alone((*tables, *plain), fit.clusters.by)
     return Analysis(
         fit=fit,
         tidy=tidy,
@@ -261,7 +262,7 @@ def analyse(
         screen=screen,
         warnings=tuple(dict.fromkeys(warnings)),
         tables=tables,
-        comparison=beside.comparison(),
+        comparison=compared,
         adjustments=adjustments,
         imputed=imputed,
         permuted=moved,
@@ -270,7 +271,14 @@ def analyse(
     )
 
 
-def _screen(design: Design, table: pd.DataFrame, model: Model, subject: str = "subject") -> Screen:
+def _screen(
+    design: Design,
+    table: pd.DataFrame,
+    model: Model,
+    subject: str = "subject",
+    *,
+    measured: pd.DataFrame | None = None,
+) -> Screen:
     return screening.screen(
         design,
         table,
@@ -280,6 +288,7 @@ def _screen(design: Design, table: pd.DataFrame, model: Model, subject: str = "s
         ratios={name: (pair[0], pair[1]) for name, pair in model.ratios.items()},
         subject=subject,
         harmonized=model.harmonize.site if model.harmonize is not None else None,
+        measured=measured if model.harmonize is not None else None,
     )
 
 
@@ -332,7 +341,7 @@ def _clusters(table: pd.DataFrame, model: Model, designs: Sequence[Design]) -> p
     return cells.take(table, name, "cluster").set_axis(row_ids(table, ROW_ID))
 
 
-def _alone(tables: Mapping[str, pd.DataFrame], by: str) -> tuple[str, ...]:
+def _alone(tables: Collection[str], by: str) -> tuple[str, ...]:
     """Say which tables know nothing of clusters."""
     names = [name for name in _INDEPENDENT if name in tables]
     told = "their errors take each row for independent, also those of one"

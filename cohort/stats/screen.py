@@ -98,6 +98,7 @@ def screen(
     also: Sequence[str] = (),
     subject: str = "subject",
     harmonized: str | None = None,
+    measured: pd.DataFrame | None = None,
 ) -> Screen:
     """Look at the rows of a model before its numbers are read.
 
@@ -119,6 +120,8 @@ def screen(
         unless another covariate says the same.
     harmonized : str, optional
         Site by which the outcome was harmonised, so that it needs no term.
+    measured : DataFrame, optional
+        `table` before it was harmonised: its empty cells are what is missing. Rows may be more.
 
     Returns
     -------
@@ -167,14 +170,18 @@ def screen(
     columns = [c for c in design.formula.columns if c != group]
     balance = balancing.balance(used, columns, beside, levels)
     correlations = balancing.correlations(design, used, group, beside, levels)
-    missing = _missing(design, table, group, [*beside, *([site] if site else [])])
+    whole = table
+    if measured is not None:
+        whole = measured.set_axis([str(c) for c in measured.columns], axis=1)
+        whole = whole.set_axis(rows.row_ids(whole, row_id), axis=0)
+    missing = _missing(design, whole, group, [*beside, *([site] if site else [])])
     repeats = _repeats(design, table, subject)
     sites = pd.DataFrame({"site": [], "level": [], "n": []})
     if site is not None:
         sites = _sites(cells.categories(used[site]), levels)
     controls = np.ones(len(used), bool) if levels is None else levels.codes == 0
-    measured = harmonized is None  # a quotient of harmonised columns is not the harmonised quotient
-    found = division.left_behind(design, used, controls, ratios or {}, check=measured)
+    check = harmonized is None  # a quotient of harmonised columns is not the harmonised quotient
+    found = division.left_behind(design, used, controls, ratios or {}, check=check)
     told = screen_reading.Found(
         design, group, head, site, balance, correlations, missing, sites, found, harmonized
     )

@@ -147,7 +147,7 @@ def test_what_takes_rows_for_independent_is_named():
     found = analyse(families(), model(formula="dx + bs(age, df=3)", contrasts={}), UNITS)
     told = [w for w in found.warnings if "take each row for independent" in w]
     assert told == [
-        "joint, slopes, ladder: their errors take each row for independent, also those of one family"
+        "joint, slopes, ladder, comparison: their errors take each row for independent, also those of one family"
     ]
     plain = analyse(families(), model(cluster=None), UNITS)
     assert not any("take each row for independent" in w for w in plain.warnings)

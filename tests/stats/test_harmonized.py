@@ -155,6 +155,9 @@ def test_rows_that_cannot_be_harmonised_are_in_the_account_of_the_fit():
     assert (whole["n_table"], whole["n_dropped"]) == (90, 3)
     assert "87 of 90 rows (left out: 2 missing scanner; 1 missing age)" in found.summary()
     assert found.to_json()["rows"]["reasons"] == found.rows["reasons"]
+    # What ComBat cannot change for want of an age was measured all the same.
+    empty = found.screen.missing.query("level == ''").set_index("column")["missing"]
+    assert empty.to_dict() | {"brain": 0, "age": 2} == empty.to_dict()
 
 
 def test_a_covariate_of_the_model_may_be_harmonised_with_the_outcomes():
