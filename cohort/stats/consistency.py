@@ -144,6 +144,11 @@ def check(
         )
         if len(found):
             warnings.append(_told(checks[-1], found))
+        elif len(table) >= MIN_ROWS and (np.isnan(expected) or not told.any()):
+            n = int(np.isfinite(values).sum())
+            warnings.append(
+                f"check {name!r} judges nobody: {text} has a value in {n} of {len(table)} rows"
+            )
         strays.append(found)
     empty = pd.DataFrame(columns=["check", "row_id", "value", "expected", "sds"])
     return Consistency(

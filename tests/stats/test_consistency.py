@@ -112,6 +112,21 @@ def test_missing_cells_are_counted_and_not_judged_and_a_division_by_zero_strays(
     assert few.checks["n"].item() == 4
 
 
+def test_a_check_that_can_judge_nobody_is_told():
+    table = heads(20).assign(none=np.nan)
+    for body, n in (
+        ({"constant": "eTIV / (ASF - ASF)"}, 0),
+        ({"constant": "none * ASF"}, 0),
+        ({"holds": "none < 3"}, 0),
+        ({"constant": "few"}, 4),
+    ):
+        few = table.assign(few=np.where(np.arange(20) < 4, 1.0, np.nan))
+        (told,) = check(few, {"x": body}).warnings
+        assert told.startswith("check 'x' judges nobody: ")
+        assert told.endswith(f" has a value in {n} of 20 rows")
+    assert not constant(heads(4)).warnings
+
+
 def test_a_relation_names_every_row_in_which_it_does_not_hold():
     table = pd.DataFrame(
         {"id": list("abcdef"), "brain": [1, 2, 3, 4, None, 9], "skull": [2, 2, 2, 9, 9, 1]}
