@@ -157,9 +157,27 @@ def fit(
         f"{len(failed)} of {len(names)} outcomes are not fitted, the first is {name!r}: {reason}"
         for name, reason in failed.head(1).itertuples(index=False)
     ]
+    told += _references(designs, held)
     return Outcomes(
         _ordered(tidy), glance, designs, held, (*next(iter(designs.values())).warnings, *told)
     )
+
+
+def _references(designs: Mapping[int, Design], held: Mapping[int, pd.DataFrame]) -> list[str]:
+    """Say whose categories lack the level that those of the first outcome are compared with."""
+    told = []
+    first = next(iter(designs.values())).coding
+    for pattern, design in designs.items():
+        for name, coded in design.coding.items():
+            due = first.get(name, coded)["reference"]
+            if coded["reference"] != due:
+                names = list(held[pattern].columns)
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                told.append(
+                    f"{names[0]}{more}: no row of it has {name} = {due}, so its effects of {name} compare with "
+                    f"{coded['reference']}"
+                )
+    return told
 
 
 def _values(table: pd.DataFrame, names: list[str]) -> np.ndarray:

@@ -206,6 +206,23 @@ def test_an_outcome_that_cannot_be_fitted_does_not_stop_the_others(grey, why):
     assert set(found.tidy.loc[found.tidy["term"] == "dx", "family_n"]) == {1}
 
 
+def test_an_outcome_without_a_level_says_what_it_is_compared_with_and_stops_no_other():
+    table = people()
+    table.loc[table["site"] == "a", "grey"] = np.nan
+    keys = {"outcomes": ["grey"], "formula": "dx + site + age", "confounds": ["age"]}
+    asked = {"contrasts": {"b": "site[T.b]"}, "equivalence": {"site[T.b]": {"bound": 9}}}
+    found = analyse(table, model(**keys, **asked), UNITS)
+    told = "grey: no row of it has site = a, so its effects of site compare with b"
+    assert told in found.warnings
+    for name in asked:
+        assert found.tables[name]["outcome"].tolist() == ["brain"]
+        assert "site[T.b]" in found.left_out[f"{name} of grey"]
+    assert set(found.tables["means"]["outcome"]) == {"brain", "grey"}
+    whole = analyse(people(), model(**keys, **asked), UNITS)
+    assert not any("compare with" in text for text in whole.warnings)
+    assert not any("of grey" in name for name in whole.left_out)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -131,6 +131,16 @@ def test_outcomes_are_tested_on_the_rows_that_hold_all_of_them():
     assert_frame_equal(found.tables["permutation"], expected)
 
 
+def test_rows_that_hold_all_outcomes_and_tell_no_terms_apart_are_one_line():
+    table = people().assign(site=np.array(list("abc"))[np.arange(60) // 20])
+    table.loc[table["site"] == "a", "white"] = np.nan
+    match = (
+        r"^permutation: the 20 rows that hold all outcomes do not tell the terms apart \(Intercept,"
+    )
+    with pytest.raises(DesignError, match=match):
+        analyse(table, model(formula=f"{FORMULA} + site"))
+
+
 def test_an_outcome_that_cannot_be_fitted_is_not_among_them():
     found = analyse(people().assign(white=1.0), model()).tables["permutation"]
     assert found["outcome"].tolist() == ["brain", "grey"]

@@ -1,6 +1,7 @@
 """What stands beside a fit of least squares: contrasts, means, the ladder, bounds, sites, head size, imputation."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -72,7 +73,29 @@ class Companions:
         if not declared:
             return None
         texts, names = list(declared.values()), list(declared)
-        found = [contrasts.estimates(fit, texts, names=names) for fit in self._fits(others)]
+        return self._each(
+            "contrasts",
+            self._fits(others),
+            lambda fit: contrasts.estimates(fit, texts, names=names),
+        )
+
+    def _bounds(self, fit: Fit) -> pd.DataFrame:
+        """Declared bounds on an outcome."""
+        tested = [
+            equivalence.term(fit, name, bound=(e.bound[0], e.bound[1]), scale=e.scale)
+            for name, e in self.model.equivalence.items()
+        ]
+        return pd.concat(tested, ignore_index=True)
+
+    def _each(
+        self, name: str, fits: Sequence[Fit], compute: Callable[[Fit], pd.DataFrame]
+    ) -> pd.DataFrame:
+        """A table of every outcome; another one than the first may lack a level that it needs."""
+        first, *rest = fits
+        found = [compute(first)]
+        for fit in rest:
+            table = self._try(f"{name} of {fit.design.y.name}", functools.partial(compute, fit))
+            found += [] if table is None else [table]
         return pd.concat(found, ignore_index=True)
 
     def _fits(self, others: "Outcomes | None") -> list[Fit]:
@@ -88,7 +111,7 @@ class Companions:
         """Adjusted means of the first outcome, and of the others where they are few."""
         few = others is None or len(others.glance) <= MANY
         fits = self._fits(others) if few else [self.fit]
-        found = pd.concat([means.adjusted_means(fit, group) for fit in fits], ignore_index=True)
+        found = self._each("means", fits, lambda fit: means.adjusted_means(fit, group))
         if not few:
             self.left_out["means of the other outcomes"] = f"there are more than {MANY}"
         return found
@@ -142,12 +165,7 @@ class Companions:
                     told = cells.unknown_column(name, list(fit.design.X.columns), "equivalence")
                     told = told.replace("no column", "no term", 1)
                     raise DesignError(told.replace("(columns:", "(terms:", 1))
-            bounds = [
-                equivalence.term(one, t, bound=(e.bound[0], e.bound[1]), scale=e.scale)
-                for one in self._fits(others)
-                for t, e in model.equivalence.items()
-            ]
-            found["equivalence"] = pd.concat(bounds, ignore_index=True)
+            found["equivalence"] = self._each("equivalence", self._fits(others), self._bounds)
         if model.site is not None:
             alone = [per_site(fit.design, self.table, model.site, units=self.units)]
             if others is not None:

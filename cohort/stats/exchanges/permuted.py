@@ -101,9 +101,15 @@ def exchanged(
             "permutation: rows of one subject are alike and change places with others'; state blocks: subject and"
             " exchange: whole"
         )
+    X = design.X.loc[Y.index]
+    if np.linalg.matrix_rank(X / np.abs(X).max().clip(lower=np.finfo(float).tiny)) < X.shape[1]:
+        raise DesignError(
+            f"permutation: the {len(Y)} rows that hold all outcomes do not tell the terms apart "
+            f"({', '.join(names)}); test fewer outcomes together"
+        )
     found = [
         permute(
-            design.X.loc[Y.index],
+            X,
             Y,
             term=term,
             n_permutations=asked.n,
