@@ -108,7 +108,8 @@ def fit(
     [['a', 3.0, 6], ['b', 3.333, 5]]
     """
     names = [str(name) for name in outcomes]
-    table = table.set_axis([str(c) for c in table.columns], axis=1)
+    # Lists: a walk along an index of text takes as long as a fit of a hundred outcomes.
+    table = table.set_axis([str(c) for c in table.columns.tolist()], axis=1)
     if not table.index.is_unique:
         table = table.reset_index(drop=True)
     values = _values(table, names)
@@ -124,7 +125,7 @@ def fit(
     # Other outcomes are no columns of a model, unless it names them.
     named = " ".join([formula, *confounds, where or "", row_id, subject, *order])
     idle = {name for name in names if name not in named}
-    rest = table.loc[:, [c not in idle for c in table.columns]]
+    rest = table.drop(columns=list(idle))
     absent = np.isnan(values)
     packed = np.packbits(absent, axis=0).T
     patterns: dict[bytes, list[int]] = {}
@@ -152,10 +153,10 @@ def fit(
     if not designs:
         raise refusals[0]
     glance = _ordered(wholes)
-    failed = glance.loc[glance["reason"] != "", ["outcome", "reason"]]
+    failed = glance[glance["reason"] != ""]
     told = [
         f"{len(failed)} of {len(names)} outcomes are not fitted, the first is {name!r}: {reason}"
-        for name, reason in failed.head(1).itertuples(index=False)
+        for name, reason in failed[["outcome", "reason"]].head(1).itertuples(index=False)
     ]
     told += _references(designs, held)
     return Outcomes(
@@ -187,7 +188,7 @@ def _values(table: pd.DataFrame, names: list[str]) -> np.ndarray:
     if len(set(names)) < len(names):
         doubled = next(name for name in names if names.count(name) > 1)
         raise DesignError(f"the outcome {doubled!r} is given twice")
-    known = set(table.columns)
+    known = set(table.columns.tolist())
     if len(known) < table.shape[1] or not set(names) <= known:
         for name in names:
             cells.take(table, name, "outcome")

@@ -34,7 +34,7 @@ def tables(
     """
     from scipy import stats
 
-    names, Y = [str(name) for name in outcomes.columns], outcomes.to_numpy(np.float64)
+    names, Y = [str(name) for name in outcomes.columns.tolist()], outcomes.to_numpy(np.float64)
     n, p = design.X.shape
     reasons = np.full(len(names), "", object)
     low, high = Y.min(axis=0), Y.max(axis=0)
