@@ -340,7 +340,7 @@ def test_mistakes_are_found_before_a_byte_is_read(step, message):
             "above": "0 * level",
         },  # of numbers nobody knows yet
         {"call": "gaussian", "image": "image", "sigma_mm": "level - 1000"},
-        {"call": "gaussian", "image": "image", "sigma_mm": "(level > 1000) - 0.5"},
+        {"call": "gaussian", "image": "image", "sigma_mm": "level - low - 1"},
         {"call": "shift", "image": "roi", "mm": {"x": 1}, "order": 1},  # refused of masks only
         {"call": "dilate", "mask": "roi"},  # of masks alone
         {"call": "mean_in", "image": "image", "mask": "there"},  # a grid that some scans have
@@ -352,6 +352,7 @@ def test_what_depends_on_a_scan_is_left_to_the_scan(step):
         "recipe": "grids",
         "steps": {
             "level": {"call": "mean_in", "image": "image"},
+            "low": {"call": "minimum_in", "image": "image"},
             "head": {"call": "threshold", "image": "image", "above": 3},
             "there": {"call": "resample", "image": "head", "spacing_mm": 2},
             "it": step,
