@@ -27,6 +27,17 @@ def peak_bytes(recipe: Recipe, scan: Mapping[str, Any]) -> int:
     return int(max([reading, *(at.live + at.work for at in _walk(recipe, scan))]))
 
 
+def block_bytes(recipe: Recipe, scan: Mapping[str, Any], block: int) -> int:
+    """Bytes for the hungriest step on a block of so many voxels along each spatial axis, with what it is given there."""
+    extent = {
+        name: replace(e, lead=1, sizes=tuple(min(n, block) for n in e.sizes))
+        for name, e in made(recipe, scan).items()
+    }
+    steps = [step for step in _steps(recipe) if not step.operation.whole]
+    held = (sum(e.nbytes for e in _given(step, extent).values()) for step in steps)
+    return int(max((h + _work(s, extent) for h, s in zip(held, steps, strict=True)), default=0))
+
+
 def whole_bytes(recipe: Recipe, scan: Mapping[str, Any]) -> int:
     """Bytes for the hungriest step that cannot be cut into blocks: all it is given, and what it takes; 0 without such a step."""
     extent, found = made(recipe, scan), [0.0]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cohort.pipeline.memory import made, peak_bytes, whole_bytes
-from cohort.pipeline.recipe import Recipe, Step
+from cohort.pipeline.memory import block_bytes, made, peak_bytes, whole_bytes
+from cohort.pipeline.recipe import Recipe
 from cohort.pipeline.staleness import URGENT, Kind, Stale, staleness
 
 Grain = Literal["scan", "block"]
@@ -228,12 +228,11 @@ def _block(recipe: Recipe, scan: Mapping[str, Any], room: float) -> tuple[int, i
             f"{recipe.name}: {scan['scan_id']} takes {_mib(whole + WORKER_BASE_BYTES)} in memory even in blocks, as steps "
             f"cannot be cut ({names}); a worker may fill {_mib(room + WORKER_BASE_BYTES)}; give more --memory"
         )
-    calls = [s.operation for s in (*recipe.steps, *recipe.measure) if isinstance(s, Step)]
-    each = max([BLOCK_BYTES, *(o.peak_bytes for o in calls)])
     for block in BLOCKS:
-        if each * block**3 <= room:
-            return block, max(whole, int(each * block**3))
-    needed = (WORKER_BASE_BYTES + each * BLOCKS[-1] ** 3) / WORKER_SHARE
+        most = max(BLOCK_BYTES * block**3, block_bytes(recipe, scan, block))
+        if most <= room:
+            return block, max(whole, most)
+    needed = (WORKER_BASE_BYTES + most) / WORKER_SHARE
     raise PlanError(
         f"{recipe.name}: even in blocks of {BLOCKS[-1]} voxels a side a worker needs {_mib(needed)}; "
         f"give more --memory"

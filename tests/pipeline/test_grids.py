@@ -15,7 +15,7 @@ from cohort.pipeline.cluster import connect
 from cohort.pipeline.dispatch.blocks import on_workers
 from cohort.pipeline.dispatch.stopping import Stop
 from cohort.pipeline.execute import own_seed
-from cohort.pipeline.plan import Task
+from cohort.pipeline.plan import WORKER_BASE_BYTES, Task, make_plan
 from cohort.pipeline.recipe import RecipeError, bind
 from cohort.pipeline.run import _Job, run_blocks, run_scan
 
@@ -286,6 +286,36 @@ def test_a_finer_grid_takes_more_memory_and_a_coarser_one_less(spacing):
     # What is resampled, and its smoothed copy; where it is coarser the most is before: the image, smoothed, and the result.
     expected = 8e6 * times if times > 1 else 8e6 + 4e6 * times
     assert memory.peak_bytes(other, record) == pytest.approx(expected, rel=0.01)
+
+
+def test_blocks_are_smaller_where_a_step_takes_much_for_each_voxel_of_one():
+    record = {
+        "scan_id": "large",
+        "contents": {"image": "c"},
+        "shape": [600, 600, 600],
+        "spacing_mm": {"z": 1.0, "y": 1.0, "x": 1.0},
+        "axcodes": "RAS",
+        "variables": {"image": {"dtype": "int16", "shape": [600, 600, 600]}},
+    }
+
+    def block(call: dict) -> int:
+        content = {
+            "recipe": "grids",
+            "steps": {"it": call},
+            "measure": {"n": {"call": "mean_in", "image": "it"}},
+        }
+        (task,) = make_plan(
+            bound(content), [(record, None)], versions={}, worker_bytes=650 << 20
+        ).tasks
+        assert task.grain == "block"
+        assert task.block_bytes <= 0.75 * (650 << 20) - WORKER_BASE_BYTES
+        return task.block
+
+    assert block({"call": "noise", "like": "image", "std": 1, "seed": 1}) == 128
+    # A block of 128 voxels is made from one of 248 then, in float64, twice.
+    assert (
+        block({"call": "noise", "like": "image", "std": 1, "seed": 1, "correlation_mm": 20}) == 64
+    )
 
 
 def test_reoriented_extents_follow_the_axes():
