@@ -15,6 +15,12 @@ from cohort.ops.layout import Layout, layout_of
 from cohort.ops.transforms import affine_of
 
 
+def default_order(dtype: np.dtype, name: Hashable | None) -> int:
+    """Order to sample an array of this dtype and name with: 0 for masks and labels, 1 for all else."""
+    are_labels = dtype.kind in "iu" and (dtype.itemsize >= 4 or name == "labels")
+    return 0 if dtype == np.bool_ or are_labels else 1
+
+
 def order_of(image: xr.DataArray, order: int | None) -> int:
     """Order to sample an image with: the one asked for, or 0 for masks and labels and 1 for all else.
 
@@ -51,19 +57,6 @@ def interpolable(image: xr.DataArray, order: int) -> xr.DataArray:
         sampling.coefficients, {"image": image}, dtypes=[np.float64], params={"order": order}
     )
     return found
-
-
-def default_order(dtype: np.dtype, name: Hashable | None) -> int:
-    """Order to sample an array of this dtype and name with: 0 for masks and labels, 1 for all else."""
-    are_labels = dtype.kind in "iu" and (dtype.itemsize >= 4 or name == "labels")
-    return 0 if dtype == np.bool_ or are_labels else 1
-
-
-def sizes_at(
-    sizes: Mapping[str, int], old_mm: Mapping[str, float], new_mm: Mapping[str, float]
-) -> dict[str, int]:
-    """Voxels along each dim of the grid of another spacing that covers the same field of view, to half a new voxel."""
-    return {d: max(1, round(n * old_mm[d] / new_mm[d])) for d, n in sizes.items()}
 
 
 def sampled(
@@ -136,6 +129,13 @@ def _chunks(
         most = max(1, int(most / max(1.0, steps["xyz".index(dim)])))
         found.append(tuple(min(most, n - first) for first in range(0, n, most)))
     return tuple(found)
+
+
+def sizes_at(
+    sizes: Mapping[str, int], old_mm: Mapping[str, float], new_mm: Mapping[str, float]
+) -> dict[str, int]:
+    """Voxels along each dim of the grid of another spacing that covers the same field of view, to half a new voxel."""
+    return {d: max(1, round(n * old_mm[d] / new_mm[d])) for d, n in sizes.items()}
 
 
 def coordinates(

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from cohort import grid, schema
+from cohort.io.storage.chunks import array_of, is_chunk
 from cohort.io.store import Store, StoreError
 from cohort.ops import compare, space, synthesis
 from cohort.pipeline import extents, memory
@@ -168,6 +169,16 @@ def test_what_is_kept_on_another_grid_is_a_dataset_of_its_own(made):
         StoreError, match=r"grids of one: 'bent' was not kept; kept was again, back"
     ):
         store.open_derivative("grids", "one", variable="bent")
+
+
+def test_every_chunk_is_one_of_an_array_wherever_its_group_lies(made):
+    _, files, _ = made
+    chunks = [name for name in files if is_chunk(name)]
+    assert any("/fine/fine/c/" in name for name in chunks)
+    for name in chunks:
+        array, key = array_of(name)
+        assert f"{array}/{key}" == name
+        assert json.loads(files[f"{array}/zarr.json"])["node_type"] == "array"
 
 
 def test_only_kept_arrays_on_other_grids_leave_none_on_the_scans(store):

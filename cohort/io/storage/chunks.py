@@ -19,10 +19,15 @@ def is_chunk(name: str) -> bool:
 
 
 def array_of(name: str) -> tuple[str, str]:
-    """Array and key of a chunk: ``scans/a.zarr/image/c/0/0/0`` -> ``scans/a.zarr/image``, ``c/0/0/0``."""
-    group, _, rest = name.partition(".zarr/")
-    variable, _, key = rest.partition("/")
-    return f"{group}.zarr/{variable}", key
+    """Array and key of a chunk: ``scans/a.zarr/image/c/0/0/0`` -> ``scans/a.zarr/image``, ``c/0/0/0``.
+
+    The array may lie in a group of its own, and be called as it likes.
+
+    >>> array_of("derivatives/r/a.zarr/c/c/c/0/0/0")
+    ('derivatives/r/a.zarr/c/c', 'c/0/0/0')
+    """
+    array, found, key = name.rpartition("/c/")
+    return (array, f"c/{key}") if found else (name, "")
 
 
 def decoded(metadata: Mapping[str, Any], key: str, chunk: bytes) -> bytes:
