@@ -95,6 +95,8 @@ def resampled(given: Given, params: Params) -> Extent:
     if wanted is None:
         return found
     new = _spacing(found, wanted)
+    if not all(0 < mm < math.inf for mm in new.values()):
+        return found  # refused when it is called
     sizes = sizes_at(_by_dim(found.sizes), _by_dim(found.spacing), new)
     return replace(
         found, sizes=tuple(sizes[d] for d in SPACE), spacing=tuple(new[d] for d in SPACE)
@@ -189,7 +191,8 @@ def _copies(gives: Extent) -> int:
 
 def _field(sizes: tuple[int, ...] | list[int], correlation: list[float]) -> float:
     """Bytes for a float64 random field: as white noise with a rim that the filters need, and cut down along the first axis."""
-    reach = [fields.taps(min(c, fields.LONGEST)).size // 2 for c in correlation]
+    lengths = [c if 0 <= c <= fields.LONGEST else fields.LONGEST for c in correlation]
+    reach = [fields.taps(c).size // 2 for c in lengths]
     wide = math.prod(n + 2 * r for n, r in zip(sizes, reach, strict=True))
     first = next((i for i, r in enumerate(reach) if r), 0)
     return 8.0 * wide * (1 + sizes[first] / (sizes[first] + 2 * reach[first]))

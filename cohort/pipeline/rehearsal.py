@@ -15,6 +15,7 @@ import xarray as xr
 
 from cohort import grid, schema
 from cohort.expression import evaluate, parse
+from cohort.pipeline import extents
 
 if TYPE_CHECKING:
     from cohort.pipeline.recipe import Step
@@ -77,6 +78,8 @@ def _refusals(
             try:
                 result = _called(operation.function, step, arrays, number)
             except _NeedsVoxels:
+                if operation.shape is extents.moved:  # on its own grid, wherever it goes
+                    arrays[step.name] = arrays[step.arrays["image"]]
                 continue
             except (ValueError, TypeError) as error:
                 # A number that was made up may be one that is refused.

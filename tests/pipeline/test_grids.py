@@ -19,6 +19,7 @@ from cohort.pipeline.execute import own_seed
 from cohort.pipeline.plan import WORKER_BASE_BYTES, Task, make_plan
 from cohort.pipeline.recipe import RecipeError, bind
 from cohort.pipeline.run import _Job, run_blocks, run_scan
+from cohort.pipeline.steps import STEPS, Operation
 
 SHAPE = (21, 26, 23)
 AFFINE = np.array([[2.0, 0, 0, -20], [0, 1.5, 0.1, -19], [0, -0.1, 2.5, -25], [0, 0, 0, 1]])
@@ -349,6 +350,7 @@ def test_reoriented_extents_follow_the_axes():
         ({"call": "resample", "image": "image"}, r"step 'it': resample\(\) takes exactly one of spacing_mm and like"),
         ({"call": "dilate", "mask": "head", "radius_mm": 3, "iterations": 2}, r"step 'it': radius_mm is 3.0, so iterations \(2\)"),
         ({"call": "label", "mask": "head", "connectivity": 4}, "step 'it': connectivity is 4, expected 1"),
+        ({"call": "resample", "image": "central", "spacing_mm": 0}, "step 'it': spacing_mm is 0.0 along 'z', expected a positive number"),
         ({"call": "erode", "mask": "image"}, "step 'it': mask is float32, expected bool: make a mask"),
         ({"call": "dilate", "mask": "labels"}, "step 'it': mask is uint8, expected bool"),
     ],
@@ -359,6 +361,7 @@ def test_mistakes_are_found_before_a_byte_is_read(step, message):
         "steps": {
             "level": {"call": "mean_in", "image": "image"},
             "head": {"call": "threshold", "image": "image", "above": "level"},
+            "central": {"call": "center", "image": "image"},
             "it": step,
         },
         "measure": {"n": {"call": "mean_in", "image": "it"}},
@@ -414,3 +417,30 @@ def test_workers_leave_the_same_bytes_block_by_block(made, tmp_path):
         run_blocks(job, client=client)
     names = [name for name, _ in store.files.listing("derivatives")]
     assert {name: store.files.read(name) for name in names} == made[1]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"call": "resample", "image": "tried", "spacing_mm": 0},
+        {"call": "resample", "image": "tried", "spacing_mm": {"w": 2}},
+        {"call": "reorient", "image": "tried", "axcodes": "LRX"},
+        {"call": "noise", "like": "tried", "std": 1, "seed": 1, "correlation_mm": 1e9},
+        {"call": "elastic", "image": "tried", "alpha_mm": 1, "sigma_mm": -1, "seed": 1},
+    ],
+)
+def test_a_plan_copes_with_what_only_the_call_refuses(monkeypatch, store, call):
+    def untried(image: xr.DataArray) -> xr.DataArray:
+        return image
+
+    monkeypatch.setitem(STEPS, "untried", Operation(untried, 1, result_bytes=4, whole=True))
+    content = {
+        "recipe": "grids",
+        "steps": {"tried": {"call": "untried", "image": "image"}, "it": call},
+        "measure": {"n": {"call": "mean_in", "image": "it"}},
+        "keep": ["it"],
+    }
+    (task,) = make_plan(bound(content), [(store.record("one"), None)], versions={}).tasks
+    assert task.peak_bytes > 0
+    with pytest.raises(ValueError, match=r"spacing_mm|axcodes|correlation_mm|sigma_mm"):
+        run(store, content, "one", "scan")
