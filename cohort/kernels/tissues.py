@@ -19,8 +19,9 @@ TISSUES = ("csf", "grey", "white")
 STEPS = 4
 """Shares in which two tissues may be mixed: 1/8, 3/8, 5/8 and 7/8 of the second."""
 
-GROUPS = np.array([0, 1, 2] + [3] * STEPS + [4] * STEPS)
-"""Of each kind of voxel: 0 to 2 for a tissue alone, 3 for fluid with grey, 4 for grey with white matter."""
+GROUPS = np.array([0, 1, 2] + [3] * STEPS + [4] * STEPS + [5, 6])
+"""Of each kind of voxel: 0 to 2 for a tissue alone, 3 for fluid with grey, 4 for grey with white matter, 5 for what gives no signal
+(air, bone), 6 for what gives more than any tissue (fat, vessels)."""
 
 _SECOND = (np.arange(STEPS) + 0.5) / STEPS
 HOLDS = np.concatenate(
@@ -30,7 +31,15 @@ HOLDS = np.concatenate(
         np.stack([0 * _SECOND, 1 - _SECOND, _SECOND], axis=1),
     ]
 )
-"""Share of each tissue in each kind of voxel, (kinds, 3)."""
+"""Share of each tissue in each kind of voxel that holds tissues, (kinds - 2, 3)."""
+
+COUNTS = np.concatenate([HOLDS, np.eye(3)[[0, 0]]])
+"""As which tissue each kind counts, (kinds, 3): what is no tissue counts with the fluid."""
+
+MIXED = 0.5
+"""Mixed voxels, at most, as a share of those of the two tissues alone."""
+
+_NEVER = -1e4
 
 FLOOR = 0.02
 """Added to the maps of an atlas, so that none rules a tissue out."""
@@ -50,7 +59,11 @@ class Tissues:
     variances: np.ndarray
     """(3,)."""
     weights: np.ndarray
-    """(5,) of the groups, beside what the atlas says."""
+    """(7,) of the groups, beside what the atlas says."""
+    dark: float
+    """Standard deviation, about 0, of what gives no signal; 0 if the image has negative values, of which 0 says nothing."""
+    high: float
+    """Largest value of the image."""
     bias: np.ndarray
     """(20,) coefficients of `TERMS` in the logarithm of the bias; none before one was fitted."""
     middle: np.ndarray
@@ -64,11 +77,27 @@ class Tissues:
         return np.stack([self.middle, self.reach])
 
     def kinds(self) -> np.ndarray:
-        """Mean, variance and logarithm of share / deviation of each kind of voxel: (3, kinds)."""
-        apart = np.array([0, 0, 0, *np.diff(self.means)])[GROUPS] / STEPS
-        variances = HOLDS @ self.variances + apart**2 / 12
-        portion = self.weights[GROUPS] / np.where(GROUPS < 3, 1, STEPS)
-        return np.stack([HOLDS @ self.means, variances, np.log(portion) - np.log(variances) / 2])
+        """Of each kind of voxel: mean, -1 / (2 variance), and logarithm of weight x density there: (3, kinds)."""
+        variances = _within(self.means) + HOLDS @ self.variances
+        portion = np.log(self.weights / np.bincount(GROUPS))[GROUPS]
+        out = np.zeros((3, len(GROUPS)))
+        out[0, :-2], out[1, :-2] = HOLDS @ self.means, -0.5 / variances
+        out[2, :-2] = portion[:-2] - np.log(2 * np.pi * variances) / 2
+        if not self.dark:
+            out[2, -2] = _NEVER
+        else:
+            out[1, -2] = -0.5 / self.dark**2
+            out[2, -2] = portion[-2] - np.log(np.pi / 2 * self.dark**2) / 2
+        # Even between white matter and the largest value.
+        white, spread = self.means[2], np.sqrt(self.variances[2])
+        out[0, -1], out[2, -1] = white, portion[-1] - np.log(max(self.high - white, spread))
+        return out
+
+
+def _within(means: np.ndarray) -> np.ndarray:
+    """Variance within each kind, as far as shares within a step differ: (kinds - 2,)."""
+    apart = np.array([0, 0, 0, *np.diff(means)])
+    return (apart[GROUPS[:-2]] / STEPS) ** 2 / 12
 
 
 def under_atlas(tiles: np.ndarray, starts: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -82,18 +111,20 @@ def under_atlas(tiles: np.ndarray, starts: np.ndarray, values: np.ndarray) -> np
     return out
 
 
-def begin(means: np.ndarray, variances: np.ndarray, box: np.ndarray) -> Tissues:
-    """What is known before the first round; `box` is (2, 3), the lowest and highest indices along z, y and x."""
-    middle, reach = box.mean(axis=0), np.maximum(np.ptp(box, axis=0) / 2, 1.0)
-    return Tissues(means, variances, np.full(5, 0.2), np.zeros(0), middle, reach)
+def begin(means: np.ndarray, variances: np.ndarray, span: np.ndarray) -> Tissues:
+    """What is known before the first round; `span` is (2, 4), the lowest and highest value of the image and indices along z, y and x."""
+    middle, reach = span.mean(axis=0)[1:], np.maximum(np.ptp(span, axis=0)[1:] / 2, 1.0)
+    weights = np.array([0.18] * 5 + [0.05] * 2)
+    dark = float(max(means[0], 0.0) / 4 * (span[0, 0] >= 0))
+    return Tissues(means, variances, weights, dark, float(span[1, 0]), np.zeros(0), middle, reach)
 
 
-def box(tiles: np.ndarray, starts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Of each tile: its number, the lowest indices along z, y and x, and the highest: (t, 7)."""
-    out = np.zeros((tiles.size, 7))
+def spans(tiles: np.ndarray, starts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Of each tile: its number, the lowest value and indices along z, y and x, and the highest: (t, 9)."""
+    out = np.zeros((tiles.size, 9))
     out[:, 0] = tiles
     for row, start, end in zip(out, starts[:-1], starts[1:], strict=True):
-        places = values[-3:, start:end]
+        places = values[[0, -3, -2, -1], start:end]
         row[1:] = [*places.min(axis=1), *places.max(axis=1)]
     return out
 
@@ -106,7 +137,7 @@ def sums(
     `values` are the image, three maps if there is an `atlas`, and indices along z, y and x: (voxels are the second axis).
     """
     kinds = len(GROUPS)
-    out = np.zeros((tiles.size, 2 + 3 * kinds + 5))
+    out = np.zeros((tiles.size, 2 + 3 * kinds + len(tissues.weights)))
     out[:, 0] = tiles
     _sums(starts, values, atlas, tissues.kinds(), tissues.weights, tissues.bias, tissues.place, out)
     return out
@@ -154,11 +185,13 @@ def _prior(values, begin, n, weights, into, total):  # type: ignore[no-untyped-d
     for v in range(n):
         into[3, v] = np.sqrt(into[0, v] * into[1, v])
         into[4, v] = np.sqrt(into[1, v] * into[2, v])
+        into[5, v] = into[0, v]
+        into[6, v] = into[0, v]
         total[v] = 0.0
-    for g in range(5):
+    for g in range(weights.size):
         for v in range(n):
             total[v] += into[g, v] * weights[g]
-    for g in range(5):
+    for g in range(weights.size):
         for v in range(n):
             into[g, v] /= total[v]
 
@@ -167,9 +200,14 @@ def _prior(values, begin, n, weights, into, total):  # type: ignore[no-untyped-d
 def _expect(x, n, kinds, prior, into, top, total):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Shares of the kinds for some voxels; logarithms of likelihood in `top`."""
     for k in range(kinds.shape[1]):
-        mean, by, constant = kinds[0, k], -0.5 / kinds[1, k], kinds[2, k]
+        mean, by, constant = kinds[0, k], kinds[1, k], kinds[2, k]
         for v in range(n):
             into[k, v] = constant + by * (x[v] - mean) ** 2
+    # The last kind begins where white matter's mean is.
+    last = kinds.shape[1] - 1
+    for v in range(n):
+        if x[v] < kinds[0, last]:
+            into[last, v] = -1e4
     relative(into, n, top, total)
     for k in range(kinds.shape[1]):
         factor = prior[GROUPS[k]]
@@ -181,9 +219,13 @@ def _expect(x, n, kinds, prior, into, top, total):  # type: ignore[no-untyped-de
 @njit(cache=True, nogil=True)
 def _sums(starts, values, atlas, kinds, weights, bias, place, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     k_all = kinds.shape[1]
-    terms, x, prior = np.zeros((TERMS.shape[0], LANES)), np.zeros(LANES), np.ones((5, LANES))
+    terms, x, prior = (
+        np.zeros((TERMS.shape[0], LANES)),
+        np.zeros(LANES),
+        np.ones((weights.size, LANES)),
+    )
     parts, top, total = np.zeros((k_all, LANES)), np.zeros(LANES), np.zeros(LANES)
-    added = np.zeros((1 + 3 * k_all + 5, LANES))
+    added = np.zeros((1 + 3 * k_all + weights.size, LANES))
     for t in range(starts.size - 1):
         added[:] = 0.0
         for begin in range(starts[t], starts[t + 1], LANES):
@@ -200,7 +242,7 @@ def _sums(starts, values, atlas, kinds, weights, bias, place, out):  # type: ign
                     added[1 + k, v] += parts[k, v]
                     added[1 + k_all + k, v] += first
                     added[1 + 2 * k_all + k, v] += first * x[v]
-            for g in range(5):
+            for g in range(weights.size):
                 for v in range(n):
                     added[1 + 3 * k_all + g, v] += prior[g, v]
         for i in range(added.shape[0]):
@@ -211,19 +253,29 @@ def maximised(tissues: Tissues, total: np.ndarray) -> Tissues:
     """What is known after a round, from its sums without tile and log-likelihood."""
     k = len(GROUPS)
     n, first, second, expected = total[:k], total[k : 2 * k], total[2 * k : 3 * k], total[3 * k :]
+    weights = (np.bincount(GROUPS, n) + 1e-3) / np.maximum(expected, 1e-3)
+    # Brightness varies within a tissue too: were there more mixed voxels than that, they would be these.
+    weights[3:5] = np.minimum(weights[3:5], MIXED * (weights[:2] + weights[1:3]))
+    dark = np.sqrt(second[-2] / max(n[-2], 1e-3))
+    n, first, second = n[:-2], first[:-2], second[:-2]
     # Least squares: each kind's mean is a known mixture of the three.
-    precision = 1 / tissues.kinds()[1]
+    precision = -2 * tissues.kinds()[1, :-2]
     normal = np.einsum("k,ki,kj->ij", n * precision, HOLDS, HOLDS)
+    normal += 1e-12 * np.trace(normal) * np.eye(3)  # a tissue that is nowhere has no mean
     means = np.linalg.solve(normal, HOLDS.T @ (first * precision))
     own = HOLDS @ means
-    spread = second - 2 * own * first + own**2 * n
-    within = np.array([0, 0, 0, *np.diff(means)])[GROUPS] / STEPS
-    spread -= n * within**2 / 12
-    variances = (HOLDS.T @ spread) / (HOLDS.T @ n)
+    squares = second - 2 * own * first + own**2 * n - n * _within(means)
+    variances = (HOLDS.T @ squares) / np.maximum(HOLDS.T @ n, 1e-3)
     variances = np.maximum(variances, 1e-6 * np.ptp(means) ** 2)
-    counts = np.bincount(GROUPS, n)
-    weights = (counts + 1e-3) / np.maximum(expected, 1e-3)
-    return replace(tissues, means=means, variances=variances, weights=weights / weights.sum())
+    # Wider than that it would be fluid.
+    dark = min(max(dark, np.sqrt(variances[0]) / 10), max(means[0], 0.0) / 3)
+    return replace(
+        tissues,
+        means=means,
+        variances=variances,
+        weights=weights / weights.sum(),
+        dark=float(dark) if tissues.dark else 0.0,
+    )
 
 
 def bias_sums(
@@ -239,7 +291,7 @@ def bias_sums(
 @njit(cache=True, nogil=True)
 def _bias(starts, values, atlas, kinds, weights, bias, place, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     k_all, t_all = kinds.shape[1], TERMS.shape[0]
-    terms, x, prior = np.zeros((t_all, LANES)), np.zeros(LANES), np.ones((5, LANES))
+    terms, x, prior = np.zeros((t_all, LANES)), np.zeros(LANES), np.ones((weights.size, LANES))
     parts, top, total = np.zeros((k_all, LANES)), np.zeros(LANES), np.zeros(LANES)
     weight, off = np.zeros(LANES), np.zeros(LANES)
     added = np.zeros((t_all * (t_all + 1), LANES))
@@ -255,7 +307,7 @@ def _bias(starts, values, atlas, kinds, weights, bias, place, out):  # type: ign
             weight[:], off[:] = 0.0, 0.0
             # A kind's mean times (1 + what is lacking) is what is seen: least squares over kinds.
             for k in range(k_all):
-                mean, precision = kinds[0, k], 1.0 / kinds[1, k]
+                mean, precision = kinds[0, k], -2.0 * kinds[1, k]
                 for v in range(n):
                     seen = parts[k, v] * mean * precision
                     weight[v] += seen * mean
@@ -318,7 +370,11 @@ def fractions(
 def _fractions(values, atlas, kinds, weights, bias, place):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     k_all = kinds.shape[1]
     out = np.zeros((3, values.shape[1]), np.float32)
-    terms, x, prior = np.zeros((TERMS.shape[0], LANES)), np.zeros(LANES), np.ones((5, LANES))
+    terms, x, prior = (
+        np.zeros((TERMS.shape[0], LANES)),
+        np.zeros(LANES),
+        np.ones((weights.size, LANES)),
+    )
     parts, top, total = np.zeros((k_all, LANES)), np.zeros(LANES), np.zeros(LANES)
     share = np.zeros(LANES)
     for begin in range(0, values.shape[1], LANES):
@@ -331,7 +387,7 @@ def _fractions(values, atlas, kinds, weights, bias, place):  # type: ignore[no-u
             share[:] = 0.0
             for k in range(k_all):
                 for v in range(n):
-                    share[v] += HOLDS[k, tissue] * parts[k, v]
+                    share[v] += COUNTS[k, tissue] * parts[k, v]
             for v in range(n):
                 out[tissue, begin + v] = share[v]
     return out

@@ -14,6 +14,7 @@ LEAST_VOXELS = 100
 """Inside of a head, for three tissues to be told apart."""
 
 _SAMPLE = 4096
+_TRIMS = (0.0, 0.02, 0.06, 0.12)
 _ROUNDS = 60
 _CHANGE = 1e-5
 """Of the mean log-likelihood, below which rounds end."""
@@ -129,15 +130,15 @@ def _begun(kept: graph.Kept, *, atlas: bool) -> tuple[int, Tissues]:
     n = int(rows[:, 1].sum())
     if n < LEAST_VOXELS:
         raise ValueError(f"inside holds {n} voxels, expected at least {LEAST_VOXELS}")
-    n, bad, mean, std = mixture.merged(rows)
+    _, bad, mean, std = mixture.merged(rows)
     if bad.any():
         raise ValueError(
             f"image or priors are NaN or infinite in {bad.max()} voxels inside: leave those out of `inside`"
         )
     if std[0] == 0:
         raise ValueError(f"image is {mean[0]:g} everywhere inside, expected tissues")
-    corners = kept.rows(tissues.box)
-    box = np.stack([corners[:, 1:4].min(axis=0), corners[:, 4:].max(axis=0)])
+    ends = kept.rows(tissues.spans)
+    span = np.stack([ends[:, 1:5].min(axis=0), ends[:, 5:].max(axis=0)])
     if atlas:
         under = kept.rows(tissues.under_atlas)
         low, high = under[:, 1].min(), under[:, 2].max()
@@ -149,18 +150,39 @@ def _begun(kept: graph.Kept, *, atlas: bool) -> tuple[int, Tissues]:
                 f"priors see {share.min():.2g} voxels of {TISSUES[int(share.argmin())]} inside: do they lie on the head?"
             )
         means = first / share
-        return n, tissues.begin(means, second / share - means**2, box)
-    share = min(1.0, _SAMPLE / n)
-    values = np.sort(kept.rows(mixture.sample, seed=0, share=share)[:, 1])
-    values = values[values.size // 100 : values.size - values.size // 100, None]
-    if np.unique(values).size < len(TISSUES):
-        raise ValueError(
-            f"image has {np.unique(values).size} different values inside, expected tissues"
+        return n, tissues.begin(means, second / share - means**2, span)
+    drawn = kept.rows(mixture.sample, seed=0, share=min(1.0, _SAMPLE / n))[:, 1:]
+    different = len(np.unique(drawn[:, 0]))
+    if different < len(TISSUES):
+        raise ValueError(f"image has {different} different values inside, expected tissues")
+    return n, _likeliest(drawn, span)
+
+
+def _likeliest(drawn: np.ndarray, span: np.ndarray) -> Tissues:
+    """Tissues of a sample (n, 4) of values and places: of several starts, what becomes the likeliest.
+
+    Each start leaves out more of the darkest and brightest values, which may be air, vessels or fat.
+    """
+    tiles, starts = np.zeros(1, np.int64), np.array([0, len(drawn)])
+    values, ordered = np.ascontiguousarray(drawn.T), np.sort(drawn[:, 0])
+    found: list[tuple[float, Tissues]] = []
+    for trim in _TRIMS:
+        cut = int(trim * len(ordered))
+        middle = ordered[cut : len(ordered) - cut, None]
+        if len(np.unique(middle)) < len(TISSUES):
+            continue
+        scale = middle.std()
+        parts = mixture.begin(middle / scale, n_components=3, seed=0, floor=1e-6)
+        parts = parts.taken(np.argsort(parts.means[:, 0]))
+        begun = tissues.begin(
+            scale * parts.means[:, 0], scale**2 * parts.covariances[:, 0, 0], span
         )
-    parts = mixture.begin((values - mean[0]) / std[0], n_components=3, seed=0, floor=1e-6)
-    parts = parts.taken(np.argsort(parts.means[:, 0]))
-    means = mean[0] + std[0] * parts.means[:, 0]
-    return n, tissues.begin(means, std[0] ** 2 * parts.covariances[:, 0, 0], box)
+        likelihood = -np.inf
+        for _ in range(_ROUNDS):
+            total = tissues.sums(tiles, starts, values, tissues=begun, atlas=False)[0, 1:]
+            begun, likelihood = tissues.maximised(begun, total[1:]), total[0]
+        found.append((likelihood, begun))
+    return max(found, key=lambda pair: pair[0])[1]
 
 
 def _check_order(found: Tissues) -> None:
