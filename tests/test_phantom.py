@@ -165,6 +165,21 @@ def test_a_head_has_the_same_bits_whenever_it_is_made(made):
 
 
 @pytest.mark.slow
+def test_noise_and_bias_change_the_image_alone(made):
+    plain = made[5]
+    noisy, biased = head(seed=7, index=5, noise=0.06), head(seed=7, index=5, bias=0.3)
+    assert noisy.labels.identical(plain.labels)
+    assert biased.labels.identical(plain.labels)
+    air = (slice(None), slice(0, 6), slice(0, 6))
+    means = [float(one.scan["image"][air].mean()) for one in (plain, noisy, biased)]
+    assert means[1] / means[0] == pytest.approx(2, rel=0.05)
+    assert means[2] == pytest.approx(means[0], rel=0.01)
+    inside = plain.scan["image"].values > 10 * means[0]
+    ratio = np.log(biased.scan["image"].values[inside] / plain.scan["image"].values[inside])
+    assert ratio.std() == pytest.approx(0.3 - heads.BIAS, rel=0.4)
+
+
+@pytest.mark.slow
 def test_truth_is_the_count_of_the_labels_and_what_the_subject_asked_for(made):
     for one in made:
         count = {t: int((one.labels == t).sum()) for t in Tissue}

@@ -11,12 +11,13 @@ from functools import cache
 import numpy as np
 from scipy import ndimage as ndi
 
+from cohort.kernels.skull import around_brain
+from cohort.ops.template import averages
+
 STEP_MM = 2.0
 FIRST_MM = (-164.0, -156.0, -112.0)
 """World position (z, y, x) of the first voxel of the fields."""
 SHAPE = (142, 141, 113)
-CENTER_MM = np.array([0.0, -17.0, 5.0])
-"""Middle of the skull (x, y, z): heads are turned and scaled about it."""
 SCALP_MM = 14.0
 """From the intracranial surface to the skin of the vault, before scaling."""
 CAPSULE_MM = (46.0, 68.0, 34.0)
@@ -54,29 +55,13 @@ def anatomy() -> Anatomy:
     ModuleNotFoundError
         Without nilearn; the message says what to install.
     """
-    try:
-        from nilearn import datasets
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "synthetic heads are bent from the template that nilearn carries; install it with: "
-            "pip install 'cohort[demo]'",
-            name="nilearn",
-        ) from error
-    images = [
-        load(resolution=1)
-        for load in (
-            datasets.load_mni152_template,
-            datasets.load_mni152_gm_template,
-            datasets.load_mni152_wm_template,
-        )
-    ]
-    first = images[0].affine[2::-1, 3]
-    t1, grey, white = (np.ascontiguousarray(np.asarray(i.dataobj, np.float32).T) for i in images)
+    t1, grey, white, first = averages("demo")
     tissue = _on_grid(grey + white, first, blur=0.8)
     lobes = _on_grid(grey + white, first, blur=3.0)
     # Grey matter is 0.65 in the template: below, the darker a voxel, the more it lies in a sulcus.
     sulci = _on_grid(np.minimum(t1 / np.float32(0.62), 1), first, blur=0.8)
-    skull = _skull(_on_grid((t1 > 0).astype(np.float32), first) > 0.5)
+    brain = _on_grid((t1 > 0).astype(np.float32), first) > 0.5
+    skull = around_brain(brain, _positions()[0], step_mm=STEP_MM)
     muscle, fat, canal = _outside(skull)
     return Anatomy(
         skull=skull,
@@ -103,18 +88,6 @@ def _on_grid(field: np.ndarray, first: Sequence[float], *, blur: float = 0.0) ->
         put.append(slice(at, at + (size - skip + 1) // 2))
     out[tuple(put)] = field[tuple(take)]
     return out
-
-
-def _skull(brain: np.ndarray) -> np.ndarray:
-    """Signed distance to the intracranial surface: the brain closed by 9 mm, cut at the foramen magnum, 1.3 mm out."""
-    near = ndi.distance_transform_edt(~brain, sampling=STEP_MM) <= 9
-    closed = ndi.distance_transform_edt(near, sampling=STEP_MM) > 9
-    closed &= _positions()[0] > -61
-    core = ndi.distance_transform_edt(closed, sampling=STEP_MM) > 10
-    inside = ndi.distance_transform_edt(~core, sampling=STEP_MM) <= 10 + 1.3
-    outward = ndi.distance_transform_edt(~inside, sampling=STEP_MM)
-    inward = ndi.distance_transform_edt(inside, sampling=STEP_MM)
-    return ndi.gaussian_filter((outward - inward).astype(np.float32), 1.5)
 
 
 def _positions() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,13 +11,19 @@ from scipy import ndimage as ndi
 from scipy.spatial.transform import Rotation
 
 from cohort import grid, schema
-from cohort.phantom.anatomy import CENTER_MM, FIRST_MM, STEP_MM, Anatomy, anatomy
+from cohort.ops.template import CENTER_MM
+from cohort.phantom.anatomy import FIRST_MM, STEP_MM, Anatomy, anatomy
 from cohort.phantom.model import Subject, generator, subject
 
 SHAPE = (112, 120, 96)
 SPACING_MM = 2.0
 FINE = 2
 """Voxels of the labels along one voxel of the image."""
+
+BIAS = 0.07
+"""Standard deviation of the logarithm of the coil's sensitivity."""
+NOISE = 0.03
+"""Of either part of the complex signal, as a share of white matter."""
 
 TABLE_MM = 3.4
 """Thickness of either layer of the skull's bone; a thicker skull holds marrow between them."""
@@ -47,13 +53,15 @@ class Head:
     """The fields of `Subject`: participant_id, age_years, sex, group and the volumes that were asked for."""
 
 
-def head(*, seed: int, index: int) -> Head:
+def head(*, seed: int, index: int, bias: float = BIAS, noise: float = NOISE) -> Head:
     """Make one head, in half a second.
 
     Parameters
     ----------
     seed, index : int
-        Within 0..2**32 - 1; the head depends on nothing else.
+        Within 0..2**32 - 1; the person depends on nothing else.
+    bias, noise : float
+        How strong the coil's bias and the noise of the image are; see `BIAS` and `NOISE`.
 
     Raises
     ------
@@ -75,7 +83,7 @@ def head(*, seed: int, index: int) -> Head:
     where = _warped(np.linalg.inv(pose @ _size(body, person, rng)) @ affine, rng)
     near = ndi.find_objects((_sample(body.skull, where) < 12).view(np.uint8))[0]
     labels = _label(body, where[(slice(None), *near)], person, rng)
-    image = _image(body, where, labels, near, rng)
+    image = _image(body, where, labels, near, rng, bias=bias, noise=noise)
     return Head(
         scan=schema.make_scan(image, affine, image_attrs={"units": "1"}, attrs={"modality": "MR"}),
         labels=_located(labels, affine, near),
@@ -223,6 +231,9 @@ def _image(
     labels: np.ndarray,
     near: tuple[slice, ...],
     rng: np.random.Generator,
+    *,
+    bias: float,
+    noise: float,
 ) -> np.ndarray:
     """The scan, (z, y, x) uint16 of 12 bits. White matter is 1 until the scanner's gain, unknown to the reader, is applied."""
     shine = np.zeros(len(Tissue) + 1, np.float32)
@@ -236,7 +247,7 @@ def _image(
     image[near] *= _coarser((labels == 0).astype(np.float32))
     image[near] += _coarser(shine[labels]) + bone * canal * (0.55 - shine[Tissue.BONE])
     image *= 1 + np.float32(0.04) * _texture(rng, SHAPE, sigma=1.0)
-    image *= np.exp(np.float32(0.07) * smooth_field(rng, SHAPE, knots_mm=60.0))
-    real, imaginary = rng.standard_normal((2, *SHAPE), np.float32) * np.float32(0.03)
+    image *= np.exp(np.float32(bias) * smooth_field(rng, SHAPE, knots_mm=60.0))
+    real, imaginary = rng.standard_normal((2, *SHAPE), np.float32) * np.float32(noise)
     image = np.hypot(image + real, imaginary) * rng.uniform(400, 1200)
     return np.clip(np.rint(image), 0, 4095).astype(np.uint16)
