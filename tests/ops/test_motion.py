@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import chunkings, nothing_computed, scan
+
+from cohort.grid import GridError
+from cohort.ops import motion
+
+TUTORIAL = {"z": 10.0, "y": 1.367188, "x": 1.367188}
+"""Spacing of the tutorial's heart in mm: a voxel of 18.692030273440004 mm3."""
+
+volumes = st.lists(st.integers(1, 400), min_size=2, max_size=30)
+
+
+def beating(counts):
+    """A mask in which as many voxels are set in each frame as `counts` says."""
+    frames = np.arange(2 * 60 * 60) < np.reshape(counts, (-1, 1))
+    coords = {
+        d: ((d,), mm * np.arange(n), {"units": "mm", "spacing_mm": mm})
+        for (d, mm), n in zip(TUTORIAL.items(), (2, 60, 60), strict=True)
+    }
+    return xr.DataArray(
+        frames.reshape(-1, 2, 60, 60), dims=("time", *TUTORIAL), coords=coords
+    ).assign_coords(time=0.05 * np.arange(len(counts)))
+
+
+def curve(*ml):
+    return xr.DataArray(np.array(ml, float), dims="time", attrs={"units": "ml"})
+
+
+# Volumes over time.
+
+
+def test_the_volume_of_the_tutorials_ventricle():
+    found = motion.volume_curve_ml(beating([6459, 0]))
+    assert found.attrs == {"units": "ml"}
+    assert found.values * 1000 == pytest.approx([120731.82353614898, 0], rel=1e-15)
+
+
+@settings(max_examples=8)
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_a_curve_counts_what_is_labelled_in_every_frame_for_every_chunking(data, seed):
+    values = np.random.default_rng(seed).integers(0, 4, (5, 2, 3, 4)).astype(np.int32)
+    labels = scan(values, lead=("time",)).assign_coords(time=[0.0, 0.1, 0.15, 0.3, 0.5])
+    sizes = data.draw(chunkings(values.shape))
+    lazy = labels.chunk(dict(zip(labels.dims, sizes, strict=True)))
+    voxel = 3.0 * 1.0 * 1.5 / 1000
+    for label, there in ((None, values > 0), (2, values == 2), (9, values == 9)):
+        expected = there.sum((1, 2, 3)) * voxel
+        with nothing_computed():
+            found = motion.volume_curve_ml(lazy, label=label)
+        np.testing.assert_allclose(found, expected, rtol=1e-15)
+        np.testing.assert_array_equal(found, motion.volume_curve_ml(labels, label=label))
+        np.testing.assert_array_equal(found.time, labels.time)
+    np.testing.assert_allclose(
+        motion.volume_curve_ml(labels > 0), (values > 0).sum((1, 2, 3)) * voxel, rtol=1e-15
+    )
+
+
+def test_a_curve_needs_frames_labels_and_a_spacing():
+    labels = scan(np.ones((2, 3, 4, 5), np.int32), lead=("time",))
+    with pytest.raises(ValueError, match=r"expected \('time', 'z', 'y', 'x'\): a curve needs"):
+        motion.volume_curve_ml(labels[0])
+    with pytest.raises(ValueError, match="labels is float64, expected integers"):
+        motion.volume_curve_ml(labels.astype(float))
+    with pytest.raises(ValueError, match="label is 2, but labels are a mask"):
+        motion.volume_curve_ml(labels > 0, label=2)
+    with pytest.raises(GridError, match="'z' has no coordinate in mm"):
+        motion.volume_curve_ml(labels.drop_vars("z"))
+
+
+# Ejection fraction.
+
+
+def test_the_ejection_fraction_of_the_tutorial():
+    counts = [500] * 20
+    counts[18], counts[5] = 584, 584 - 187
+    found = motion.ejection_fraction(motion.volume_curve_ml(beating(counts)))
+    assert float(found.ejection_fraction) == pytest.approx(0.3202054794520548, rel=1e-15)
+    assert (int(found.end_diastole_frame), int(found.end_systole_frame)) == (18, 5)
+    voxel = 18.692030273440004 / 1000
+    assert float(found.edv_ml) == pytest.approx(584 * voxel, rel=1e-15)
+    assert float(found.esv_ml) == pytest.approx(397 * voxel, rel=1e-15)
+    assert float(found.stroke_volume_ml) == pytest.approx(187 * voxel, rel=1e-14)
+    assert np.isnan(found.cardiac_output_l_min)
+    assert {n: v.attrs["units"] for n, v in found.items()} == {
+        **dict.fromkeys(["edv_ml", "esv_ml", "stroke_volume_ml"], "ml"),
+        **dict.fromkeys(["ejection_fraction", "implausible"], "1"),
+        **dict.fromkeys(["end_diastole_frame", "end_systole_frame"], "1"),
+        "cardiac_output_l_min": "l/min",
+    }
+
+
+@given(ml=volumes, smooth=st.sampled_from([1, 3, 5]), shift=st.integers(0, 40))
+def test_frames_roll_with_the_phases_and_volumes_do_not(ml, smooth, shift):
+    smooth = min(smooth, len(ml) - 1 + len(ml) % 2)
+    found = motion.ejection_fraction(curve(*ml), smooth=smooth)
+    rolled = motion.ejection_fraction(curve(*np.roll(ml, shift)), smooth=smooth)
+    frames = ["end_diastole_frame", "end_systole_frame"]
+    xr.testing.assert_identical(rolled.drop_vars(frames), found.drop_vars(frames))
+    n, reach = len(ml), smooth // 2
+    mean = [sum(ml[(i + k) % n] for k in range(-reach, reach + 1)) / smooth for i in range(n)]
+    for name, frame in zip(frames, (int(np.argmax(mean)), int(np.argmin(mean))), strict=True):
+        assert found[name] == frame
+        # Of equal volumes the first frame counts, and which that is may change with the roll.
+        assert mean[(int(rolled[name]) - shift) % n] == mean[frame]
+    assert found.edv_ml == max(mean)
+    assert found.esv_ml == min(mean)
+
+
+def test_cardiac_output_is_stroke_volume_times_heart_rate():
+    found = motion.ejection_fraction(curve(150, 80), heart_rate_bpm=60)
+    assert float(found.cardiac_output_l_min) == pytest.approx(4.2)
+
+
+@pytest.mark.parametrize(
+    ("ml", "implausible"), [((100, 91), 1), ((100, 89), 0), ((100, 16), 0), ((100, 14), 1)]
+)
+def test_an_ejection_fraction_that_nobody_believes_is_marked(ml, implausible):
+    assert motion.ejection_fraction(curve(*ml)).implausible == implausible
+
+
+def test_what_is_no_curve_of_a_beat_is_refused():
+    whole = curve(3, 2, 1)
+    with pytest.raises(ValueError, match=r"curve is \('frame',\), expected .* dims \('time',\)"):
+        motion.ejection_fraction(whole.rename(time="frame"))
+    with pytest.raises(ValueError, match="curve is list, expected a DataArray"):
+        motion.ejection_fraction([3, 2, 1])
+    with pytest.raises(ValueError, match="the curve has 1 frame, expected at least 2"):
+        motion.ejection_fraction(whole[:1])
+    with pytest.raises(ValueError, match=r"volume in frame 1 is nan ml, expected 0 or more"):
+        motion.ejection_fraction(curve(3, np.nan, 1))
+    with pytest.raises(ValueError, match=r"volume in frame 2 is -1.0 ml"):
+        motion.ejection_fraction(curve(3, 2, -1))
+    with pytest.raises(ValueError, match="0 ml in all 3 frames: there is no ventricle"):
+        motion.ejection_fraction(curve(0, 0, 0))
+    for smooth in (0, 2, 5, True):
+        with pytest.raises(ValueError, match=f"smooth is {smooth}, expected an odd number .* to 3"):
+            motion.ejection_fraction(whole, smooth=smooth)
+    with pytest.raises(ValueError, match="heart_rate_bpm is 0, expected beats a minute"):
+        motion.ejection_fraction(whole, heart_rate_bpm=0)
