@@ -291,17 +291,33 @@ def _slices(box: Box, space: Sequence[str]) -> dict[str, slice]:
     return dict(zip(space, row, strict=True))
 
 
+def voxel_at(array: xr.DataArray, **points: Point) -> dict[str, int]:
+    """Index along each of x, y, z of the voxel at a point, world RAS+ mm, given by the name under which the caller knows it.
+
+    Raises
+    ------
+    ValueError
+        If it is no point, or lies outside the grid.
+    GridError
+        If a coordinate is missing or irregular.
+    """
+    ((name, point),) = points.items()
+    place = _xyz(name, point)
+    exact = np.linalg.inv(grid.affine_of(array)) @ [*place, 1.0]
+    index = {dim: int(np.floor(i + 0.5)) for dim, i in zip("xyz", exact[:3], strict=True)}
+    for dim, i in index.items():
+        n = array.sizes.get(dim, 1)
+        if not 0 <= i < n:
+            raise ValueError(
+                f"{name} {place} mm is voxel {i} along {dim!r}, outside of the {n} of the grid"
+            )
+    return index
+
+
 def _at(labels: xr.DataArray, point: Point) -> xr.DataArray:
     """Lazy number of the object at a point."""
     space, place = layout_of("labels", labels).space, _xyz("at_mm", point)
-    exact = np.linalg.inv(grid.affine_of(labels)) @ [*place, 1.0]
-    index = {dim: int(np.floor(i + 0.5)) for dim, i in zip("xyz", exact[:3], strict=True)}
-    for dim, i in index.items():
-        n = labels.sizes.get(dim, 1)
-        if not 0 <= i < n:
-            raise ValueError(
-                f"at_mm {place} mm is voxel {i} along {dim!r}, outside of the {n} of the grid"
-            )
+    index = voxel_at(labels, at_mm=place)
     return graph.reduce_partials(
         tally.at,
         {"labels": labels},

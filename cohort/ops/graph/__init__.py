@@ -5,7 +5,7 @@ arrays run as one block at once; with Dask nothing is computed, and a result has
 Leading dims (time, echo) are looped over: a kernel sees blocks of one to three spatial axes.
 
 Modules: `chunking` (arithmetic of chunks), `inputs` (arrays to one chunking, layers), `stencils`, `reductions`, `joining`,
-`lines`, `parts`, `whole` (what cannot be cut), `storage` and `settling` (what does not fit in memory), and `tasks` (what one
+`lines`, `parts`, `series`, `whole` (what cannot be cut), `storage` and `settling` (what does not fit in memory), and `tasks` (what one
 task does).
 """
 
@@ -15,6 +15,7 @@ from cohort.ops.graph.lines import map_lines
 from cohort.ops.graph.parts import map_parts
 from cohort.ops.graph.reductions import reduce_partials, reduce_rounds
 from cohort.ops.graph.rounds import Kept, keep
+from cohort.ops.graph.series import map_series
 from cohort.ops.graph.settling import free, settle
 from cohort.ops.graph.stencils import map_points, map_stencil, map_vectors
 from cohort.ops.graph.storage import ScratchError, scratch
@@ -31,6 +32,7 @@ __all__ = [
     "map_lines",
     "map_parts",
     "map_points",
+    "map_series",
     "map_stencil",
     "map_vectors",
     "reduce_partials",
