@@ -157,6 +157,8 @@ class Numbers:
         self._had = {c for c in self._columns if c in before}
         self._rows: dict[str, tuple[Any, ...]] = {}
         self._marks: dict[str, str] = {}
+        self._last: dict[str, tuple[Any, str]] = {}
+        """Part of a record -> what the last one said there, and its mark: scan after scan says the same."""
 
     def take(self, scan_id: str, record: Mapping[str, Any] | None) -> None:
         """Take the derivative record of a scan, in place of an earlier one.
@@ -203,10 +205,15 @@ class Numbers:
 
     def _marks_of(self, record: Mapping[str, Any]) -> Iterator[str]:
         """Short digests of what the numbers of a record depend on; most scans share most of them."""
-        for part in (record["contents"], record["keys"], record.get("versions", {})):
-            text = json.dumps(part, sort_keys=True)
-            mark = hashlib.sha256(text.encode()).hexdigest()[:16]
-            yield self._marks.setdefault(mark, mark)
+        for name in ("contents", "keys", "versions"):
+            part = record.get(name, {})
+            before, mark = self._last.get(name, (None, ""))
+            if part != before:
+                text = json.dumps(part, sort_keys=True)
+                mark = hashlib.sha256(text.encode()).hexdigest()[:16]
+                mark = self._marks.setdefault(mark, mark)
+                self._last[name] = part, mark
+            yield mark
 
 
 def _short(content: str | None) -> str | None:
