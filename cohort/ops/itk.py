@@ -4,6 +4,7 @@ ITK takes the world as it is given: no axis of it means right or left to its alg
 RAS+, and no coordinate is ever turned to LPS and back.
 """
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,13 +29,15 @@ _LAST_STEP = 0.005
 """The search ends when steps are shorter."""
 _RELAXATION = 0.6
 """Each time the search turns round, its steps become shorter by this."""
+_NOTHING = 1e300
+"""A metric above is ITK's word for images that have no voxel in common."""
 
 _TURN = threading.Lock()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """ITK computes on one thread in here, so that sums have the same bits on every machine.
+    """ITK computes on one thread in here, so that sums have the same bits whatever the number of cores; and prints no warnings.
 
     How many threads it takes is a number of the process: ``SetNumberOfThreads`` of a registration does not reach its metric.
     Threads that want ITK at the same time take turns.
@@ -42,12 +45,18 @@ def one_thread() -> Iterator[None]:
     import SimpleITK as sitk
 
     with _TURN:
-        before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+        process = sitk.ProcessObject
+        threads, warns = (
+            process.GetGlobalDefaultNumberOfThreads(),
+            process.GetGlobalWarningDisplay(),
+        )
+        process.SetGlobalDefaultNumberOfThreads(1)
+        process.GlobalWarningDisplayOff()
         try:
             yield
         finally:
-            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+            process.SetGlobalDefaultNumberOfThreads(threads)
+            process.SetGlobalWarningDisplay(warns)
 
 
 def image_of(values: np.ndarray, affine: np.ndarray) -> Any:
@@ -147,9 +156,10 @@ class Pair:
         self._method.SetMovingInitialTransform(self._back(matrix))
         self._method.SetInitialTransform(sitk.Transform(3, sitk.sitkIdentity))
         try:
-            return float(self._method.MetricEvaluate(self._fixed, self._moving))
-        except RuntimeError:
-            return float("inf")
+            found = float(self._method.MetricEvaluate(self._fixed, self._moving))
+        except RuntimeError:  # so ITK says of mutual information; of the others, the largest float
+            return math.inf
+        return found if found < _NOTHING else math.inf
 
     def search(self, matrix: np.ndarray, transform: str) -> Found:
         """Search for a better matrix from one on."""
@@ -176,14 +186,18 @@ class Pair:
         try:
             method.Execute(self._fixed, self._moving)
         except RuntimeError as error:
-            last = str(error).strip().splitlines()[-1]
-            return Found(matrix, float("nan"), 0, last, broken=True)
+            said = str(error).split("): ")[-1].strip()
+            return Found(matrix, math.nan, 0, said, broken=True)
+        iterations = int(method.GetOptimizerIteration())
+        if not method.GetMetricValue() < _NOTHING:
+            said = "No voxel of one image lies within the other."
+            return Found(matrix, math.nan, iterations, said, broken=True)
         # ITK leads from the fixed image to the moving one, first by the correction.
         back = np.linalg.inv(self._unit) @ matrix_of(step) @ self._unit
         return Found(
             matrix=np.linalg.inv(np.linalg.inv(matrix) @ back),
             metric=float(method.GetMetricValue()),
-            iterations=int(method.GetOptimizerIteration()),
+            iterations=iterations,
             stop=str(method.GetOptimizerStopConditionDescription()),
         )
 

@@ -43,8 +43,8 @@ class Registration:
     """What `register` found."""
 
     matrix: np.ndarray
-    """(4, 4) float64, moving world -> fixed world, RAS+ mm: ``space.affine(moving, matrix, like=fixed)``. NaN if the
-    search broke off."""
+    """(4, 4) float64, moving world -> fixed world, RAS+ mm: ``space.affine(moving, matrix, like=fixed)``. NaN, like metric and quality,
+    if the search broke off."""
     metric_before: float
     """At the start, over all voxels of the second level; lower is better, as in SimpleITK: mutual information (nats) and the square of
     the correlation are counted negative."""
@@ -188,7 +188,8 @@ def register(
         last = found[-1]
         moved, still = levels[min(1, len(levels) - 1)]
         judge = itk.Pair(moved, still, metric)
-        before, after = judge.metric_at(begin), judge.metric_at(last.matrix)
+        before = judge.metric_at(begin)
+        after = math.nan if last.broken else judge.metric_at(last.matrix)
         if metric == "mutual_information":
             quality = after / itk.Pair(still, still, metric).metric_at(np.eye(4))
         elif metric == "correlation":
@@ -196,7 +197,7 @@ def register(
         else:
             quality = 1 - after / float(still.values[still.inside].var(dtype=np.float64))
     matrix = np.full((4, 4), math.nan) if last.broken else last.matrix
-    share = _overlap(last.matrix, *levels[0])
+    share = 0.0 if last.broken else _overlap(last.matrix, *levels[0])
     reason = _doubt(last, before, after, quality, share, scale_range, least_overlap, least_quality)
     return Registration(
         matrix=matrix,
@@ -204,7 +205,7 @@ def register(
         metric=after,
         quality=quality,
         overlap=share,
-        determinant=float(np.linalg.det(matrix[:3, :3])),
+        determinant=math.nan if last.broken else float(np.linalg.det(matrix[:3, :3])),
         iterations=tuple(one.iterations for one in found),
         stop=last.stop,
         verdict="rejected" if reason else "accepted",
