@@ -1,18 +1,22 @@
 """The builder of graphs itself: any kernel, any chunks, any mode, and what may wait on disk."""
 
+import contextlib
 import pickle
+from functools import partial
 
 import dask
 import numpy as np
 import pytest
+import xarray as xr
 from dask.base import tokenize
 from dask.utils import ensure_dict
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage as ndi
-from strategies import chunked, chunkings, scan, shapes, tasks_per_block
+from strategies import chunked, chunkings, nothing_computed, scan, shapes, tasks_per_block
 
 from cohort.kernels import components, halo
+from cohort.kernels.blocks import TILE
 from cohort.ops import graph, labels, masks, measure
 from cohort.ops.graph import chunking
 
@@ -367,3 +371,69 @@ def test_an_array_in_memory_stays_there(tmp_path):
     assert graph.settle(image, tmp_path) is image
     graph.free(image)
     assert list(tmp_path.iterdir()) == []
+
+
+# Rounds, and several numbers a voxel.
+
+
+def whole_tiles(block, *, origin, shape, power):
+    """Numbers of tiles along the last axis, and each tile's values to a power."""
+    del shape
+    first = origin[-1] // TILE
+    cuts = range(TILE, block.shape[-1], TILE)
+    parts = np.split(block, list(cuts), axis=-1)
+    return np.arange(first, first + len(parts)), *(part**power for part in parts)
+
+
+def added(tiles, *parts, above):
+    """Tile, and sum of the values above a number."""
+    return np.array(
+        [[tile, part[part > above].sum()] for tile, part in zip(tiles, parts, strict=True)]
+    )
+
+
+@given(data=st.data(), on_disk=st.booleans())
+def test_rounds_see_every_tile_once_and_in_order(data, on_disk, tmp_path_factory):
+    image = scan(np.random.default_rng(0).integers(0, 99, (4, 5, 3 * TILE + 7)))
+    cuts = data.draw(st.sampled_from([(199,), (1, 198), (70, 60, 69), (64, 64, 64, 7), (130, 69)]))
+    lazy = image.chunk({"x": cuts})
+    calls = contextlib.nullcontext()
+    if on_disk:
+        calls = graph.scratch(tmp_path_factory.mktemp("scratch"))
+    with calls:
+        kept = graph.keep(whole_tiles, {"image": lazy}, params={"power": 2})
+        for above in (100, 2500):
+            rows = kept.rows(added, above=above)
+            squares = np.where(image.values**2 > above, image.values**2, 0)
+            expected = [squares[..., i : i + TILE].sum() for i in range(0, 199, TILE)]
+            np.testing.assert_array_equal(rows[:, 0], range(4))
+            np.testing.assert_array_equal(rows[:, 1], expected)
+
+
+def places(block, *, origin, by):
+    """Voxels' own indices, and the values."""
+    own = np.indices(block.shape) + np.reshape(origin, (3, 1, 1, 1))
+    return np.concatenate([own, block[None] * by]).astype(np.int32)
+
+
+@given(data=st.data(), shape=shapes(high=9))
+def test_vectors_know_where_a_voxel_lies_for_every_chunking(data, shape):
+    image = scan(np.random.default_rng(0).integers(0, 99, shape))
+    (lazy,) = data.draw(chunked(image))
+    call = partial(
+        graph.map_vectors,
+        places,
+        dim="of",
+        names=["z", "y", "x", "v"],
+        dtype=np.int32,
+        params={"by": 2},
+    )
+    with nothing_computed():
+        found = call({"image": lazy})
+    assert found.chunks == ((4,), *lazy.chunks)
+    assert tasks_per_block(found, lazy) == 1
+    expected = np.concatenate([np.indices(shape), 2 * image.values[None]])
+    np.testing.assert_array_equal(found, expected)
+    xr.testing.assert_identical(found.compute(), call({"image": image}))
+    assert found.of.values.tolist() == ["z", "y", "x", "v"]
+    np.testing.assert_array_equal(found.x, image.x)
