@@ -106,11 +106,10 @@ def resampled(given: Given, params: Params) -> Extent:
 def reoriented(given: Given, params: Params) -> Extent:
     """`space.reorient`."""
     image, codes = given["image"], "".join(params.get("axcodes", "RAS")).upper()
-    axis = {frozenset(pair): pair for pair in ("LR", "PA", "IS")}
-    line = {letter: pair for pair in axis.values() for letter in pair}
-    before = [line.get(letter) for letter in image.axcodes]
-    after = [line.get(letter) for letter in codes]
-    if sorted(map(str, before)) != sorted(map(str, after)):
+    line = {letter: pair for pair in ("LR", "PA", "IS") for letter in pair}
+    before = [line[letter] for letter in image.axcodes]
+    after = [line.get(letter, "") for letter in codes]
+    if sorted(before) != sorted(after):
         return image  # refused when it is called
     # Letters are of x, y, z; sizes of z, y, x.
     takes = [2 - before.index(pair) for pair in reversed(after)]
