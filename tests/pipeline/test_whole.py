@@ -1,11 +1,13 @@
 """Steps that cannot be cut into blocks, and poses: one task in both grains, the same bytes, memory that is forecast."""
 
 import json
+import pickle
 import re
 import shutil
 import threading
 from dataclasses import dataclass
 
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -16,6 +18,7 @@ from test_plan import HERE
 from cohort import grid
 from cohort.io.store import Store
 from cohort.ops import graph, space
+from cohort.ops.graph import whole
 from cohort.pipeline import memory
 from cohort.pipeline.plan import PlanError, Task, make_plan
 from cohort.pipeline.recipe import RecipeError, bind
@@ -225,6 +228,16 @@ def test_arrays_come_whole_from_files_and_from_blocks_and_leave_none_behind(tmp_
     graph.free(settled)
     graph.free(found)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_travels_of_an_array_is_no_larger_than_its_coordinates():
+    image = make_scan()["image"]
+    large = xr.DataArray(da.zeros((500, 600, 700), chunks=100), dims=grid.SPACE, name="image")
+    large = grid.with_affine(large, np.eye(4)).assign_attrs(units="HU")
+    shell = whole.Shell.of(large)
+    assert len(pickle.dumps(shell)) < 40_000
+    xr.testing.assert_identical(shell.around(large.data), large)
+    xr.testing.assert_identical(whole.Shell.of(image).around(image.values), image)
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Operations that cannot be cut into blocks: all they are given in one task, what they give in blocks again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,29 @@ from cohort.ops.graph.settling import files_of, reading
 
 
 @dataclass(frozen=True)
+class Shell:
+    """An array without its values: small enough to travel."""
+
+    dims: tuple[Hashable, ...]
+    coords: xr.Dataset
+    attrs: dict[Any, Any]
+    name: Hashable
+
+    @classmethod
+    def of(cls, array: xr.DataArray) -> "Shell":
+        """What an array is but for its values."""
+        return cls(array.dims, array.coords.to_dataset(), dict(array.attrs), array.name)
+
+    def around(self, data: Any) -> xr.DataArray:
+        """The array with these values."""
+        return xr.DataArray(data, self.coords.coords, self.dims, self.name, self.attrs)
+
+
+@dataclass(frozen=True)
 class _Written:
     """An array whose blocks lie in files."""
 
-    shell: xr.DataArray
-    """Its dims, coordinates, attributes and name, over nothing."""
+    shell: Shell
     dtype: np.dtype
     chunks: tuple[tuple[int, ...], ...]
     files: np.ndarray
@@ -65,7 +83,7 @@ def in_one_task(
         if not isinstance(array.data, da.Array):
             given[key] = array
             continue
-        shells[key] = _shell(array)
+        shells[key] = Shell.of(array)
         if (stored := files_of(array)) is not None:
             place = f"{name}-{key}"
             corners = starts(array.data.chunks)
@@ -80,12 +98,7 @@ def in_one_task(
     result = found[0]
     if not isinstance(result, _Written):
         return result
-    return result.shell.copy(data=reading(result.files, result.chunks, result.dtype))
-
-
-def _shell(array: xr.DataArray) -> xr.DataArray:
-    """The array without its values: one element that is repeated."""
-    return array.copy(deep=False, data=np.broadcast_to(np.zeros((), array.dtype), array.shape))
+    return result.shell.around(reading(result.files, result.chunks, result.dtype))
 
 
 def _read(
@@ -105,14 +118,14 @@ def _read(
 
 def _call(
     function: Callable[..., Any],
-    shells: Mapping[str, xr.DataArray],
+    shells: Mapping[str, Shell],
     given: Mapping[str, Any],
     folder: str,
     block: int,
     *values: np.ndarray,
 ) -> np.ndarray:
     """The call; an array of one object, so that Dask takes what is in it for nothing of its own."""
-    arrays = {k: s.copy(data=v) for (k, s), v in zip(shells.items(), values, strict=True)}
+    arrays = {k: s.around(v) for (k, s), v in zip(shells.items(), values, strict=True)}
     result = function(**arrays, **given)
     out = np.empty(1, object)
     if isinstance(result, xr.DataArray) and set(SPACE) & set(result.dims):
@@ -124,6 +137,6 @@ def _call(
                 slice(f[i], f[i] + c[i]) for f, c, i in zip(first, chunks, one, strict=True)
             )
             files[one] = storage.store([data[place]], folder)
-        result = _Written(_shell(result), data.dtype, chunks, files)
+        result = _Written(Shell.of(result), data.dtype, chunks, files)
     out[0] = result
     return out
