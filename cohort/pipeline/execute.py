@@ -258,9 +258,11 @@ def _called(
             outcome.numbers[step.name] = _number(result.values)
             outcome.units[step.name] = str(result.attrs.get("units", "1"))
         case "vector":
-            for part, value in zip(operation.parts, result.values, strict=True):
-                outcome.numbers[f"{step.name}_{part}"] = _number(value)
-                outcome.units[f"{step.name}_{part}"] = str(result.attrs.get("units", "1"))
+            made, parts = result.compute(), operation.parts
+            each = [made[p] for p in parts] if isinstance(made, xr.Dataset) else list(made)
+            for part, one in zip(parts, each, strict=True):
+                outcome.numbers[f"{step.name}_{part}"] = _number(one.values)
+                outcome.units[f"{step.name}_{part}"] = str(one.attrs.get("units", "1"))
         case "table":
             table, units = _columns(result.compute())
             outcome.tables[step.name] = table

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
-from cohort.ops import compare, filters, intensity, labels, masks, measure, space, synthesis
+from cohort.ops import compare, filters, intensity, labels, masks, measure, motion, space, synthesis
 from cohort.pipeline import extents
 
 Gives = Literal["array", "number", "vector", "table", "pose"]
@@ -169,4 +169,13 @@ STEPS: Mapping[str, Operation] = {
     "centroid_mm": Operation(measure.centroid_mm, 1, "vector", ("x", "y", "z"), peak_bytes=0),
     "regions": Operation(measure.regions, 1, "table", peak_bytes=7),
     "distance_mm": Operation(measure.distance_mm, 1, peak_bytes=8, result_bytes=8),
+    # motion
+    "left_ventricle": Operation(motion.left_ventricle, 1, peak_bytes=30, whole=True),
+    "volume_curve_ml": Operation(motion.volume_curve_ml, 1, peak_bytes=0, result_bytes=0),
+    "ejection_fraction": Operation(
+        motion.ejection_fraction, 1, "vector", motion.HEART, peak_bytes=0
+    ),
+    "ventricle_checks": Operation(
+        motion.ventricle_checks, 1, "vector", motion.CHECKS, peak_bytes=1
+    ),
 }
