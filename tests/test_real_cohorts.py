@@ -1,13 +1,18 @@
 """The cohorts of catalogs/ on the real data beside this checkout, against references nobody here computed."""
 
+import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
+import xarray as xr
+from skimage.draw import polygon2mask
 
-from cohort import api
+from cohort import api, grid
 from cohort.io.catalog import read_catalog
 from cohort.io.store import Store
 
@@ -140,3 +145,68 @@ def test_the_table_alone_gives_the_published_t_values_and_warns_of_repeated_subj
     assert (dx["brain-by-dx"]["n"], dx["brain-adjusted"]["n"]) == (425, 406)
     assert dx["elderly-adjusted"]["statistic"] == pytest.approx(-5.917047586227, rel=1e-10)
     assert any("19" in w and "twice" in w for w in result.fits["brain-by-dx"].warnings)
+
+
+def outlined(image: xr.DataArray, folder: Path) -> np.ndarray:
+    """An expert's outlines of the left ventricle, filled in on the grid of the image: (time, z, y, x) bool."""
+    from_world = np.linalg.inv(grid.affine_of(image)) @ grid.LPS_TO_RAS
+    headers = [
+        pydicom.dcmread(path, stop_before_pixels=True) for path in sorted(folder.rglob("*.dcm"))
+    ]
+    by_number = {int(header.InstanceNumber): header for header in headers}
+    points = pd.read_csv(folder / "lv_expert_contours_decimated.csv")
+    truth = np.zeros(image.shape, bool)
+    for (number, phase), outline in points.groupby(["InstanceNumber", "phase_1based"]):
+        header = by_number[number]
+        along_row, along_column = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
+        height, width = (float(mm) for mm in header.PixelSpacing)
+        places = (
+            np.array(header.ImagePositionPatient, float)
+            + np.outer(outline["x_col_px"] * width, along_row)
+            + np.outer(outline["y_row_px"] * height, along_column)
+        )
+        x, y, z = nib.affines.apply_affine(from_world, places).T
+        assert np.abs(z - round(z[0])).max() < 0.01
+        truth[phase - 1, round(z[0])] = polygon2mask(image.shape[2:], np.c_[y, x])
+    return truth
+
+
+def test_sunnybrooks_left_ventricle_agrees_with_an_expert_without_a_seed_in_both_grains(
+    tmp_path, shared
+):
+    rows = []
+    for grain in ("scan", "block"):
+        result = update("sunnybrook", tmp_path / grain, workers=0, grain=grain)
+        assert result.manifest["counts"]["done"] == 1
+        assert not result.problems
+        rows.append(Store(tmp_path / grain).table("lv-ejection-fraction"))
+    pd.testing.assert_frame_equal(*rows, check_exact=True)
+    row = rows[0].iloc[0]
+    units = json.loads((tmp_path / "scan/tables/lv-ejection-fraction.units.json").read_text())
+    assert (units["edv_ml"], units["ejection_fraction"]) == ("ml", "1")
+
+    # The series: folders out of order, two files twice, slices 10 mm apart though their locations step by 8.153.
+    store = api.open(tmp_path / "scan")
+    image = store.scan(row["scan_id"])["image"]
+    assert image.sizes == {"time": 20, "z": 11, "y": 256, "x": 256}
+    assert grid.spacing_mm(image)["z"] == pytest.approx(10.0, abs=1e-3)
+
+    # The expert: 148.76 ml at end-diastole (frame 19), 84.27 ml at end-systole (frame 6).
+    assert row["edv_ml"] == pytest.approx(148.8, rel=0.15)
+    assert 0.33 < row["ejection_fraction"] < 0.53
+    assert row["stroke_volume_ml"] == pytest.approx(row["edv_ml"] - row["esv_ml"])
+    assert min((row["end_diastole_frame"] - 19) % 20, (19 - row["end_diastole_frame"]) % 20) <= 2
+    assert abs(row["end_systole_frame"] - 6) <= 1
+    assert (row["implausible"], row["border_voxels"], row["end_slices"]) == (0, 0, 0)
+    assert row["largest_area_jump"] < 0.3
+
+    (path,) = (tmp_path / "scan/derivatives/lv-ejection-fraction").glob("*.zarr")
+    found = xr.open_zarr(path, consolidated=False)["ventricle"].values.astype(bool)
+    truth = outlined(image, shared / "sunnybrook-cine")
+    voxel = grid.voxel_volume_mm3(image) / 1000
+    assert truth[[19, 6]].sum((1, 2, 3)) * voxel == pytest.approx([148.76, 84.27], rel=0.005)
+    for frame, least in ((19, 0.80), (6, 0.72)):
+        mid = np.flatnonzero(truth[frame].any(axis=(1, 2)))[1:-1]
+        ours, theirs = found[frame, mid], truth[frame, mid]
+        dice = 2 * (ours & theirs).sum((1, 2)) / (ours.sum((1, 2)) + theirs.sum((1, 2)))
+        assert dice.mean() >= least
