@@ -3,7 +3,7 @@
 A module is what one calls; a package beside it holds the parts of one.
 
 - From a table to a design: `columns`, `formula`, `design` (parts in ``table`` and ``terms``); before any p: `screen`
-  (``screening``), `consistency`, `reliability`.
+  (``screening``), `consistency`, `reliability`, `agreement` (with an expert).
 - Effects: `regression`, `outcomes` (many at once: ``regions``), `contrasts`, `means`, `comparison`, `ladder`, `effects`,
   `equivalence`, `multiplicity`, `robust` (``clustering``), `diagnostics`, `persite`.
 - Other errors and other rows: `mixed` (``subjects``), `permutation` (``exchanges``), `imputation` (``draws``).

@@ -35,12 +35,12 @@ def overlap(found, truth, axis=(1, 2, 3)):
     return 2 * (found & truth).sum(axis) / (found.sum(axis) + truth.sum(axis))
 
 
-def check(heart):
+def check(heart, *, within=0.02):
     """The right object in every frame, and the fraction that the closed form gives."""
     found = motion.left_ventricle(heart.cine())
     assert overlap(found.values, heart.truth()).min() > 0.88
     result = motion.ejection_fraction(motion.volume_curve_ml(found), smooth=3)
-    assert float(result.ejection_fraction) == pytest.approx(heart.ejection_fraction, abs=0.02)
+    assert float(result.ejection_fraction) == pytest.approx(heart.ejection_fraction, abs=within)
     # The outline lies about 0.8 mm outside of the middle of the edge, towards the trabeculae.
     radii = np.cbrt(float(result.edv_ml) / heart.volumes_ml().max())
     assert 0 < heart.radius_mm * (radii - 1) < 1.5
@@ -83,7 +83,8 @@ def hearts(draw):
 @settings(max_examples=10, phases=(Phase.explicit, Phase.generate))  # a minute for each that fails
 @given(heart=hearts())
 def test_hearts_of_any_size_place_spacing_and_noise(heart):
-    check(heart)
+    # What the outline lies too far outside weighs more in a small heart, and noise bulges a convex hull.
+    check(heart, within=0.03)
 
 
 # What does not matter.
