@@ -127,6 +127,12 @@ def noisy(given: Given, params: Params) -> Extent:
     return replace(like, dtype=_floats(like.dtype))
 
 
+def tissues(given: Given, params: Params) -> Extent:
+    """`heads.brain_tissues`: three fractions."""
+    del params
+    return replace(given["image"], lead=3, dtype=np.dtype(np.float32))
+
+
 # What is held at work.
 
 
@@ -181,6 +187,12 @@ def bending(given: Given, params: Params, gives: Extent) -> float:
         48.0 * one + splines + gives.nbytes * _copies(gives),
         2 * splines,
     )
+
+
+def placing(given: Given, params: Params, gives: Extent) -> float:
+    """`heads.skull_distance_mm`: libraries and the template, a head in voxels of 2 mm, and its surface at full size."""
+    del given, params
+    return 400e6 + 12.0 * gives.voxels
 
 
 def _copies(gives: Extent) -> int:

@@ -3,7 +3,21 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
-from cohort.ops import compare, filters, intensity, labels, masks, measure, motion, space, synthesis
+from cohort.ops import (
+    bias,
+    compare,
+    filters,
+    heads,
+    intensity,
+    labels,
+    masks,
+    measure,
+    motion,
+    quality,
+    space,
+    synthesis,
+    tissue,
+)
 from cohort.pipeline import extents
 
 Gives = Literal["array", "number", "vector", "table", "pose"]
@@ -64,6 +78,11 @@ def _number(
     function: Callable[..., Any], peak_bytes: float, masked_bytes: float | None = None
 ) -> Operation:
     return Operation(function, 1, "number", peak_bytes=peak_bytes, masked_bytes=masked_bytes)
+
+
+def _of_heads(operation: Operation) -> Operation:
+    """What looks at a whole head at once."""
+    return operation._replace(whole=True)
 
 
 def _moved(function: Callable[..., Any], *, work: extents.Work = extents.moving) -> Operation:
@@ -169,8 +188,29 @@ STEPS: Mapping[str, Operation] = {
     "centroid_mm": Operation(measure.centroid_mm, 1, "vector", ("x", "y", "z"), peak_bytes=0),
     "regions": Operation(measure.regions, 1, "table", peak_bytes=7),
     "distance_mm": Operation(measure.distance_mm, 1, peak_bytes=8, result_bytes=8),
+    # whole heads
+    "correct_bias": _of_heads(_image(bias.correct_bias, 24)),
+    "skull_distance_mm": _of_heads(
+        Operation(heads.skull_distance_mm, 1, result_bytes=4, work=extents.placing)
+    ),
+    "intracranial_mask": _of_heads(_mask(heads.intracranial_mask, 2)),
+    "brain_tissues": _of_heads(
+        Operation(heads.brain_tissues, 1, shape=extents.tissues, peak_bytes=32)
+    ),
+    "brain_mask": _of_heads(_mask(heads.brain_mask, 26)),
+    "tissue_volumes_ml": Operation(
+        tissue.volumes_ml, 1, "vector", ("csf", "grey", "white"), peak_bytes=1
+    ),
+    "affine_volume_ml": _of_heads(_number(heads.affine_volume_ml, 0)),
+    "registration_metric": _of_heads(_number(heads.registration_metric, 0)),
+    "touches_border": _of_heads(_number(heads.touches_border, 1)),
+    "head_mask": _of_heads(_mask(quality.head_mask, 12)),
+    "snr": _of_heads(_number(quality.snr, 5)),
+    "cnr": _of_heads(_number(quality.cnr, 13)),
+    "efc": _of_heads(_number(quality.efc, 14)),
+    "fber": _of_heads(_number(quality.fber, 18)),
     # motion
-    "left_ventricle": Operation(motion.left_ventricle, 1, peak_bytes=30, whole=True),
+    "left_ventricle": Operation(motion.left_ventricle, 1, peak_bytes=6, whole=True),
     "volume_curve_ml": Operation(motion.volume_curve_ml, 1, peak_bytes=0, result_bytes=0),
     "ejection_fraction": Operation(
         motion.ejection_fraction, 1, "vector", motion.HEART, peak_bytes=0
