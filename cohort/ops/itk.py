@@ -60,7 +60,7 @@ def one_thread() -> Iterator[None]:
 
 
 def image_of(values: np.ndarray, affine: np.ndarray) -> Any:
-    """SimpleITK image of an array on a grid whose axes stand at right angles.
+    """SimpleITK image of an array on any grid, sheared ones too: it is its files that cannot hold these.
 
     Parameters
     ----------

@@ -1,6 +1,5 @@
-"""Images as a registration takes them: checked, and at each level on axes at right angles, coarser if they are finer."""
+"""Images as a registration takes them: checked, and at each level coarser if they are finer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,19 +114,10 @@ def level_of(image: xr.DataArray, mask: xr.DataArray, spacing_mm: float) -> Leve
     Axes are turned to the closest canonical ones first, so that flipped and transposed images give the same bits.
     """
     image, mask = (space.reorient(array) for array in (image, mask))
-    affine = grid.affine_of(image)
-    if grid.is_sheared(affine):
-        like = _straight(image, spacing_mm)
-        # Outside the sheared box there is no image: these voxels do not count.
-        mask = space.affine(mask, np.eye(4), like=like)
-        image = space.resample(image, like=like)
-    else:
-        own = grid.spacing_mm(image)
-        wanted = {
-            str(d): _step(spacing_mm, float(mm), image.sizes[str(d)]) for d, mm in own.items()
-        }
-        image = space.resample(image, spacing_mm=wanted)
-        mask = space.resample(mask, like=image)
+    own = grid.spacing_mm(image)
+    wanted = {str(d): _step(spacing_mm, float(mm), image.sizes[str(d)]) for d, mm in own.items()}
+    image = space.resample(image, spacing_mm=wanted)
+    mask = space.resample(mask, like=image)
     box = {d: _extent(mask.any(dim=[o for o in grid.SPACE if o != d]).values) for d in grid.SPACE}
     image, mask = image.isel(box), mask.isel(box)
     return Level(
@@ -143,26 +133,3 @@ def _step(wanted: float, own: float, size: int) -> float:
 def _extent(there: np.ndarray) -> slice:
     found = np.flatnonzero(there)
     return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, there.size)
-
-
-def _straight(image: xr.DataArray, spacing_mm: float) -> xr.DataArray:
-    """Empty grid at right angles around a sheared one."""
-    affine, shape = grid.affine_of(image), [image.sizes[d] for d in grid.SPACE]
-    axes, upper = np.linalg.qr(affine[:3, :3])
-    axes = axes * np.sign(np.diag(upper))
-    steps = grid.steps_mm(affine)
-    along = grid.corners(affine, shape) @ axes
-    low, high = along.min(axis=0), along.max(axis=0)
-    sizes: Sequence[int] = image.shape[::-1]
-    straight = np.eye(4)
-    count = []
-    for axis in range(3):
-        step = _step(spacing_mm, float(steps[axis]), sizes[axis])
-        straight[:3, axis] = axes[:, axis] * step
-        count.append(int(np.ceil((high[axis] - low[axis]) / step - 1e-6)) + 1)
-    straight[:3, 3] = axes @ low
-    return xr.DataArray(
-        np.zeros(count[::-1], np.float32),
-        dims=grid.SPACE,
-        coords=grid.coordinates(straight, count[::-1]),
-    )

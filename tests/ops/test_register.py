@@ -212,18 +212,18 @@ def skewed(step: float, tilt: float) -> np.ndarray:
     return affine
 
 
-@pytest.mark.parametrize(("step", "tilt"), [(4.0, 0.0), (6.5, 0.0), (5.0, 0.36)])
+@pytest.mark.parametrize(("step", "tilt"), [(6.5, 0.0), (5.0, 0.36), (4.0, 0.8)])
 def test_oblique_anisotropic_and_sheared_grids_give_the_same_world_matrix(step, tilt):
     affine = skewed(step, tilt)
     assert grid.is_sheared(affine) == (tilt > 0)
     empty = xr.DataArray(np.zeros((round(240 / step), 80, 56), np.float32), dims=grid.SPACE)
     like = grid.with_affine(empty, affine)
     truth = pose(np.random.default_rng(9))
-    if tilt:  # either side may be sheared
+    if tilt > 0.5:  # either side may be sheared
         found = register(posed(truth, like=like), subject(0)).checked()
-        check_near(np.linalg.inv(found), truth, mm=0.8)
+        check_near(np.linalg.inv(found), truth, mm=0.3)
     else:
-        check(register(subject(0), posed(truth, like=like)), truth, mm=0.8)
+        check(register(subject(0), posed(truth, like=like)), truth, mm=0.3)
 
 
 @pytest.mark.parametrize("codes", ["LPS", "SRA", "PIL"])
