@@ -33,7 +33,7 @@ def head_tissues(
     Parameters
     ----------
     image : DataArray, shape (z, y, x), any real dtype
-        T1-weighted: fluid is darkest, white matter brightest.
+        T1-weighted: fluid is darkest, white matter brightest, and what gives no signal is 0.
     inside : DataArray, bool
         On the grid of `image`: all of the intracranial space, or the brain with some of the fluid around it.
     priors : {"csf": DataArray, "grey": DataArray, "white": DataArray}, optional
@@ -44,8 +44,8 @@ def head_tissues(
     Returns
     -------
     DataArray, shape (tissue, z, y, x), float32, unit 1
-        Fractions along ``tissue`` csf, grey, white. They sum to 1 inside, and are 0 outside. Lazy if an input is; the fit itself
-        is done now. Attributes: ``class_means`` and ``class_std`` of the three tissues in the image's unit,
+        Fractions along ``tissue`` csf, grey, white. They sum to 1 inside, and are 0 outside. What is none of them (air, bone,
+        vessels, fat) counts with csf. Lazy if an input is; the fit itself is done now. Attributes: ``class_means`` and ``class_std`` of the three tissues in the image's unit,
         ``n_iterations`` and ``converged``.
 
     Raises
@@ -59,7 +59,8 @@ def head_tissues(
     Notes
     -----
     Expectation-maximisation over voxels of one tissue, and of two neighbouring ones in one of four shares, whose means and variances
-    lie between those of the pure ones. The sum of fractions (`volumes_ml`) tells volumes more precisely than a count of voxels.
+    lie between those of the pure ones. Mixed voxels are at most half as many as those of the two tissues alone: brightness
+    varies within a tissue too, and without that bound mixtures take it all. The sum of fractions (`volumes_ml`) tells volumes more precisely than a count of voxels.
     Sums are added tile by tile: the same bits for any chunking. Where white matter meets fluid directly the mixture looks grey
     unless an atlas says otherwise.
     """
