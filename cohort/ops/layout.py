@@ -147,6 +147,15 @@ def check_image(name: str, image: xr.DataArray) -> None:
         raise ValueError(f"{name} is {image.dtype}, expected real numbers of at most 64 bits")
 
 
+def check_flat(name: str, array: xr.DataArray) -> None:
+    """Raise ValueError if there are leading dims."""
+    if lead := layout_of(name, array).lead:
+        raise ValueError(
+            f"{name} has dims {array.dims}; take one position along {', '.join(map(str, lead))}: "
+            f"{name}.isel({lead[0]}=0)"
+        )
+
+
 def check_labels(name: str, labels: xr.DataArray) -> None:
     """Raise ValueError unless `labels` are integers."""
     layout_of(name, labels)

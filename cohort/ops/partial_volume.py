@@ -8,7 +8,7 @@ import xarray as xr
 from cohort.kernels import mixture, tissues
 from cohort.kernels.tissues import TISSUES, Tissues
 from cohort.ops import graph
-from cohort.ops.layout import check_image, check_mask, layout_of
+from cohort.ops.layout import check_flat, check_image, check_mask
 
 LEAST_VOXELS = 100
 """Inside of a head, for three tissues to be told apart."""
@@ -99,11 +99,7 @@ def _maps(priors: Mapping[str, xr.DataArray] | None) -> dict[str, xr.DataArray]:
 def _check(arrays: Mapping[str, xr.DataArray]) -> None:
     for name, array in arrays.items():
         (check_mask if name == "inside" else check_image)(name, array)
-        if lead := layout_of(name, array).lead:
-            raise ValueError(
-                f"{name} has dims {array.dims}; take one position along {', '.join(map(str, lead))}: "
-                f"{name}.isel({lead[0]}=0)"
-            )
+        check_flat(name, array)
 
 
 def _fitted(kept: graph.Kept, *, atlas: bool, bias: bool) -> tuple[Tissues, int, bool]:

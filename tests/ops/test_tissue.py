@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 
 from cohort.grid import GridError
 from cohort.kernels import mixture
-from cohort.ops import graph, tissue
+from cohort.ops import graph, mixtures, tissue
 
 SHAPE = (13, 70, 66)
 """More than one tile along two axes."""
@@ -44,8 +44,8 @@ def start(images, mask, n_components, seed):
     kept = graph.keep(
         mixture.pick, {"mask": mask, **{str(i): image for i, image in enumerate(images)}}
     )
-    n, center, scale = tissue._scores([kept], [str(i) for i in range(len(images))])
-    return tissue._start([kept], n, center, scale, n_components, seed, 1e-6)
+    n, center, scale = mixtures._scores([kept], [str(i) for i in range(len(images))])
+    return mixtures._start([kept], n, center, scale, n_components, seed, 1e-6)
 
 
 def by_scikit_learn(values, begin, **more):
