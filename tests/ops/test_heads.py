@@ -321,7 +321,7 @@ def test_grey_and_white_matter_of_oasis_go_with_what_others_measured(shared):
     """Skull-stripped and in MNI space already: their share of what is left, against FreeSurfer-era nWBV of the same sessions."""
     people = pd.read_csv(shared / "oasis/oasis1_cross_sectional.csv", index_col="ID")
     shares = {}
-    for path in sorted((shared / "oasis1-mni2mm/uint8").glob("*.nii.gz")):
+    for path in sorted((shared / "oasis1-mni2mm/uint8").glob("*.nii.gz"))[::3]:
         image = read(path)
         inside = image > 0
         atlas = heads.atlas_on(image.assign_attrs(template_matrix=np.eye(4).ravel().tolist()))
@@ -330,7 +330,7 @@ def test_grey_and_white_matter_of_oasis_go_with_what_others_measured(shared):
     found = pd.Series(shares)
     r = np.corrcoef(found, people.loc[found.index, "nWBV"])[0, 1]
     say(f"{len(found)} sessions: r {r:.4f}")
-    assert len(found) > 150
+    assert len(found) > 50
     assert r > 0.9
     with pytest.raises(HeadError, match=r"skull-stripped|metric"):
         heads.skull_distance_mm(image)
