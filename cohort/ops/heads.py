@@ -159,6 +159,7 @@ def brain_tissues(
     *,
     distance: xr.DataArray | None = None,
     intracranial: xr.DataArray | None = None,
+    atlas: bool = True,
 ) -> xr.DataArray:
     """Fluid, grey and white matter inside of the skull, as fractions of each voxel.
 
@@ -170,11 +171,14 @@ def brain_tissues(
         What `skull_distance_mm` gave for it; without, it is corrected for bias and registered here.
     intracranial : DataArray, bool, optional
         Where to look; by default `intracranial_mask`.
+    atlas : bool
+        Whether grey and white matter of the template say what to expect where. On synthetic heads, which are bent from the same
+        template, that helps; on real ones it draws every brain towards the average, atrophied ones most.
 
     Returns
     -------
     DataArray, shape (tissue, z, y, x), float32, unit 1
-        As `partial_volume.head_tissues`, which finds them, with grey and white matter of the template as its atlas.
+        As `partial_volume.head_tissues`, which finds them.
 
     Raises
     ------
@@ -189,7 +193,8 @@ def brain_tissues(
     if intracranial is None:
         intracranial = intracranial_mask(image, distance=distance)
     check_mask("intracranial", intracranial)
-    return partial_volume.head_tissues(image, intracranial.compute(), atlas_on(distance))
+    maps = atlas_on(distance) if atlas else None
+    return partial_volume.head_tissues(image, intracranial.compute(), maps)
 
 
 def brain_mask(image: xr.DataArray, *, tissues: xr.DataArray | None = None) -> xr.DataArray:
