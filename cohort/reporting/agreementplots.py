@@ -39,19 +39,19 @@ def agreement(
     DesignError
         As `bland_altman`.
     """
-    table = bland_altman(measured, expert)
+    lines = bland_altman(measured, expert).to_dict()
     a, b = np.asarray(measured, np.float64), np.asarray(expert, np.float64)
     figure = blank(4.6, 3.4)
     axes = empty_axes(figure)
+    said = {"bias": "bias", "upper_limit": "95 % of differences"}
     for term, colour, style in (
         ("bias", MARK, "-"),
         ("lower_limit", LINE, "--"),
         ("upper_limit", LINE, "--"),
     ):
-        estimate, low, high = map(float, table.loc[term, ["estimate", "ci_low", "ci_high"]])
+        at, low, high = (float(lines[column][term]) for column in ("estimate", "ci_low", "ci_high"))
         axes.axhspan(low, high, color=FILL, alpha=0.5, linewidth=0, zorder=0)
-        said = {"bias": "bias", "upper_limit": "95 % of differences"}.get(term)
-        axes.axhline(estimate, color=colour, linestyle=style, linewidth=1.5, label=said)
+        axes.axhline(at, color=colour, linestyle=style, linewidth=1.5, label=said.get(term))
     axes.plot((a + b) / 2, a - b, "o", markersize=3.5, color=INK, alpha=0.6, markeredgewidth=0)
     axes.set_xlabel(with_unit(f"{label}, mean of both", unit), parse_math=False)
     axes.set_ylabel(with_unit(f"{names[0]} - {names[1]}", unit), parse_math=False)
