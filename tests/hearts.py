@@ -10,8 +10,8 @@ import xarray as xr
 class Heart:
     """A left ventricle (half an ellipsoid, its flat side the base) among what it could be mistaken for.
 
-    Around it lie its own muscle, a right ventricle that beats with it (a bright crescent), two papillary muscles inside, an
-    aorta and an atrium above the base, a bright ring of fat that does not move, liver and lung.
+    Around it lie its own muscle, a right ventricle that beats with it (a bright crescent), trabeculae and two papillary muscles
+    inside, an aorta and an atrium above the base, a bright ring of fat that does not move, liver and lung.
     """
 
     shape: tuple[int, int, int] = (11, 110, 120)
@@ -19,6 +19,8 @@ class Heart:
     radius_mm: float = 25.0
     length_mm: float = 72.0
     ejection_fraction: float = 0.55
+    trabeculae_mm: float = 1.5
+    """Layer along the wall that is half blood, half muscle, and counts as cavity."""
     centre_mm: tuple[float, float] = (0.0, 0.0)
     """Of the ventricle, from the middle of the field of view, along y and x."""
     tilt: float = 0.1
@@ -96,7 +98,8 @@ class Heart:
         cavity = r * wide * beat
         outer = np.sqrt(cavity**2 + (r * wide + 8) ** 2 - (r * wide) ** 2)
         put(0.3, np.where(heart & (wide > 0), np.hypot(y, x) - outer, np.inf))
-        put(1.0, outside)
+        put(0.65, outside)
+        put(1.0, outside + self.trabeculae_mm)
         for side in (-1, 1):
             papillary = disc(
                 -0.55 * r * wide * beat, 0.12 * r * wide, across=side * 0.4 * r * wide * beat

@@ -46,7 +46,7 @@ class Rules:
     drift_mm: float = 12.0
     """How far it reaches beyond itself in the neighbouring slice."""
     level: float = 0.25
-    """Its edge, between the muscle around it (0) and its blood (1)."""
+    """Its edge, between the muscle around it (0) and its blood (1): half way to trabeculae that are half blood."""
     apex_cm2: float = 0.5
     """Area at end-diastole that its last slice towards the apex has at least."""
     contraction: float = 0.5

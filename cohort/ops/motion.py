@@ -82,7 +82,8 @@ def left_ventricle(
     drift_mm : float, > 0
         How far the ventricle reaches beyond its outline in the neighbouring slice.
     level : float, 0 to 1
-        Its edge, between the muscle around it (0) and its blood (1).
+        Its edge, between the muscle around it (0) and its blood (1). 0.25 is half way to trabeculae that are half blood; for
+        walls without any take 0.5.
     apex_cm2 : float, >= 0
         Area at end-diastole that its last slice towards the apex has at least.
     contraction : float, 0 to 1

@@ -35,15 +35,13 @@ def overlap(found, truth, axis=(1, 2, 3)):
     return 2 * (found & truth).sum(axis) / (found.sum(axis) + truth.sum(axis))
 
 
-def check(heart, *, within=0.02):
-    """The right object in every frame, and the fraction that the closed form gives."""
+def check(heart):
+    """The right object in every frame, and the volumes that the closed form gives."""
     found = motion.left_ventricle(heart.cine())
-    assert overlap(found.values, heart.truth()).min() > 0.88
+    assert overlap(found.values, heart.truth()).min() > 0.93
     result = motion.ejection_fraction(motion.volume_curve_ml(found), smooth=3)
-    assert float(result.ejection_fraction) == pytest.approx(heart.ejection_fraction, abs=within)
-    # The outline lies about 0.8 mm outside of the middle of the edge, towards the trabeculae.
-    radii = np.cbrt(float(result.edv_ml) / heart.volumes_ml().max())
-    assert 0 < heart.radius_mm * (radii - 1) < 1.5
+    assert float(result.ejection_fraction) == pytest.approx(heart.ejection_fraction, abs=0.02)
+    assert float(result.edv_ml) == pytest.approx(heart.volumes_ml().max(), rel=0.1)
     n = heart.n_frames
     assert abs((int(result.end_diastole_frame) - heart.diastole + n // 2) % n - n // 2) <= 1
 
@@ -52,7 +50,7 @@ def test_a_heart_of_twenty_frames_among_what_it_could_be_mistaken_for():
     check(Heart())
 
 
-@pytest.mark.parametrize("fraction", [0.12, 0.6])
+@pytest.mark.parametrize("fraction", [0.12, 0.7])
 def test_a_failing_heart_and_a_strong_one(fraction):
     check(Heart(ejection_fraction=fraction, diastole=3))
 
@@ -68,7 +66,7 @@ def hearts(draw):
         spacing=(step, pixel, pixel),
         radius_mm=draw(st.floats(20, 30)),
         length_mm=length,
-        ejection_fraction=draw(st.floats(0.2, 0.55)),
+        ejection_fraction=draw(st.floats(0.2, 0.65)),
         centre_mm=(draw(st.floats(-12, 12)), draw(st.floats(-12, 12))),
         tilt=draw(st.floats(-0.15, 0.15)),
         towards_rv=draw(st.floats(0, 6.28)),
@@ -83,8 +81,7 @@ def hearts(draw):
 @settings(max_examples=10, phases=(Phase.explicit, Phase.generate))  # a minute for each that fails
 @given(heart=hearts())
 def test_hearts_of_any_size_place_spacing_and_noise(heart):
-    # What the outline lies too far outside weighs more in a small heart, and noise bulges a convex hull.
-    check(heart, within=0.03)
+    check(heart)
 
 
 # What does not matter.
