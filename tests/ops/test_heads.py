@@ -18,7 +18,7 @@ from nibabel.funcs import as_closest_canonical
 from nibabel.testing import data_path
 
 from cohort import grid
-from cohort.ops import heads, space, template, tissue
+from cohort.ops import heads, space, template
 from cohort.ops.heads import HeadError
 
 RELATIVE = {
