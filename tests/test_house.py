@@ -200,7 +200,8 @@ def test_an_operation_is_documented_and_takes_keywords(name):
     assert "Raises" in doc, f"{name}: what does it refuse?"
     hints = inspect.signature(function, eval_str=True).parameters.values()
     positional = [p for p in hints if p.kind is not p.KEYWORD_ONLY]
-    assert all(p.annotation is xr.DataArray or p.name == "matrix" for p in positional), (
+    images = (xr.DataArray, xr.DataArray | None)
+    assert all(p.annotation in images or p.name == "matrix" for p in positional), (
         f"{name}: only images, and where they go, are positional"
     )
 

@@ -233,7 +233,13 @@ def atlas_on(distance: xr.DataArray) -> dict[str, xr.DataArray]:
 
 
 def registration_metric(distance: xr.DataArray) -> xr.DataArray:
-    """Mutual information of head and template, counted negative: lower is better; nats. Of what `skull_distance_mm` gave."""
+    """Mutual information of head and template, counted negative: lower is better; nats. Of what `skull_distance_mm` gave.
+
+    Raises
+    ------
+    ValueError
+        If `distance` is none of these.
+    """
     return _said(distance, "registration_metric", "1")
 
 
@@ -241,12 +247,17 @@ def affine_volume_ml(distance: xr.DataArray) -> xr.DataArray:
     """Intracranial volume from the determinant of the affine transform alone, not calibrated, of what `skull_distance_mm` gave.
 
     As FreeSurfer's eTIV [Buckner et al. 2004, doi:10.1016/j.neuroimage.2004.06.018].
+
+    Raises
+    ------
+    ValueError
+        If `distance` is none of these.
     """
     return _said(distance, "affine_volume_ml", "ml")
 
 
 def touches_border(mask: xr.DataArray) -> xr.DataArray:
-    """Number of voxels of a mask (z, y, x) that lie in an outermost plane of the image."""
+    """Number of voxels of a mask (z, y, x) that lie in an outermost plane of the image. Raises ValueError if it is not bool."""
     check_mask("mask", mask)
     return xr.DataArray(_border(mask.compute().values), attrs={"units": "voxel"})
 

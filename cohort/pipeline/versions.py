@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-NUMERIC = ("connected-components-3d", "numba", "numpy", "scipy")
+NUMERIC = ("connected-components-3d", "numba", "numpy", "scikit-image", "scipy", "SimpleITK")
 """Packages whose code makes the numbers of a recipe. What only moves or stores them is not here: an upgrade of Dask or Zarr
 makes nothing stale."""
 
