@@ -120,7 +120,7 @@ OF_HEADS = {
     in ("cohort.ops.heads", "cohort.ops.quality", "cohort.ops.bias", "cohort.ops.tissue")
 }
 IMAGES = ("image", "mask", "other", "labels", "reference")
-MOST_CELLS = 100_000
+MOST_CELLS = 1_000_000
 """Of larger results, every seventh along each axis."""
 PAIRS = dict.fromkeys(("iou", "dice", "hausdorff_mm", "surface_distance_mm"), ("mask", "other"))
 """Of masks; all others compare images."""

@@ -159,7 +159,7 @@ def brain_tissues(
     *,
     distance: xr.DataArray | None = None,
     intracranial: xr.DataArray | None = None,
-    atlas: bool = True,
+    atlas: bool = False,
 ) -> xr.DataArray:
     """Fluid, grey and white matter inside of the skull, as fractions of each voxel.
 

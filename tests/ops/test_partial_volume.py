@@ -164,17 +164,18 @@ def test_a_head_of_known_truth_is_measured_within_two_percent():
     assert np.abs(found.values - truth)[:, inside.values].mean() < 0.1
 
 
+@pytest.mark.slow
 def test_brains_of_a_real_cohort_lose_tissue_as_others_measured(shared):
     """Grey and white matter as a share of the skull-stripped volume, beside nWBV, which others found in other ways."""
     people = pd.read_csv(shared / "oasis" / "oasis1_cross_sectional.csv").set_index("ID")
-    files = sorted((shared / "oasis1-mni2mm" / "uint8").glob("*_MR1.nii.gz"))[::9]
+    files = sorted((shared / "oasis1-mni2mm" / "uint8").glob("*_MR1.nii.gz"))[::3]
     share = []
     for path in files:
         image = nifti.read_image(path)["image"].load()
         found = tissue.volumes_ml(tissue.head_tissues(image, image > 0))
         share.append(float(1 - found.sel(tissue="csf") / found.sum()))
     known = people.loc[[path.name.removesuffix(".nii.gz") for path in files], "nWBV"]
-    assert len(files) > 12
+    assert len(files) > 50
     assert np.corrcoef(share, known)[0, 1] > 0.9
 
 

@@ -17,8 +17,8 @@ def test_the_recipe_finds_the_heart_to_the_same_bits_in_both_grains(tmp_path):
     recipe = read_recipe(RECIPE)
     scan = HEART.cine().to_dataset()
     names = [item.name for item in (*recipe.steps, *recipe.measure)]
-    whole = execute(recipe, scan, stale=names)
-    blocks = execute(recipe, scan, stale=names, scratch=tmp_path, block=64)
+    whole = execute(recipe, scan, scan_id="heart", stale=names)
+    blocks = execute(recipe, scan, scan_id="heart", stale=names, scratch=tmp_path, block=64)
     assert blocks.numbers == whole.numbers
     assert blocks.units == whole.units
     np.testing.assert_array_equal(blocks.kept["ventricle"], whole.kept["ventricle"])
