@@ -23,6 +23,7 @@ KEY, SECRET = "COHORTKEY", "COHORTSECRET"
 STEP_SECONDS, START_SECONDS = 120, 240
 """For one command, and until the gateway answers, on a machine that is busy with other things; alone it takes 13 s."""
 
+# A monitor ends itself on a disk of which less than 5 % is free, which says nothing of the few megabytes here.
 CONF = """\
 [global]
 fsid = {fsid}
@@ -48,6 +49,8 @@ admin_socket = {root}/run/$cluster-$name.asok
 pid_file = {root}/run/$name.pid
 log_file = {root}/log/$name.log
 mon_data = {root}/mon
+mon_data_avail_warn = 0
+mon_data_avail_crit = 0
 mgr_data = {root}/mgr
 osd_data = {root}/osd
 rgw_data = {root}/rgw
