@@ -140,13 +140,14 @@ def show_result(result: "Result", *, as_json: bool) -> None:
     if skipped := Counter(p.code for p in result.problems if p.state == "skipped"):
         each = ", ".join(f"{n} {code}" for code, n in sorted(skipped.items()))
         counts += f", {skipped.total()} series skipped ({each})"
-    print(
-        f"{manifest['command']} {result.catalog.cohort}: {counts}; processed {manifest['processed']} in {manifest['seconds']:.1f} s"
-    )
+    done = f"{counts}; processed {manifest['processed']} in"
+    if not result.catalog.sources:
+        done = "a table without scans, in"
+    print(f"{manifest['command']} {result.catalog.cohort}: {done} {manifest['seconds']:.1f} s")
     if settling := manifest.get("settling"):
         print(f"  {settling} series are still arriving; left for the next call")
     unmatched = manifest.get("unmatched", {})
-    if rows := unmatched.get("rows_without_scan"):
+    if (rows := unmatched.get("rows_without_scan")) and result.catalog.sources:
         print(f"  {len(rows)} rows of the participants table have no scan")
     if scans := unmatched.get("scans_without_row"):
         print(
@@ -223,7 +224,7 @@ def listener(*, as_json: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
 
 
 def _line_a_stage(event: Mapping[str, Any]) -> None:
-    if event["event"] == "stage" and event.get("total") is not None:
+    if event["event"] == "stage" and (event.get("total") or event.get("fresh")):
         say(f"{event['stage']}: {event['total']} to do, {event.get('fresh', 0)} fresh")
 
 

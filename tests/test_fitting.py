@@ -1,6 +1,7 @@
 """`cohort ingest` and `cohort fit` on the OASIS tables: the published numbers, read from what was written."""
 
 import json
+import re
 from html import unescape
 from pathlib import Path
 
@@ -309,3 +310,5 @@ def test_a_cohort_that_is_only_a_table_is_fitted_as_the_table_is_now(tmp_path):
         assert (done := call("fit", catalog, "dose")).exit_code == 0, done.output
         tidy = Store(tmp_path / "store").model_table("dose", "tidy").set_index("term")
         assert tidy.loc["dose", "estimate"] == pytest.approx(slope, abs=0.1)
+        assert "fit c: a table without scans, in" in done.output
+        assert not re.search(r"to do|fresh|have no scan", done.output), "there are no scans to miss"
