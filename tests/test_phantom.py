@@ -389,7 +389,7 @@ def test_the_recipe_measures_every_head_within_five_percent(made):
     recipe = read_recipe(RECIPES / "head-volumes.yaml")
     names = [*recipe.columns(), *recipe.keep]
     for one in [*made, *(head(seed=seed, index=seed) for seed in range(90, 96))]:
-        found = execute(recipe, one.scan, stale=names)
+        found = execute(recipe, one.scan, scan_id="head", stale=names)
         for name in ("intracranial_ml", "brain_ml"):
             assert found.numbers[name] == pytest.approx(one.truth[name], rel=0.05)
         assert found.numbers["csf_ml"] == pytest.approx(
