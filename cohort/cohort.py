@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cohort import schema
 from cohort.grid import GridError
 from cohort.io.catalog import Catalog, CatalogError
 from cohort.io.store import Store, StoreError
@@ -53,11 +52,7 @@ class Cohort:
     @property
     def recipes(self) -> list[str]:
         """Recipes with a table of measurements."""
-        return [
-            name
-            for name in self.store.tables()
-            if name not in schema.COHORT_TABLES and "." not in name
-        ]
+        return self.store.recipes()
 
     def scan(self, scan_id: str) -> "xr.Dataset":
         """One scan, lazily; the cost does not depend on how many there are. Raises `StoreError`."""

@@ -20,9 +20,6 @@ from cohort.io.storage.papers import Papers, damaged
 from cohort.io.storage.place import files_of
 from cohort.pipeline import changes
 
-COHORT_TABLES = ("participants", "protocols", "scans")
-"""Tables that are no recipe's; `schema` has the same list, and takes long to import."""
-
 LISTED = 200
 """Refused series that are told one by one; all are counted."""
 
@@ -84,11 +81,7 @@ def status(store: Papers) -> dict[str, Any]:
     """Scans by state, what waits in quarantine, the last run, and the one that goes on now."""
     manifest = last_manifest(store)
     names = store.tables()
-    recipes = {
-        name: _states(store, name)
-        for name in names
-        if name not in COHORT_TABLES and "." not in name
-    }
+    recipes = {name: _states(store, name) for name in store.recipes()}
     refused = store.files.names("quarantine")
     now = running(store)
     return {

@@ -6,14 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cohort import schema
 from cohort.io.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_KEYS = ("scan_id", "participant", "subject", "session", "state", "reason")
-"""Columns of a recipe's table that are no measurements."""
 
 _SAFE = {
     "enable_external_access": "false",  # no file, no network, no extension
@@ -81,7 +77,7 @@ def views(store: Store) -> "dict[str, Callable[[], pd.DataFrame]]":
     row a scan, with its participant's covariates and everything that was measured) and ``fits`` (one row a model, outcome and term).
     """
     names = store.tables()
-    recipes = [n for n in names if n not in schema.COHORT_TABLES and "." not in n]
+    recipes = store.recipes()
     made: dict[str, Callable[[], pd.DataFrame]] = {
         "measurements": partial(_long, store, recipes),
         "wide": partial(_wide, store, recipes),
@@ -107,9 +103,9 @@ def _long(store: Store, recipes: Sequence[str]) -> "pd.DataFrame":
     for recipe in recipes:
         table, units = _table(store, recipe), store.units(recipe)
         known = [key for key in keys if key in table]
-        quantities = [c for c in table if c not in _KEYS]
+        quantities = [c for c in table if c in units]
         long = table.melt(known, quantities, var_name="quantity", value_name="value")
-        unit = long["quantity"].map(lambda q, units=units: units.get(q, "1"))
+        unit = long["quantity"].map(units)
         tables.append(long.assign(recipe=recipe, value=pd.to_numeric(long["value"]), unit=unit))
     found = [table for table in tables if len(table)] or tables[:1]
     return pd.concat(found, ignore_index=True)[list(tables[0].columns)]
@@ -123,8 +119,8 @@ def _wide(store: Store, recipes: Sequence[str]) -> "pd.DataFrame":
         own = [c for c in participants if c == "participant" or c not in wide]
         wide = wide.merge(participants[own], how="left", on="participant", validate="many_to_one")
     for recipe in recipes:
-        table = _table(store, recipe)
-        quantities = [c for c in table if c not in _KEYS]
+        table, units = _table(store, recipe), store.units(recipe)
+        quantities = [c for c in table if c in units]
         # Two recipes may measure under one name: the second one's says whose it is.
         named = {q: f"{recipe}.{q}" if q in wide else q for q in quantities}
         wide = wide.merge(

@@ -14,9 +14,6 @@ import xarray as xr
 
 from cohort import grid
 
-COHORT_TABLES = ("participants", "protocols", "scans")
-"""Tables of every cohort; any other is of the recipe of its name."""
-
 FORMAT_VERSION = 1
 """Version of the layout of scans on disk; raised when an old reader could misread a new store."""
 

@@ -13,9 +13,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cohort import schema
 from cohort.io.accounts import Accounts, Problem, differs, foreign, leftover, unreadable
 from cohort.io.storage.backend import StoreError
+from cohort.io.storage.papers import OF_ALL
 
 if TYPE_CHECKING:
     from cohort.io.store import Store
@@ -98,7 +98,7 @@ class _Check(Accounts):
         yield from self.groups("scans", self.files.listing("scans"), self.ids("scans"))
         known = {name for name in self.files.names("tables") if name.count(".") == 1}
         recipes = {name.removesuffix(".parquet") for name in known if name.endswith(".parquet")}
-        recipes -= set(schema.COHORT_TABLES)
+        recipes -= set(OF_ALL)
         for recipe, listed in groupby(self.files.listing("derivatives"), _folder):
             if recipe:
                 yield from self.groups(f"derivatives/{recipe}", listed, self.ids(recipe))

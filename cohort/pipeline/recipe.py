@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cohort import expression, provenance, schema
+from cohort import expression, provenance
+from cohort.io.storage.papers import OF_ALL
 from cohort.io.yamlfile import YamlError, read_yaml
 from cohort.pipeline.arguments import grid_of_result, near, sort_arguments
 from cohort.pipeline.rehearsal import rehearse
@@ -219,7 +220,7 @@ class _Binder:
         name = content.get("recipe")
         if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
             self._problem(f"'recipe' is the name, letters, digits, - and _; found {name!r}")
-        elif name in schema.COHORT_TABLES:
+        elif name in OF_ALL:
             self._problem(
                 f"recipe: {name!r} is the name of a table of every cohort; choose another"
             )

@@ -151,15 +151,11 @@ def _recipe_of(store: Store, place: str) -> str | None:
 
 
 def _tables(store: Store, recipes: Collection[str]) -> Iterator[Rubbish]:
-    from cohort import schema
+    from cohort.io.storage.papers import OF_ALL
 
     for name in store.files.names("tables"):
         stem = name.partition(".")[0]
-        if (
-            stem in recipes
-            or stem in schema.COHORT_TABLES
-            or not name.endswith((".parquet", ".units.json"))
-        ):
+        if stem in recipes or stem in OF_ALL or not name.endswith((".parquet", ".units.json")):
             continue
         yield _of(store, "table", f"of {stem}, no recipe of the catalog", [f"tables/{name}"])
     for name in store.files.names("baseline"):

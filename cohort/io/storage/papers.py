@@ -21,6 +21,9 @@ from cohort.io.storage.backend import Files, Log, StoreError
 if TYPE_CHECKING:
     import pandas as pd
 
+OF_ALL = ("participants", "protocols", "scans")
+"""Tables of every cohort; any other is a recipe's, or, with a dot, one of its labels."""
+
 CHECKSUMS = "checksums.json"
 _PAGE = "report/index.html"
 
@@ -54,6 +57,10 @@ class Papers:
     def tables(self) -> list[str]:
         """Names of all tables, sorted."""
         return self._stems("tables", ".parquet")
+
+    def recipes(self) -> list[str]:
+        """Recipes with a table of measurements, sorted."""
+        return [name for name in self.tables() if name not in OF_ALL and "." not in name]
 
     def write_table(
         self, name: str, table: "pd.DataFrame", units: Mapping[str, str] | None = None
