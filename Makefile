@@ -2,6 +2,7 @@
 # is enough: every recipe that needs the environment makes it first.
 
 PYTHON ?= python3
+PROCESSES := -n logical --maxprocesses 4
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -29,10 +30,10 @@ demo: $(INSTALLED)
 	$(BIN)/cohort demo demo-output
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PROCESSES) -m "not slow"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PROCESSES) --dist loadfile -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -150,7 +150,7 @@ def test_a_line_that_cron_would_cut_off_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bucket_brings_its_keys_from_a_private_file(tmp_path, private):
+def test_keys_of_a_bucket(tmp_path, private):
     catalog = study(tmp_path)
     catalog.write_text(catalog.read_text().replace("store: store", "store: s3://bucket/store"))
     (path,) = render("cron", catalog, tmp_path / "out").values()
