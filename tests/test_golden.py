@@ -14,6 +14,9 @@ from cohort.grid import coordinates
 from cohort.ops import heads
 from cohort.ops.bias import correct_bias
 from cohort.ops.quality import head_mask
+from cohort.ops.register import Registration
+from cohort.ops.space import shift
+from cohort.ops.tissue import gmm_posteriors
 from cohort.phantom import head
 from cohort.pipeline.recipe import STEPS
 from cohort.provenance import digest
@@ -70,6 +73,7 @@ CASES = {
     "noise": {"std": 3, "correlation_mm": 2, "seed": 7},
     "rician": {"std": 3, "seed": 7},
     "elastic": {"alpha_mm": 1, "sigma_mm": 4, "seed": 7},
+    "gmm": {"n_components": 3, "seed": 7},
 }
 HEART = Heart(
     shape=(7, 70, 74), spacing=(10.0, 2.2, 2.0), length_mm=56.0, base_slice=6, n_frames=6, noise=0.0
@@ -84,6 +88,29 @@ CASES |= {
     "ejection_fraction": {"curve": CURVE, "smooth": 3},
     "ventricle_checks": {"mask": BEATING},
 }
+
+
+def of_a_mixture():
+    """Posteriors of three components in the mask, and what is told of them."""
+    given = scan()
+    parts = gmm_posteriors(given["image"], given["reference"], mask=given["mask"], n_components=3)
+    here = {"posteriors": parts}
+    return {
+        "gmm": {"image": given["image"], "second": given["reference"], "mask": given["mask"]},
+        "classify": here,
+        "component_ml": here | {"component": 2},
+        "components": here,
+    }
+
+
+def of_a_pair():
+    """An image with one bright ball among waves, and the same a little elsewhere."""
+    z, y, x = np.ogrid[:14, :16, :18]
+    values = 60 * np.exp(-((z - 6) ** 2 / 20 + (y - 8) ** 2 / 9 + (x - 10) ** 2 / 30)) + np.sin(
+        x + y
+    )
+    fixed = xr.DataArray(values, coords=coordinates(AFFINE, values.shape), dims=("z", "y", "x"))
+    return {"moving": shift(fixed, mm={"x": 2.5, "z": -2}), "fixed": fixed}
 
 
 @functools.cache
@@ -116,9 +143,8 @@ def of_a_head():
 OF_HEADS = {
     name
     for name, step in STEPS.items()
-    if step.function.__module__
-    in ("cohort.ops.heads", "cohort.ops.quality", "cohort.ops.bias", "cohort.ops.tissue")
-}
+    if step.function.__module__ in ("cohort.ops.heads", "cohort.ops.quality", "cohort.ops.bias")
+} | {"tissue_volumes_ml"}
 IMAGES = ("image", "mask", "other", "labels", "reference")
 MOST_CELLS = 1_000_000
 """Of larger results, every seventh along each axis."""
@@ -128,6 +154,9 @@ PAIRS = dict.fromkeys(("iou", "dice", "hausdorff_mm", "surface_distance_mm"), ("
 
 def plain(value):
     """A result as text: every value to nine digits, so that libraries may differ in the last bits of a float."""
+    if isinstance(value, Registration):
+        parts = [getattr(value, part) for part in STEPS["register"].parts]
+        value = xr.DataArray([*value.matrix.ravel(), *parts])
     if isinstance(value, xr.Dataset):
         return {str(name): plain(part) for name, part in value.data_vars.items()}
     if value.size > MOST_CELLS:
@@ -148,6 +177,10 @@ def test_the_numbers_of_an_operation_change_only_with_its_revision(name):
         arrays = {p: given[source] for p, source in zip("ab", pair, strict=True)}
     if name == "noise":
         arrays = {"like": given["image"]}
+    if name in (mixtures := of_a_mixture()):
+        arrays = mixtures[name]
+    if name == "register":
+        arrays = of_a_pair()
     if name in OF_HEADS:
         arrays = of_a_head()[name]
     found = {

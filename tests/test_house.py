@@ -69,7 +69,7 @@ def test_a_catalog_and_its_recipes_are_sound(path):
     "path", sorted((ROOT / "catalogs/recipes").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_a_recipe_is_named_as_its_file(path):
-    assert read_recipe(path, variables=("image", "labels")).name == path.stem
+    assert read_recipe(path, variables=("image", "labels", "second")).name == path.stem
 
 
 def test_the_examples_of_the_readme_are_sound(tmp_path):

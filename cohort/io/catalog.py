@@ -15,12 +15,13 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 from cohort.io import covariates
 from cohort.io.covariates import Check, Columns, IdMap, Model, ParticipantsTable
 from cohort.io.fields import (
+    Attachment,
+    ImageTemplate,
     LocalPath,
     Name,
     Part,
     Sources,
     SubjectPattern,
-    Template,
     VariableName,
     describe,
     did_you_mean,
@@ -80,7 +81,8 @@ class Catalog(Part):
     fifth_axis: Literal["echo"] | None = None
     series: list[SeriesPolicy] = Field(default_factory=list)
     """The same decisions for some series only; what each of them means says `policy.Policy`."""
-    attach: dict[VariableName, Template] = Field(default_factory=dict)
+    attach: dict[VariableName, Attachment] = Field(default_factory=dict)
+    """Name -> where the file lies that belongs to a scan: labels, a mask (of that name), or a further image."""
     recipes: list[str] = Field(default_factory=list)
     participants: ParticipantsTable | None = Field(default=None, validate_default=True)
     models: dict[Name, Model] = Field(default_factory=dict)
@@ -224,6 +226,11 @@ class Catalog(Part):
         return {
             name: self._fill(text, path.parent, stem(path)) for name, text in self.attach.items()
         }
+
+    @property
+    def attached_images(self) -> frozenset[str]:
+        """Names of what is attached and is an image, not labels or a mask."""
+        return frozenset(n for n, said in self.attach.items() if isinstance(said, ImageTemplate))
 
     def only_scans(self, paths: Iterable[Path]) -> list[Path]:
         """Those of the files found in the sources that are scans, not attached to one."""

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from string import Formatter
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+    WrapValidator,
+)
 from pydantic_core import ErrorDetails
 
 from cohort import expression
@@ -64,6 +72,32 @@ def _template(text: str) -> str:
     return _local(text)
 
 
+class ImageTemplate(str):
+    """Where a further contrast of a scan lies; a plain text says where labels or a mask do."""
+
+    __slots__ = ()
+
+
+def _attachment(value: Any) -> Any:
+    """``{image: template}`` as one of an image; everything else as a template of labels."""
+    if not isinstance(value, dict):
+        return value
+    if set(value) != {"image"} or not isinstance(value["image"], str):
+        raise ValueError(
+            f"expected a template, or {{image: template}} for a further contrast; found {value!r:.80}"
+        )
+    return ImageTemplate(value["image"])
+
+
+def _same_kind(text: str, handler: Callable[[str], str]) -> str:
+    found = handler(text)
+    return ImageTemplate(found) if isinstance(text, ImageTemplate) else found
+
+
+def _said(template: str) -> Any:
+    return {"image": str(template)} if isinstance(template, ImageTemplate) else template
+
+
 def _pattern(text: str) -> str:
     try:
         groups = re.compile(text).groupindex
@@ -95,6 +129,9 @@ VariableName = Annotated[str, AfterValidator(_variable)]
 ColumnExpression = Annotated[str, AfterValidator(_expression)]
 LocalPath = Annotated[str, AfterValidator(_local)]
 Template = Annotated[str, AfterValidator(_template)]
+Attachment = Annotated[
+    Template, WrapValidator(_same_kind), BeforeValidator(_attachment), PlainSerializer(_said)
+]
 SubjectPattern = Annotated[str, AfterValidator(_pattern)]
 Paths = Annotated[list[LocalPath], BeforeValidator(_as_list)]
 Sources = Annotated[list[Annotated[str, AfterValidator(_source)]], BeforeValidator(_as_list)]

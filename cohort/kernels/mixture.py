@@ -69,20 +69,25 @@ def pick(
     whole = (1,) * (3 - len(shape)) + tuple(shape)
     per_axis = [-(-n // TILE) for n in whole]
     first = origin_of(tuple(origin))
-    tiles, found = [], [np.empty((len(blocks) + 3 * places, 0))]
+    tiles, cuts, sizes = [], [], [0]
     for index in np.ndindex(*(-(-n // TILE) for n in inside.shape)):
         cut = tuple(slice(TILE * i, TILE * (i + 1)) for i in index)
+        if size := np.count_nonzero(inside[cut]):
+            number = [o // TILE + i for o, i in zip(first, index, strict=True)]
+            tiles.append(int(np.ravel_multi_index(number, per_axis)))
+            cuts.append((index, cut))
+            sizes.append(size)
+    starts = np.cumsum(sizes)
+    # Filled tile by tile: parts put together at the end would be there twice.
+    values = np.empty((len(blocks) + 3 * places, int(starts[-1])))
+    for (index, cut), start, stop in zip(cuts, starts[:-1], starts[1:], strict=True):
         where = np.nonzero(inside[cut])
-        if not where[0].size:
-            continue
-        number = [o // TILE + i for o, i in zip(first, index, strict=True)]
-        tiles.append(int(np.ravel_multi_index(number, per_axis)))
         rows = [block[cut][where] for block in blocks]
         if places:
             rows += [w + (o + TILE * i) for w, o, i in zip(where, first, index, strict=True)]
-        found.append(np.stack(rows).astype(np.float64))
-    sizes = [part.shape[1] for part in found]
-    return np.array(tiles, np.int64), np.cumsum(sizes), np.concatenate(found, axis=1)
+        for row, found in zip(values, rows, strict=True):
+            row[start:stop] = found
+    return np.array(tiles, np.int64), starts, values
 
 
 # How the values lie: for standard scores, and for a start.

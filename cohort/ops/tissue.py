@@ -9,7 +9,7 @@ import xarray as xr
 from cohort import grid
 from cohort.kernels import mixture
 from cohort.ops import graph, measure
-from cohort.ops.layout import check_flat, check_mask, layout_of
+from cohort.ops.layout import check_flat, check_image, check_mask, layout_of
 from cohort.ops.mixtures import Contrasts, Mixture, gmm, gmm_over, named
 from cohort.ops.partial_volume import head_tissues
 from cohort.ops.segmentations import import_labels
@@ -18,12 +18,20 @@ __all__ = [
     "Classification",
     "Mixture",
     "classify",
+    "component_ml",
+    "components",
     "gmm",
     "gmm_over",
+    "gmm_posteriors",
     "head_tissues",
     "import_labels",
+    "likeliest",
+    "posteriors",
     "volumes_ml",
 ]
+
+COMPONENT = "component"
+"""Dim of posteriors; its coordinate counts from 1."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,17 @@ def classify(
     -----
     Posteriors are those of ``GaussianMixture.predict_proba``, and labels the first largest of them.
     """
+    shares = posteriors(contrasts, model, mask=mask)
+    return Classification(likeliest(shares), shares)
+
+
+def posteriors(
+    contrasts: Contrasts, model: Mixture, *, mask: xr.DataArray | None = None
+) -> xr.DataArray:
+    """Tell for each voxel how likely each component of a mixture is there: `Classification.posteriors`.
+
+    Parameters, Raises and Notes are those of `classify`.
+    """
     images = named(contrasts)
     if isinstance(contrasts, Mapping) and set(images) == set(model.contrasts):
         images = {name: images[name] for name in model.contrasts}
@@ -86,10 +105,10 @@ def classify(
     parts = mixture.Components(
         model.weights, model.standardized_means, model.standardized_covariances
     )
-    posteriors = graph.map_vectors(
+    return graph.map_vectors(
         mixture.posteriors,
         arrays,
-        dim="component",
+        dim=COMPONENT,
         names=range(1, 1 + len(model.weights)),
         dtype=np.float32,
         params={
@@ -99,12 +118,168 @@ def classify(
             "masked": mask is not None,
         },
     ).assign_attrs(units="1")
-    shares = {
-        f"component {i + 1}": posteriors.isel(component=i, drop=True)
-        for i in range(len(model.weights))
-    }
-    labels = graph.map_points(mixture.likeliest, shares, dtype=np.uint8)
-    return Classification(labels.assign_attrs(units="1").rename("labels"), posteriors)
+
+
+def likeliest(posteriors: xr.DataArray) -> xr.DataArray:
+    """Label each voxel with its likeliest component.
+
+    Parameters
+    ----------
+    posteriors : DataArray, shape (component, z, y, x), float
+        As `posteriors`, `gmm_posteriors` and `classify` give them.
+
+    Returns
+    -------
+    DataArray, shape (z, y, x), uint8
+        The component, from 1, of equally likely ones the first; 0 where all are 0. Lazy if `posteriors` is.
+
+    Raises
+    ------
+    ValueError
+        If there is no dim ``component``, or it holds more than 255.
+    """
+    shares = {f"component {number}": share for number, share in enumerate(_shares(posteriors), 1)}
+    found = graph.map_points(mixture.likeliest, shares, dtype=np.uint8)
+    return found.assign_attrs(units="1").rename("labels")
+
+
+def gmm_posteriors(
+    image: xr.DataArray,
+    second: xr.DataArray | None = None,
+    third: xr.DataArray | None = None,
+    *,
+    mask: xr.DataArray,
+    n_components: int,
+    seed: int = 0,
+    tolerance: float = 1e-3,
+    max_iterations: int = 100,
+    regularization: float = 1e-6,
+) -> xr.DataArray:
+    """Fit a Gaussian mixture to one to three contrasts of a scan and tell how likely each component is in each voxel.
+
+    Parameters
+    ----------
+    image, second, third : DataArray, shape (z, y, x), any real dtype
+        Contrasts on one grid, standardised in the mask before the fit. Components are ordered by their mean in the first.
+    mask : DataArray, bool
+        On the same grid; where the mixture is fitted, and outside of which nothing is told.
+    n_components, seed, tolerance, max_iterations, regularization
+        As in `gmm`. The seed starts the search and is the same for every scan.
+
+    Returns
+    -------
+    DataArray, shape (component, z, y, x), float32
+        As `Classification.posteriors`; lazy if an input is, though the fit is done now. The fit travels as attributes: ``weights``,
+        ``means`` (contrast after contrast), ``contrasts`` and ``contrast_units``, ``log_likelihood`` (mean a voxel, of standardised
+        values), ``n_voxels``, ``n_iterations`` and ``converged`` (0 or 1).
+
+    Raises
+    ------
+    GridError
+        If the grids differ.
+    ValueError
+        As `gmm`.
+    """
+    given = {"image": image, "second": second, "third": third}
+    contrasts = {name: array for name, array in given.items() if array is not None}
+    model = gmm(
+        contrasts,
+        mask=mask,
+        n_components=n_components,
+        seed=seed,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        regularization=regularization,
+    )
+    return posteriors(contrasts, model, mask=mask).assign_attrs(
+        contrasts=list(model.contrasts),
+        contrast_units=list(model.units),
+        weights=model.weights.tolist(),
+        means=model.means.T.ravel().tolist(),
+        log_likelihood=model.log_likelihood,
+        n_voxels=model.n_voxels,
+        n_iterations=model.n_iterations,
+        converged=int(model.converged),
+    )
+
+
+def component_ml(posteriors: xr.DataArray, *, component: int) -> xr.DataArray:
+    """Volume of one component: the sum of its posteriors times the voxel's volume.
+
+    Parameters
+    ----------
+    posteriors : DataArray, shape (component, z, y, x), float
+    component : int
+        From 1, in the order of the model.
+
+    Returns
+    -------
+    DataArray, shape (), float64, ml
+        Lazy if `posteriors` is.
+
+    Raises
+    ------
+    GridError
+        If a coordinate is missing or irregular.
+    ValueError
+        If there is no such component.
+    """
+    shares = _shares(posteriors)
+    if isinstance(component, bool) or component not in range(1, 1 + len(shares)):
+        raise ValueError(f"component is {component!r}, expected 1 to {len(shares)}")
+    return volumes_ml(shares[component - 1])
+
+
+def components(posteriors: xr.DataArray) -> xr.Dataset:
+    """Volume, weight and means of every component that `gmm_posteriors` found.
+
+    Parameters
+    ----------
+    posteriors : DataArray, shape (component, z, y, x), float
+        With its attributes.
+
+    Returns
+    -------
+    Dataset over ``label``, from 1
+        ``volume_ml`` (sum of posteriors), ``weight`` (the component's share of the mask), and for each contrast ``mean_image``, ``mean_second``,
+        ``mean_third``. Lazy if `posteriors` is.
+
+    Raises
+    ------
+    GridError
+        If a coordinate is missing or irregular.
+    ValueError
+        If the attributes are missing.
+    """
+    count = len(_shares(posteriors))
+    said = ("contrasts", "contrast_units", "weights", "means")
+    if missing := [name for name in said if name not in posteriors.attrs]:
+        raise ValueError(
+            f"posteriors have no attribute {missing[0]!r}, expected what gmm_posteriors() gives"
+        )
+    names, units, weights, means = (posteriors.attrs[name] for name in said)
+    levels = np.reshape(means, (len(names), count))
+    volumes = volumes_ml(posteriors).drop_vars(COMPONENT).rename({COMPONENT: "label"})
+    found = {"volume_ml": volumes.assign_coords(label=np.arange(1, 1 + count))}
+    for name, unit, values in [
+        ("weight", "1", weights),
+        *((f"mean_{n}", u, level) for n, u, level in zip(names, units, levels, strict=True)),
+    ]:
+        found[name] = xr.DataArray(np.asarray(values), dims="label", attrs={"units": unit})
+    return xr.Dataset(found)
+
+
+def _shares(posteriors: xr.DataArray) -> list[xr.DataArray]:
+    """Posteriors of each component."""
+    if COMPONENT not in posteriors.dims:
+        raise ValueError(
+            f"posteriors have dims {posteriors.dims}, expected ('component', 'z', 'y', 'x')"
+        )
+    check_image("posteriors", posteriors)
+    count = posteriors.sizes[COMPONENT]
+    if count > np.iinfo(np.uint8).max:
+        raise ValueError(f"posteriors are of {count} components, expected at most 255")
+    return [posteriors.isel({COMPONENT: i}, drop=True) for i in range(count)]
 
 
 def volumes_ml(fractions: xr.DataArray) -> xr.DataArray:

@@ -133,6 +133,17 @@ def tissues(given: Given, params: Params) -> Extent:
     return replace(given["image"], lead=3, dtype=np.dtype(np.float32))
 
 
+def components(given: Given, params: Params) -> Extent:
+    """`tissue.gmm_posteriors`: a fraction for each component."""
+    return replace(given["image"], lead=int(params["n_components"]), dtype=np.dtype(np.float32))
+
+
+def likeliest(given: Given, params: Params) -> Extent:
+    """`tissue.likeliest`: one label for all components."""
+    del params
+    return replace(given["posteriors"], lead=1, dtype=np.dtype(np.uint8), name="labels")
+
+
 # What is held at work.
 
 
@@ -193,6 +204,20 @@ def placing(given: Given, params: Params, gives: Extent) -> float:
     """`heads.skull_distance_mm`: libraries and the template, a head in voxels of 2 mm, and its surface at full size."""
     del given, params
     return 400e6 + 12.0 * gives.voxels
+
+
+def mixing(given: Given, params: Params, gives: Extent) -> float:
+    """`tissue.gmm_posteriors`: the mask's values of each contrast in float64, of a mask of everything; and then what is given."""
+    del gives
+    image = given["image"]
+    contrasts = sum(name in given for name in ("image", "second", "third"))
+    return image.voxels * max(8.0 * contrasts, 4.0 * int(params["n_components"]) + 2)
+
+
+def labelling(given: Given, params: Params, gives: Extent) -> float:
+    """`tissue.likeliest`: labels, the largest share so far, and where one is larger."""
+    del given, params
+    return 6.0 * gives.voxels
 
 
 def _copies(gives: Extent) -> int:

@@ -14,6 +14,7 @@ from cohort.ops import (
     measure,
     motion,
     quality,
+    register,
     space,
     synthesis,
     tissue,
@@ -151,6 +152,21 @@ STEPS: Mapping[str, Operation] = {
         is_view=True,
         onto=("axcodes",),
     ),
+    # registration: its images may lie on any grid, and masks on those of their images
+    "register": Operation(
+        register.register,
+        1,
+        "pose",
+        ("metric_before", "metric", "quality", "overlap", "determinant"),
+        peak_bytes=32,
+        whole=True,
+        elsewhere=("moving", "fixed", "moving_mask", "fixed_mask"),
+    ),
+    # mixtures
+    "gmm": Operation(tissue.gmm_posteriors, 1, shape=extents.components, work=extents.mixing),
+    "classify": Operation(tissue.likeliest, 1, shape=extents.likeliest, work=extents.labelling),
+    "component_ml": _number(tissue.component_ml, 1),
+    "components": Operation(tissue.components, 1, "table", peak_bytes=1),
     # synthesis
     "noise": Operation(
         synthesis.noise,

@@ -41,6 +41,11 @@ GIVEN = {
     "noise": {"like": "image", "std": 3, "seed": 1},
     "rician": {"image": "image", "std": 3, "seed": 1},
     "elastic": {"image": "image", "alpha_mm": 2, "sigma_mm": 6, "seed": 1},
+    "register": {"moving": "other", "fixed": "image"},
+    "gmm": {"image": "image", "mask": "mask", "n_components": 3},
+    "classify": {"posteriors": "parts"},
+    "component_ml": {"posteriors": "parts", "component": 2},
+    "components": {"posteriors": "parts"},
     **{
         n: {"a": "mask", "b": "shell"}
         for n in ("iou", "dice", "hausdorff_mm", "surface_distance_mm")
@@ -69,6 +74,7 @@ MORE = {
     "affine-like": ("affine", {"image": "mask", "matrix": MATRIX, "like": "fine"}),
     "noise-correlated": ("noise", {"like": "image", "std": 3, "correlation_mm": 8, "seed": 1}),
     "elastic-smooth-cubic": ("elastic", {"image": "image", "alpha_mm": 2, "sigma_mm": 13, "order": 3, "seed": 1}),
+    "gmm-of-two": ("gmm", {"image": "image", "second": "other", "mask": "mask", "n_components": 2}),
     "mae-masked": ("mae", {"a": "image", "b": "other", "mask": "mask"}),
     "ncc-masked": ("ncc", {"a": "image", "b": "other", "mask": "mask"}),
 }  # fmt: skip
@@ -104,12 +110,14 @@ def recipe_of(case: str) -> dict:
     }
     reads = {v for v in given.values() if isinstance(v, str)}
     steps = {}
-    if reads & {"mask", "labels", "shell"}:
+    if reads & {"mask", "labels", "shell", "parts"}:
         steps["mask"] = {"call": "threshold", "image": "image", "above": 60}
     if "labels" in reads:
         steps["labels"] = {"call": "label", "mask": "mask"}
     if "other" in reads:
         steps["other"] = {"call": "minimum", "image": "image", "size": 1}
+    if "parts" in reads:
+        steps["parts"] = {"call": "gmm", "image": "image", "mask": "mask", "n_components": 3}
     if "shell" in reads:
         steps["shell"] = {"call": "erode", "mask": "mask", "iterations": 2}
     if "fine" in reads:
@@ -119,12 +127,17 @@ def recipe_of(case: str) -> dict:
             "spacing_mm": 0.8,
         }
     call = {"call": name, **given}
+    if operation.gives == "pose":
+        measured = {"it": {"value": f"pose_{operation.parts[0]}"}}
+        return {"recipe": "memory", "steps": {**steps, "pose": call}, "measure": measured}
     if operation.gives != "array":
         return {"recipe": "memory", "steps": steps, "measure": {"it": call}}
     # Something has to be measured of an array; a maximum takes next to nothing.
     steps["it"] = call
     last = {"call": "maximum_in", "image": "it"}
-    if name == "label":
+    if name == "gmm":
+        last = {"call": "component_ml", "posteriors": "it", "component": 1}
+    elif name == "label":
         last = {"call": "count", "labels": "it"}
     elif operation.result_bytes == 1 and operation.shape is None:
         last = {"call": "n_voxels", "mask": "it"}

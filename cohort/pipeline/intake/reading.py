@@ -7,7 +7,7 @@ from typing import Any
 
 import xarray as xr
 
-from cohort import grid
+from cohort import grid, schema
 from cohort.io import dicom, nifti
 from cohort.io.refusal import Refused
 from cohort.io.sources import places
@@ -138,7 +138,7 @@ def _said(unit: Unit, dataset: xr.Dataset) -> dict[str, Any]:
 
 
 def _attached(unit: Unit, name: str, path: Path, image: xr.DataArray) -> xr.DataArray:
-    """Mask or labels that belong to a scan, on its grid."""
+    """Mask, labels or a further contrast that belong to a scan, on its grid."""
     scan = unit.series.files[0]
     if not path.is_file():
         raise Refused(
@@ -147,7 +147,11 @@ def _attached(unit: Unit, name: str, path: Path, image: xr.DataArray) -> xr.Data
             fix=f"put the file there, or take {name!r} out of `attach`",
             files=(scan, path),
         )
-    attached = nifti.read_labels(path, name=name, policy=unit.policy)
+    if name in unit.images:
+        # As numbers: only `image` is kept as the scanner's integers with a scale.
+        attached = schema.decode(nifti.read_image(path, policy=unit.policy)["image"].rename(name))
+    else:
+        attached = nifti.read_labels(path, name=name, policy=unit.policy)
     try:
         grid.check_same_grid(**{"image": image, name: attached})
     except grid.GridError as error:

@@ -40,6 +40,8 @@ class Unit:
     """Name of what its echoes, or its parts of another geometry, were acquired with."""
     blocked: Refused | None = None
     """Why it cannot be read now, if that is known without reading it."""
+    images: frozenset[str] = frozenset()
+    """Attachments that are images."""
 
 
 class Names:
@@ -118,6 +120,7 @@ def name_units(
 ) -> tuple[list[Unit], list[tuple[Series, Refused]]]:
     """Name every series; those that would be one scan are refused, all of them."""
     units: dict[str, list[Unit]] = {}
+    images = catalog.attached_images
     for series in found:
         scan_id, subject, session, label = identity(series, names)
         policy = catalog.policy(series.relative, scan_id)
@@ -126,7 +129,8 @@ def name_units(
         blocked = None
         for name, path in attachments.items():
             try:
-                attached[name] = _attached_digest(path, cached)
+                kind = "image:" if name in images else ""
+                attached[name] = kind + _attached_digest(path, cached)
             except OSError as error:
                 attached[name] = "unreadable"
                 blocked = Refused(
@@ -154,6 +158,7 @@ def name_units(
             policy,
             acquisition,
             blocked,
+            images,
         )
         units.setdefault(scan_id, []).append(unit)
     clashes = [
