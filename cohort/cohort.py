@@ -1,5 +1,6 @@
 """A cohort as a notebook holds it."""
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cohort.grid import GridError
@@ -7,8 +8,10 @@ from cohort.io.catalog import Catalog, CatalogError
 from cohort.io.store import Store, StoreError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import xarray as xr
+    from distributed import Client
 
     from cohort.fitted import Fitted
 
@@ -80,7 +83,7 @@ class Cohort:
 
         from cohort.grid import check_same_grid
 
-        ids = [str(s) for s in self.scans["scan_id"]]
+        ids = self._ids(None)
         if not ids:
             raise GridError("there are no scans to stack")
         arrays = [self.scan(s)[variable].chunk() for s in ids]
@@ -95,6 +98,69 @@ class Cohort:
             compat="override",
             join="override",
         )
+
+    def template(
+        self,
+        variable: str = "image",
+        *,
+        scans: Iterable[str] | None = None,
+        like: "xr.DataArray | str | None" = None,
+        poses: "Mapping[str, xr.DataArray | np.ndarray] | None" = None,
+        order: int = 1,
+        client: "Client | None" = None,
+    ) -> "xr.Dataset":
+        """Average a variable over scans, voxel by voxel. Computed now, scan after scan: nothing is written.
+
+        Parameters
+        ----------
+        variable : str
+            Of the scans, such as ``image``, or what a recipe keeps, as ``<recipe>/<name>``: a mask becomes the share of scans
+            in which a voxel is inside. A voxel that is NaN does not count.
+        scans : iterable of str, optional
+            Their ids; all by default.
+        like : DataArray or str, optional
+            The grid to bring every scan onto, or the scan that lies on it. A scan's voxels count as far as it reaches.
+        poses : mapping of scan_id -> (4, 4) array, optional
+            World -> world, mm: where each scan is moved first, such as `ops.register.register` finds. Interpolated once,
+            without the blur that `space.resample` gives to what becomes coarser.
+        order : 0 to 5
+            Of the interpolation.
+        client : distributed.Client, optional
+            Sixteen scans a task; the same bits as without, for any number of workers.
+
+        Returns
+        -------
+        Dataset
+            ``mean`` and ``std`` (over n - 1; both float64, in the variable's unit, NaN where too few count) and ``weight`` (int32, scans
+            that count there), with coordinates and ``grid``. Attributes: ``n_scans``, and ``left_out``: scans without the variable.
+
+        Raises
+        ------
+        GridError
+            If two scans lie on different grids, with both, or are in different units.
+        ValueError
+            If a scan has no pose, or as `space.affine`.
+        StoreError
+            If there is no scan, none has the variable, or one cannot be read.
+
+        Notes
+        -----
+        In memory are three such maps for each group of scans under way, and one scan: as much for 30 scans as for 30,000.
+        """
+        from cohort.pipeline.pools.template import template
+
+        return template(
+            self.store,
+            self._ids(scans),
+            variable=variable,
+            like=like,
+            poses=poses,
+            order=order,
+            client=client,
+        )
+
+    def _ids(self, scans: Iterable[str] | None) -> list[str]:
+        return [str(s) for s in (self.scans["scan_id"] if scans is None else scans)]
 
     def tree(self) -> "xr.DataTree":
         """All scans as the children of a DataTree, lazily."""
