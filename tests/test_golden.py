@@ -65,6 +65,7 @@ CASES = {
     "sobel": {"dim": "y"},
     "equalize": {"exclude": (0, 100)},
     "gaussian_stretch": {"width": 1.5},
+    "normalize": {"percentiles": (2, 50, 90), "values": (0, 40, 100)},
     "shift": {"mm": {"x": 2.2, "z": -1}},
     "rotate": {"degrees": 20, "plane": ["y", "x"]},
     "affine": {"matrix": [[1.1, 0.1, 0, 2], [0, 1, 0.2, 0], [0, 0, 0.9, 1], [0, 0, 0, 1]]},

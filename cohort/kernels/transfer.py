@@ -31,6 +31,11 @@ def boxed(item: Any) -> np.ndarray:
     return out
 
 
+def boxing(total: np.ndarray, *, finish: Callable[..., np.ndarray], **params: Any) -> np.ndarray:
+    """What `finish` makes of a total, boxed."""
+    return boxed(finish(total, **params))
+
+
 # Equalization.
 
 
@@ -136,6 +141,64 @@ def matched(
 def _looked_up(values, first, table, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for i in range(values.size):
         out[i] = table[np.int64(values[i]) - first]
+
+
+# Landmarks.
+
+
+def percentiles_of_values(rows: np.ndarray, *, at: Sequence[float]) -> np.ndarray:
+    """`at_percentiles` of an integer image from its `histograms.value_counts`."""
+    return at_percentiles(distribution_of_values(rows).item(), at)
+
+
+def percentiles_of_levels(total: np.ndarray, *, at: Sequence[float]) -> np.ndarray:
+    """`at_percentiles` of any image from its `levels.leveled`."""
+    return at_percentiles(distribution_of_levels(total).item(), at)
+
+
+def at_percentiles(found: Distribution, at: Sequence[float]) -> np.ndarray:
+    """Values at percentiles, on a line between the two nearest as in `numpy.percentile`: (n,) float64, NaN of nothing."""
+    n = int(found.often.sum())
+    if n == 0:
+        return np.full(len(at), np.nan)
+    place = np.asarray(at, np.float64) / 100 * (n - 1)
+    below = np.floor(place).astype(np.int64)
+    up_to = np.cumsum(found.often)
+    low, high = (
+        found.values[np.searchsorted(up_to, np.minimum(k, n - 1), side="right")]
+        for k in (below, below + 1)
+    )
+    return low + (high - low) * (place - below)
+
+
+def onto_landmarks(
+    image: np.ndarray,
+    mask: np.ndarray | None = None,
+    *,
+    own: np.ndarray,
+    values: Sequence[float],
+    dtype: np.dtype,
+) -> np.ndarray:
+    """Landmarks of the image, `own`, to `values`; others on lines between them, the first and the last line going on.
+
+    Landmarks of one value go to the mean of theirs. ValueError if all are one.
+    """
+    if np.isnan(own).any():
+        return image.astype(dtype)
+    known, which = np.unique(own, return_inverse=True)
+    if known.size < 2:
+        raise ValueError(
+            f"the image is {known[0]:g} at every landmark, so nothing says how wide its scale is: give a mask that leaves "
+            "out the background"
+        )
+    becomes = np.bincount(which, weights=values) / np.bincount(which)
+    slopes = np.diff(becomes) / np.diff(known)
+
+    def line(v: np.ndarray) -> np.ndarray:
+        i = np.clip(np.searchsorted(known, v, side="right") - 1, 0, slopes.size - 1)
+        return becomes[i] + (v - known[i]) * slopes[i]
+
+    return _by_slab(line, image, mask, dtype)
 
 
 # Formulas.

@@ -16,18 +16,24 @@ from cohort.kernels import transfer, whitening
 from cohort.kernels.histograms import is_small
 from cohort.ops import graph, measure
 from cohort.ops.histograms import cdf, histogram, joint_histogram, whole_bins
+from cohort.ops.landmarks import Landmarks, fit_landmarks, normalize, percentiles
 from cohort.ops.layout import check_image, image_and_mask, layout_of, unit_of
 from cohort.ops.levels import count_bins, count_levels, count_values
 
 __all__ = [
+    "Landmarks",
     "cdf",
     "equalize",
+    "fit_landmarks",
     "gaussian_stretch",
     "histogram",
     "joint_histogram",
     "match",
+    "normalize",
+    "percentiles",
     "standardize",
     "whiten",
+    "whiten_contrast",
 ]
 
 
@@ -232,10 +238,68 @@ def whiten(features: xr.DataArray, *, epsilon: float = 1e-5) -> xr.DataArray:
             f"features has dims {features.dims}, expected a leading dim 'feature': "
             f"xr.concat([t1, t2], dim='feature')"
         )
+    epsilon = _small(epsilon)
+    images = [features.isel(feature=i, drop=True) for i in range(features.sizes["feature"])]
+    parts = _whitened(images, epsilon, _real(features.dtype), range(len(images)))
+    result = xr.concat(parts, dim="feature").transpose(*features.dims)
+    if features.chunks is not None:
+        result = result.chunk(dict(features.chunksizes))
+    return features.copy(deep=False, data=result.data).assign_attrs(units="1")
+
+
+def whiten_contrast(
+    a: xr.DataArray,
+    b: xr.DataArray,
+    c: xr.DataArray | None = None,
+    *,
+    which: str = "a",
+    epsilon: float = 1e-5,
+) -> xr.DataArray:
+    """Free one image of a scan from what two or three have in common: one of the features that `whiten` gives.
+
+    Parameters
+    ----------
+    a, b, c : DataArray, shape (..., z, y, x), any real dtype
+        On one grid.
+    which : {"a", "b", "c"}
+        The one to give.
+    epsilon : float, >= 0
+        As of `whiten`.
+
+    Returns
+    -------
+    DataArray, shape of the image, float32 or float64, unit 1
+        The bits are those of `whiten`. Coordinates, chunks and attributes (but the unit) of `a`. Nothing is computed if an
+        image is lazy.
+
+    Raises
+    ------
+    GridError
+        If the grids differ.
+    ValueError
+        If an image is not real, `which` is none of those given, or epsilon is negative or not finite.
+    """
+    images = {n: image for n, image in (("a", a), ("b", b), ("c", c)) if image is not None}
+    for name, image in images.items():
+        check_image(name, image)
+    if which not in images:
+        raise ValueError(f"which is {which!r}, expected one of {', '.join(images)}")
+    dtype = _real(np.result_type(*images.values()))
+    row = list(images).index(which)
+    return _whitened(list(images.values()), _small(epsilon), dtype, [row])[0]
+
+
+def _small(epsilon: float) -> float:
     if not 0 <= epsilon < math.inf:
         raise ValueError(f"epsilon is {epsilon}, expected a finite number of at least 0")
-    n_features = features.sizes["feature"]
-    arrays = {f"feature {i}": features.isel(feature=i, drop=True) for i in range(n_features)}
+    return float(epsilon)
+
+
+def _whitened(
+    images: Sequence[xr.DataArray], epsilon: float, dtype: np.dtype, rows: Sequence[int]
+) -> list[xr.DataArray]:
+    """Some of the features made of images."""
+    arrays = {f"feature {i}": image for i, image in enumerate(images)}
     transform = graph.reduce_partials(
         whitening.moments,
         arrays,
@@ -244,23 +308,18 @@ def whiten(features: xr.DataArray, *, epsilon: float = 1e-5) -> xr.DataArray:
         units="1",
         dtype=object,
         tiled=True,
-        finish_params={"n_features": n_features, "epsilon": float(epsilon)},
+        finish_params={"n_features": len(images), "epsilon": epsilon},
     )
-    dtype = _real(features.dtype)
-    parts = [
+    return [
         graph.map_points(
             whitening.whitened,
             arrays,
             dtype=dtype,
             numbers={"transform": transform},
-            params={"row": i, "dtype": dtype},
-        )
-        for i in range(n_features)
+            params={"row": row, "dtype": dtype},
+        ).assign_attrs(units="1")
+        for row in rows
     ]
-    result = xr.concat(parts, dim="feature").transpose(*features.dims)
-    if features.chunks is not None:
-        result = result.chunk(dict(features.chunksizes))
-    return features.copy(deep=False, data=result.data).assign_attrs(units="1")
 
 
 def match(image: xr.DataArray, reference: xr.DataArray) -> xr.DataArray:

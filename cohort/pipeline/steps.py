@@ -130,6 +130,8 @@ STEPS: Mapping[str, Operation] = {
     "gaussian_stretch": _image(intensity.gaussian_stretch, 5),
     "standardize": _image(intensity.standardize, 5),
     "match": _image(intensity.match, 6.4)._replace(elsewhere=("reference",)),
+    "normalize": _image(intensity.normalize, 6.4),
+    "whiten": _image(intensity.whiten_contrast, 5),
     # space
     "shift": _moved(space.shift),
     "rotate": _moved(space.rotate),

@@ -495,3 +495,23 @@ def test_grids_that_differ_and_negative_labels_are_refused():
     lazy = intensity.histogram(image.chunk(), bins=3, range=(0, 9), labels=-labels)
     with pytest.raises(ValueError, match="hold -1"):
         lazy.compute()
+
+
+@given(data=st.data(), a=images(low=2), third=st.booleans())
+def test_one_whitened_contrast_is_that_feature_of_all_of_them(data, a, third):
+    rng = np.random.default_rng(3)
+    values = [(a.values + s * rng.normal(size=a.shape)).astype(np.float32) for s in (9, 20)]
+    given_ = [a, *map(scan, values[: 1 + third])]
+    wide = np.result_type(*given_)
+    expected = intensity.whiten(xr.concat([i.astype(wide) for i in given_], dim="feature"))
+    lazy = data.draw(chunked(*given_))
+    for row, which in enumerate("abc"[: len(given_)]):
+        found = intensity.whiten_contrast(*given_, which=which)
+        np.testing.assert_array_equal(found, expected[row])
+        with nothing_computed():
+            later = intensity.whiten_contrast(*lazy, which=which)
+        np.testing.assert_array_equal(later, found)
+        assert_kept(later.assign_attrs(units="HU"), lazy[0])
+        assert found.attrs == {"units": "1"}
+    with pytest.raises(ValueError, match="which is 'd', expected one of a, b"):
+        intensity.whiten_contrast(*given_, which="d")

@@ -33,6 +33,8 @@ GIVEN = {
     "convolve": {"image": "image", "weights": [[[0, 1, 0], [1, -4, 1], [0, 1, 0]]]},
     "sobel": {"image": "image", "dim": "y"},
     "match": {"image": "image", "reference": "other"},
+    "normalize": {"image": "image", "percentiles": [1, 50, 99], "values": [0, 50, 100]},
+    "whiten": {"a": "image", "b": "other"},
     "regions": {"image": "image", "labels": "labels"},
     "shift": {"image": "image", "mm": {"x": 3.3, "z": 5}},
     "rotate": {"image": "image", "degrees": 10, "plane": ["y", "x"]},
