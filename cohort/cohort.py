@@ -1,6 +1,6 @@
 """A cohort as a notebook holds it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cohort.grid import GridError
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from cohort.fitted import Fitted
+    from cohort.ops.landmarks import Landmarks
 
 
 class Cohort:
@@ -156,6 +157,103 @@ class Cohort:
             like=like,
             poses=poses,
             order=order,
+            client=client,
+        )
+
+    def histogram(
+        self,
+        variable: str = "image",
+        *,
+        labels: str | None = None,
+        bins: int | None = None,
+        range: tuple[float, float] | None = None,
+        scans: Iterable[str] | None = None,
+        client: "Client | None" = None,
+    ) -> "xr.Dataset":
+        """Count the values of a variable over scans, in all and label by label, in one pass. Computed now; nothing is written.
+
+        Parameters
+        ----------
+        variable, labels : str
+            Of the scans, or what a recipe keeps, as ``<recipe>/<name>``. Labels lie on the variable's grid; a mask is the label 1.
+        bins, range
+            As of `ops.intensity.histogram`, the same for all scans. Without a range it goes from the smallest value of any scan to
+            the largest, found in a pass of its own; without bins, each whole number from there to there has one (4,096
+            where values are not whole, or over 65,536).
+        scans, client
+            As of `template`. Counts are exact: the same for any number of workers.
+
+        Returns
+        -------
+        Dataset
+            ``counts`` (bin) and, with labels, ``by_label`` (label, bin): int64, voxels. `ops.intensity.quantile` gives quantiles of
+            either, within half a bin; such histograms of equal bins may be added. Attributes as of `template`.
+
+        Raises
+        ------
+        GridError
+            If labels and variable lie on different grids.
+        ValueError
+            If bins or range make no sense, no voxel is finite, labels are not integer, or two scans are in different units.
+        StoreError
+            As of `template`.
+        """
+        from cohort.pipeline.pools.intensities import histogram
+
+        return histogram(
+            self.store,
+            self._ids(scans),
+            variable=variable,
+            labels=labels,
+            bins=bins,
+            range=range,
+            client=client,
+        )
+
+    def landmarks(
+        self,
+        variable: str = "image",
+        *,
+        mask: str | None = None,
+        at: Sequence[float] | None = None,
+        scale: tuple[float, float] = (0.0, 100.0),
+        scans: Iterable[str] | None = None,
+        client: "Client | None" = None,
+    ) -> "Landmarks":
+        """Learn a scale of intensity from scans, for `ops.intensity.normalize` and the step of that name.
+
+        Parameters
+        ----------
+        variable, mask : str
+            Of the scans, or what a recipe keeps, as ``<recipe>/<name>``.
+        at : floats, optional
+            Percentiles; 1, 10, 20, ... 90, 99 by default.
+        scale : (low, high)
+            Where the first and the last of them lie.
+        scans, client
+            As of `template`.
+
+        Returns
+        -------
+        Landmarks
+            Small: ``.to_json()`` keeps it, ``.parameters()`` is what a step `normalize` takes. Written into a recipe it stays as
+            it is when scans arrive, and so do the numbers of those that were there.
+
+        Raises
+        ------
+        GridError, ValueError, StoreError
+            As `histogram` and `ops.landmarks.fit_landmarks`.
+        """
+        from cohort.ops.landmarks import PERCENTILES
+        from cohort.pipeline.pools.intensities import landmarks
+
+        return landmarks(
+            self.store,
+            self._ids(scans),
+            variable=variable,
+            mask=mask,
+            at=PERCENTILES if at is None else at,
+            scale=scale,
             client=client,
         )
 

@@ -150,6 +150,63 @@ def cdf(
     return shares.assign_coords(bin=counts["bin"]).assign_attrs(units="1")
 
 
+def quantile(counts: xr.DataArray, q: float | Sequence[float]) -> xr.DataArray:
+    """Values below which a share of the counted voxels lies, from a histogram alone: of one scan, or of hundreds added up.
+
+    Parameters
+    ----------
+    counts : DataArray, shape (..., bin)
+        As `histogram` gives it.
+    q : float or floats, 0 to 1
+
+    Returns
+    -------
+    DataArray, shape (...) or (..., quantile), float64, the image's unit
+        The centre of the bin that holds the value; NaN where nothing was counted. Computed at once. Its attribute ``error`` is
+        the most by which a value can be wrong: half the width of a bin.
+
+    Raises
+    ------
+    ValueError
+        If `counts` is no histogram, or a `q` is not between 0 and 1.
+
+    Notes
+    -----
+    Within ``error`` of ``numpy.quantile(values, q, method="inverted_cdf")`` of the voxels that were counted. Exact where each
+    bin holds one value, at its centre: whole numbers in bins of 1 from ``low - 0.5`` to ``high + 0.5``.
+
+    Examples
+    --------
+    >>> image = xr.DataArray([[0, 1, 1], [2, 3, 4]], dims=("y", "x"))
+    >>> found = quantile(histogram(image, bins=5, range=(-0.5, 4.5)), [0.5, 0.9])
+    >>> found.values.tolist(), found.attrs["error"]
+    ([1.0, 4.0], 0.5)
+    """
+    if "bin" not in counts.dims or "edges" not in counts["bin"].attrs:
+        raise ValueError(f"counts has dims {counts.dims}, expected what histogram() gives")
+    shares = np.asarray(q, np.float64)
+    if shares.ndim > 1 or not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError(f"q is {q!r}, expected shares between 0 and 1")
+    counts = counts.transpose(..., "bin")
+    up_to = counts.values.cumsum(axis=-1)
+    total = up_to[..., -1, None]
+    rank = np.maximum(np.ceil(shares.reshape(-1) * total), 1)
+    place = (up_to[..., None, :] < rank[..., None]).sum(axis=-1)
+    centres = np.append(counts["bin"].values, np.nan)  # beyond the last: of nothing
+    bins = counts["bin"].attrs
+    found = counts.isel(bin=0, drop=True).astype(np.float64)
+    named = xr.DataArray(
+        centres[place],
+        dims=(*found.dims, "quantile"),
+        coords={**found.coords, "quantile": shares.reshape(-1)},
+        attrs={
+            "units": bins.get("units", "1"),
+            "error": float(np.diff(bins["edges"]).max()) / 2,
+        },
+    )
+    return named if shares.ndim else named.isel(quantile=0)
+
+
 def joint_histogram(
     a: xr.DataArray,
     b: xr.DataArray,

@@ -15,7 +15,7 @@ import xarray as xr
 from cohort.kernels import transfer, whitening
 from cohort.kernels.histograms import is_small
 from cohort.ops import graph, measure
-from cohort.ops.histograms import cdf, histogram, joint_histogram, whole_bins
+from cohort.ops.histograms import cdf, histogram, joint_histogram, quantile, whole_bins
 from cohort.ops.landmarks import Landmarks, fit_landmarks, normalize, percentiles
 from cohort.ops.layout import check_image, image_and_mask, layout_of, unit_of
 from cohort.ops.levels import count_bins, count_levels, count_values
@@ -31,6 +31,7 @@ __all__ = [
     "match",
     "normalize",
     "percentiles",
+    "quantile",
     "standardize",
     "whiten",
     "whiten_contrast",

@@ -105,7 +105,7 @@ def percentiles(
 
 
 def fit_landmarks(
-    rows: Iterable[Sequence[float]],
+    rows: Iterable[Sequence[float] | np.ndarray],
     *,
     at: Sequence[float] = PERCENTILES,
     scale: tuple[float, float] = (0.0, 100.0),

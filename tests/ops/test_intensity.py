@@ -515,3 +515,39 @@ def test_one_whitened_contrast_is_that_feature_of_all_of_them(data, a, third):
         assert found.attrs == {"units": "1"}
     with pytest.raises(ValueError, match="which is 'd', expected one of a, b"):
         intensity.whiten_contrast(*given_, which="d")
+
+
+@given(st.data(), images(low=3), st.integers(1, 60), st.sampled_from([0.0, 0.03, 0.5, 0.97, 1.0]))
+def test_quantiles_of_a_histogram_are_within_half_a_bin_of_those_of_the_values(
+    data, image, bins, q
+):
+    values = image.values.astype(float)
+    low, high = values.min() - 1, values.max() + data.draw(st.floats(0, 50))
+    parts = (image[:1], image[1:])
+    counts = sum(intensity.histogram(p, bins=bins, range=(low, high)) for p in parts)
+    found = intensity.quantile(counts, [q, 0.5])
+    expected = np.quantile(values, [q, 0.5], method="inverted_cdf")
+    assert found.attrs["error"] == pytest.approx((high - low) / bins / 2)
+    assert np.abs(found - expected).max() <= found.attrs["error"] * (1 + 1e-9)
+    assert float(intensity.quantile(counts, q)) == float(found[0])
+    if float(np.ptp(values)) < 5000:
+        whole = image.copy(data=np.rint(values))
+        ends = (np.rint(values).min() - 0.5, np.rint(values).max() + 0.5)
+        counts = intensity.histogram(whole, bins=int(ends[1] - ends[0]), range=ends)
+        exact = np.quantile(whole.values, [q, 0.5], method="inverted_cdf")
+        np.testing.assert_allclose(intensity.quantile(counts, [q, 0.5]), exact, rtol=1e-12)
+
+
+def test_quantiles_know_their_unit_and_labels_and_nothing_of_nothing():
+    image, labels = phantom(), ball().astype(np.int16)
+    counts = intensity.histogram(image, bins=50, range=(-80, 300), labels=labels, index=[1, 5])
+    found = intensity.quantile(counts, [0.25, 0.75])
+    assert found.dims == ("label", "quantile")
+    assert found["label"].values.tolist() == [1, 5]
+    assert found.attrs == {"units": "HU", "error": pytest.approx(3.8)}
+    assert np.isfinite(found[0]).all()
+    assert np.isnan(found[1]).all()
+    with pytest.raises(ValueError, match="expected what histogram"):
+        intensity.quantile(image, 0.5)
+    with pytest.raises(ValueError, match="q is 50, expected shares between 0 and 1"):
+        intensity.quantile(counts, 50)
