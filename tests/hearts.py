@@ -114,7 +114,7 @@ class Heart:
             d: ((d,), mm * np.arange(n), {"units": "mm", "spacing_mm": mm})
             for d, n, mm in zip("zyx", self.shape, self.spacing, strict=True)
         }
-        time = 0.9 * np.arange(self.n_frames) / self.n_frames
+        time = ("time", 0.9 * np.arange(self.n_frames) / self.n_frames, {"units": "s"})
         image = np.clip(np.round(image), 0, None).astype(dtype)
         return xr.DataArray(
             image, dims=("time", "z", "y", "x"), coords=coords | {"time": time}, name="image"

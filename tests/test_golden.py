@@ -87,6 +87,7 @@ CASES |= {
     "left_ventricle": {"cine": HEART.cine()},
     "volume_curve_ml": {"labels": BEATING},
     "ejection_fraction": {"curve": CURVE, "smooth": 3},
+    "heart_rate_bpm": {"curve": HEART.cine()},
     "ventricle_checks": {"mask": BEATING},
 }
 

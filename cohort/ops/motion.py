@@ -19,6 +19,7 @@ __all__ = [
     "PLAUSIBLE",
     "NoVentricleError",
     "ejection_fraction",
+    "heart_rate_bpm",
     "left_ventricle",
     "ventricle_checks",
     "volume_curve_ml",
@@ -38,8 +39,17 @@ HEART = (
     "implausible",
 )
 """What `ejection_fraction` gives."""
-CHECKS = ("n_slices", "end_slices", "border_voxels", "largest_area_jump")
+CHECKS = (
+    *("n_slices", "end_slices", "border_voxels", "touches_border"),
+    *("largest_area_jump", "area_jumps"),
+)
 """What `ventricle_checks` gives."""
+
+JUMP = 0.3
+"""A change of area from one frame to the next that no ventricle makes in a beat of 15 frames or more."""
+
+RATES_BPM = (20.0, 300.0)
+"""Heart rates outside of this are none."""
 
 MIN_FRAMES = 3
 """Frames without which there is no beat."""
@@ -274,6 +284,42 @@ def ejection_fraction(
     )
 
 
+def heart_rate_bpm(curve: xr.DataArray) -> xr.DataArray:
+    """Beats a minute, from the times of the frames of a series that covers one beat.
+
+    Parameters
+    ----------
+    curve : DataArray, shape (time, ...)
+        As `volume_curve_ml` gives it, or the series itself. Only the coordinate `time` is looked at: seconds since the beat began, as ingest takes them from trigger times.
+
+    Returns
+    -------
+    DataArray, float64, 1/min
+        ``60 / (n * step)``, the step being that from the first to the last frame over n - 1. NaN where it is not known: times are no
+        seconds, are those of acquisition (which say when, not where in the beat), or give a rate outside of `RATES_BPM`.
+
+    Raises
+    ------
+    ValueError
+        If there is no dim `time`.
+
+    Notes
+    -----
+    Of series gated in retrospect, which cover the whole beat. A triggered one leaves out the end of diastole, some 10 % of the beat,
+    and the rate comes out as much too high.
+    """
+    if "time" not in curve.dims:
+        raise ValueError(f"curve has dims {curve.dims}, expected 'time' among them")
+    n, rate = curve.sizes["time"], np.nan
+    if n >= MIN_FRAMES and "time" in curve.coords:
+        time = curve.coords["time"]
+        step = float(time[-1] - time[0]) / (n - 1)
+        timed = time.attrs.get("units") == "s" and time.attrs.get("basis") != "AcquisitionTime"
+        if timed and RATES_BPM[0] <= 60 / (n * max(step, 1e-9)) <= RATES_BPM[1]:
+            rate = 60 / (n * step)
+    return xr.DataArray(rate, attrs={"units": "1/min"})
+
+
 def ventricle_checks(mask: xr.DataArray) -> xr.Dataset:
     """Numbers that are small for a ventricle that was found well, and large for one that leaks, jumps or is cut off.
 
@@ -287,9 +333,9 @@ def ventricle_checks(mask: xr.DataArray) -> xr.Dataset:
     Dataset of numbers
         - ``n_slices``: slices that it lies in at its largest, int64;
         - ``end_slices``: how many of the first and the last slice of the stack are among them: beyond them it is not seen;
-        - ``border_voxels``: its voxels at the border of the plane, over all frames;
+        - ``border_voxels``: its voxels at the border of the plane, over all frames; ``touches_border``: 1 if there is one, else 0;
         - ``largest_area_jump``: largest change of its area in a slice from one frame to the next (the first follows the last),
-          relative to its largest area; float64, NaN of an empty mask.
+          relative to its largest area; float64, NaN of an empty mask; ``area_jumps``: 1 if that is over `JUMP`, else 0.
 
     Raises
     ------
@@ -307,13 +353,17 @@ def ventricle_checks(mask: xr.DataArray) -> xr.Dataset:
     area = np.count_nonzero(values, axis=(2, 3))
     there = area[area.sum(axis=1).argmax()] > 0
     inner = np.count_nonzero(values[:, :, 1:-1, 1:-1])
-    jump = np.abs(area - np.roll(area, 1, axis=0)).max()
+    at_border = int(area.sum() - inner)
+    most = np.abs(area - np.roll(area, 1, axis=0)).max()
+    jump = most / area.max() if area.any() else np.nan
     return xr.Dataset(
         {
             "n_slices": _quantity(int(there.sum()), "1"),
             "end_slices": _quantity(int(there[0]) + int(there[-1]), "1"),
-            "border_voxels": _quantity(int(area.sum() - inner), measure.VOXELS),
-            "largest_area_jump": _quantity(jump / area.max() if area.any() else np.nan, "1"),
+            "border_voxels": _quantity(at_border, measure.VOXELS),
+            "touches_border": _quantity(int(at_border > 0), "1"),
+            "largest_area_jump": _quantity(jump, "1"),
+            "area_jumps": _quantity(int(jump > JUMP), "1"),
         }
     )
 

@@ -233,7 +233,8 @@ STEPS: Mapping[str, Operation] = {
     "ejection_fraction": Operation(
         motion.ejection_fraction, 1, "vector", motion.HEART, peak_bytes=0
     ),
+    "heart_rate_bpm": _number(motion.heart_rate_bpm, 0),
     "ventricle_checks": Operation(
-        motion.ventricle_checks, 1, "vector", motion.CHECKS, peak_bytes=1
+        motion.ventricle_checks, 2, "vector", motion.CHECKS, peak_bytes=1
     ),
 }

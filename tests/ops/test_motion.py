@@ -114,6 +114,41 @@ def test_cardiac_output_is_stroke_volume_times_heart_rate():
     assert float(found.cardiac_output_l_min) == pytest.approx(4.2)
 
 
+def timed(n, step=0.05, **attrs):
+    """Frames `step` seconds apart."""
+    return xr.DataArray(
+        np.zeros(n), coords={"time": ("time", 0.02 + step * np.arange(n), attrs)}, dims="time"
+    )
+
+
+@given(n=st.integers(3, 60), bpm=st.floats(21, 299))
+def test_the_heart_rate_is_that_of_a_beat_which_the_frames_cover(n, bpm):
+    found = motion.heart_rate_bpm(timed(n, 60 / bpm / n, units="s", basis="TriggerTime"))
+    assert float(found) == pytest.approx(bpm)
+    assert found.attrs == {"units": "1/min"}
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        timed(20, units="frame", basis="InstanceNumber"),
+        timed(20, units="s", basis="AcquisitionTime"),
+        timed(20),
+        timed(20, units="s")[:2],
+        timed(20, 5.0, units="s"),
+        timed(20, 0.0, units="s"),
+        timed(20, units="s").drop_vars("time"),
+    ],
+)
+def test_a_heart_rate_that_nobody_told_is_not_a_number(series):
+    assert np.isnan(motion.heart_rate_bpm(series))
+
+
+def test_a_heart_rate_needs_frames():
+    with pytest.raises(ValueError, match=r"curve has dims \('x',\), expected 'time' among them"):
+        motion.heart_rate_bpm(timed(5).rename(time="x"))
+
+
 @pytest.mark.parametrize(
     ("ml", "implausible"), [((100, 91), 1), ((100, 89), 0), ((100, 16), 0), ((100, 14), 1)]
 )
@@ -151,10 +186,17 @@ def test_checks_count_slices_borders_and_jumps():
     values[1, 3, 4, 2:5] = True
     found = motion.ventricle_checks(scan(values, lead=("time",)))
     assert {n: float(v) for n, v in found.items()} == {
-        "n_slices": 3, "end_slices": 1, "border_voxels": 0, "largest_area_jump": pytest.approx(3 / 9)
+        "n_slices": 3, "end_slices": 1, "border_voxels": 0, "touches_border": 0,
+        "largest_area_jump": pytest.approx(3 / 9), "area_jumps": 1,
     }  # fmt: skip
     values[2, 3, 0, 1:3] = values[2, 3, 3, 6] = True
-    assert motion.ventricle_checks(scan(values, lead=("time",))).border_voxels == 3
+    found = motion.ventricle_checks(scan(values, lead=("time",)))
+    assert (found.border_voxels, found.touches_border) == (3, 1)
+    values[...] = False
+    values[:, 2:, 1:4, 1:6] = True
+    values[1, 3, 1, 1:5] = False  # 4 of 15 go and come back
+    found = motion.ventricle_checks(scan(values, lead=("time",)))
+    assert (found.largest_area_jump, found.area_jumps) == (4 / 15, 0)
 
 
 def test_checks_look_along_the_slices_whatever_dim_that_is():
@@ -170,5 +212,5 @@ def test_checks_look_along_the_slices_whatever_dim_that_is():
 
 def test_checks_of_nothing_are_not_a_number():
     found = motion.ventricle_checks(scan(np.zeros((3, 2, 4, 5), bool), lead=("time",)))
-    assert found.n_slices == 0
+    assert (found.n_slices, found.area_jumps, found.touches_border) == (0, 0, 0)
     assert np.isnan(found.largest_area_jump)
