@@ -31,8 +31,9 @@ def read_recipes(catalog: Catalog) -> "list[Recipe]":
 
 
 def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
-    """Check models, checks and reliability against the columns there will be. Raises `CatalogError`."""
-    if not (catalog.models or catalog.checks or catalog.reliability) and not catalog.participants:
+    """Check models, checks, reliability and agreement against the columns there will be. Raises `CatalogError`."""
+    declared = catalog.models or catalog.checks or catalog.reliability or catalog.agreement
+    if not declared and not catalog.participants:
         return
     from cohort import expression
     from cohort.stats.formula import check_formula
@@ -82,8 +83,37 @@ def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
             _check_column(column, columns, "")
         except ValueError as error:
             problems.append(f"{catalog.path}: reliability: {error}")
+    for measured, expert in catalog.agreement.items():
+        try:
+            _check_agreement(measured, expert, catalog, recipes, columns)
+        except ValueError as error:
+            problems.append(f"{catalog.path}: agreement: {error}")
     if problems:
         raise CatalogError(problems)
+
+
+def _check_agreement(
+    measured: str,
+    expert: str,
+    catalog: Catalog,
+    recipes: "Sequence[Recipe]",
+    columns: Collection[str],
+) -> None:
+    """Both columns are there, and in one unit, as far as that is known before anything is measured. Raises ValueError."""
+    from cohort.pipeline.recipe import Value
+
+    for column in (measured, expert):
+        _check_column(column, columns, "")
+    units = dict(catalog.participants.units) if catalog.participants is not None else {}
+    if expert not in units:
+        raise ValueError(
+            f"{expert!r} has no unit; state that of {measured!r} under participants.units"
+        )
+    units |= {m.name: m.unit for recipe in recipes for m in recipe.measure if isinstance(m, Value)}
+    if (ours := units.get(measured, units[expert])) != units[expert]:
+        raise ValueError(
+            f"{measured!r} is in {ours} but {expert!r} in {units[expert]}; derive a column in {ours} and name that"
+        )
 
 
 def _check_column(name: str, columns: Collection[str], key: str) -> None:

@@ -90,6 +90,8 @@ class Catalog(Part):
     """What must hold of every row of the table; rows that stray are named."""
     reliability: Columns | None = None
     """Columns whose scan-rescan reliability is told, from the people who were scanned twice."""
+    agreement: dict[VariableName, VariableName] = Field(default_factory=dict)
+    """Measurement -> column of the participants table in which an expert measured the same, in the same unit."""
     allow_unmatched: bool = False
     acknowledgement: str | None = None
     """Printed wherever results are shown."""

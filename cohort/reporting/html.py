@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import xarray as xr
 
-from cohort.reporting import acquisition, effects, modelpage, modeltables, plots, sections, slices
+from cohort.reporting import (
+    acquisition,
+    effects,
+    expertparts,
+    modelpage,
+    modeltables,
+    plots,
+    sections,
+    slices,
+)
 from cohort.reporting.facts import Facts, Source, gather
 from cohort.reporting.wording import clean, count, number
 
@@ -98,6 +107,7 @@ def render(
         "measured": [_measured(facts, recipe) for recipe in facts.measured],
         "outlier_z": plots.OUTLIER_Z,
         "checks": modeltables.of_cohort(store, _of_people(facts, anchors)),
+        "agreement": expertparts.of_cohort(store),
         "models": models,
         "provenance": {
             "run": _run(facts.manifest),

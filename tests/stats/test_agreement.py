@@ -26,6 +26,21 @@ def test_blood_pressures_of_bland_and_altman():
     np.testing.assert_allclose(found.loc["upper_limit", ["ci_low", "ci_high"]].to_numpy(float), [14.9, 29.3], atol=0.15)  # fmt: skip
 
 
+def test_peak_flows_of_bland_and_altman():
+    # 1986, doi:10.1016/S0140-6736(86)90837-8: 17 people, differences of mean -2.1 and standard deviation 38.8 l/min. Limits are printed for
+    # 2 standard deviations, -79.7 and 75.5, and the error of a limit for n instead of n - 1, 16.3.
+    drawn = np.random.default_rng(1).normal(size=17)
+    difference = -2.1 + 38.8 * stats.zscore(drawn, ddof=1)
+    expert = np.linspace(170, 660, 17)
+    found = bland_altman(expert + difference, expert)
+    assert found.loc["bias", "se"] == pytest.approx(9.4, abs=0.05)
+    np.testing.assert_allclose(found.loc["bias", ["ci_low", "ci_high"]].to_numpy(float), [-22.0, 17.8], atol=0.1)  # fmt: skip
+    half = (found.loc["upper_limit", "estimate"] - found.loc["lower_limit", "estimate"]) / 2
+    assert -2.1 - half * 2 / 1.959964 == pytest.approx(-79.7, abs=0.05)
+    assert -2.1 + half * 2 / 1.959964 == pytest.approx(75.5, abs=0.05)
+    assert found.loc["lower_limit", "se"] == pytest.approx(16.3, rel=0.03)
+
+
 @given(seed=st.integers(0, 999), n=st.integers(3, 40))
 def test_bias_is_a_t_interval_and_the_slope_is_that_of_least_squares(seed, n):
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""What a catalog declares of its table as a whole, once a cohort: checks of every row, scan-rescan reliability."""
+"""What a catalog declares of its table as a whole, once a cohort: checks of every row, scan-rescan reliability, an expert's values."""
 
 import re
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cohort.io.catalog import Catalog
 from cohort.io.covariates import Model
 from cohort.io.store import Store
+from cohort.stats.asked import experts
 from cohort.stats.asked.modeltable import ModelError, model_table
 from cohort.stats.columns import DesignError
 
@@ -18,7 +19,7 @@ TABLES = ("checks", "strays", "reliability", "pairs")
 
 
 def examine(store: Store, catalog: Catalog, recipes: Sequence[str]) -> tuple[str, ...]:
-    """Check the table of a cohort, tell how well its columns repeat, and write both; what was not declared goes.
+    """Check the table of a cohort, tell how well its columns repeat and agree with an expert's, and write all; what was not declared goes.
 
     Columns of the participants table are looked at in all its rows, with a scan or without. If a declared column is
     measured, the rows are the scans.
@@ -48,11 +49,14 @@ def examine(store: Store, catalog: Catalog, recipes: Sequence[str]) -> tuple[str
                 written |= {"reliability": repeated.table, "pairs": repeated.pairs}
         except (DesignError, ModelError) as error:
             told = (*told, f"checks and reliability: {error}")
-    for prefix in ("participants", "scans"):
-        store.remove_tables(prefix, written if prefix == home else ())
-    for name, table in written.items():
-        store.write_table(f"{home}.{name}", table)
-    return told
+    compared, why = experts.agree(store, catalog, recipes)
+    homes: dict[str, dict[str, pd.DataFrame]] = {"participants": {}, "scans": dict(compared)}
+    homes[home] |= written
+    for prefix, tables in homes.items():
+        store.remove_tables(prefix, tables)
+        for name, table in tables.items():
+            store.write_table(f"{prefix}.{name}", table)
+    return (*told, *why)
 
 
 def _table(
