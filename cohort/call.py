@@ -344,7 +344,7 @@ class Call:
         import cohort.reporting
 
         (drawing,) = cohort.reporting.__path__
-        code = sorted(p for p in Path(drawing).rglob("*") if p.suffix in (".py", ".j2"))
+        code = sorted(p for p in Path(drawing).rglob("*") if p.suffix in (".py", ".j2", ".js"))
         found = next(
             (m for r in reversed(self.store.runs()) if (m := self.store.manifest(r)).get("found")),
             {},

@@ -1,17 +1,12 @@
-"""The report: one HTML page that opens offline, loads nothing, runs nothing, and can be printed.
+"""The report: one HTML page that opens offline, loads nothing, and can be printed.
 
-The page is a pure function of the store and the arguments: no clock, so the same store gives the same bytes.
-Whatever comes from data is text: autoescaping is on and nothing is ever marked safe; a content-security policy
-admits inline styles and embedded pictures alone.
+The page is a pure function of the store and the arguments: no clock, so the same store gives the same bytes. What
+a page may hold and run is `page`'s; here stands which sections there are.
 """
 
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
-import xarray as xr
 
 from cohort.reporting import (
     acquisition,
@@ -23,19 +18,14 @@ from cohort.reporting import (
     sections,
     slices,
 )
+from cohort.reporting.contact import MAX_CELLS, contact_sheet, of_people
+from cohort.reporting.distributions import drawing
 from cohort.reporting.facts import Facts, Source, gather
-from cohort.reporting.wording import clean, count, number
+from cohort.reporting.page import Section, assemble, own_scripts
+from cohort.reporting.wording import count, number
 
 if TYPE_CHECKING:
-    import jinja2
-
     from cohort.io.store import Store
-
-MAX_CELLS = 400
-"""Scans drawn on the contact sheet, and rows of the table of single scans: what one page can hold."""
-
-CELL = 160
-"""Longer side of a picture on the contact sheet, pixels."""
 
 
 def write_report(
@@ -86,7 +76,7 @@ def render(
     flagged = sections.outliers(facts)
     keep = {name: [str(k) for k in recipe.get("keep") or []] for name, recipe in recipes.items()}
     influential = {i for m in facts.models.values() for i in m.get("influence") or []}
-    contact = _contact(store, facts, flagged, keep, influential)
+    contact = contact_sheet(store, facts, flagged, keep, influential)
     anchors = {cell["id"]: cell["anchor"] for cell in contact["cells"]}
     models = [
         modelpage.context(
@@ -94,53 +84,85 @@ def render(
         )
         for i, name in enumerate(facts.models, start=1)
     ]
-    summary = sections.summary(facts, len(flagged))
-    summary["sentences"] += [line for model in models if (line := effects.truth_in_words(model))]
-    context = {
-        "title": title,
-        "summary": summary,
-        "flow": sections.flow(facts),
+    said = sections.summary(facts, len(flagged))
+    said["sentences"] += [line for model in models if (line := effects.truth_in_words(model))]
+    thanks = [part.strip() for part in acknowledgements.split("\n\n") if part.strip()]
+    parts: list[Section | None] = [
+        Section("summary", "Summary", "summary.html.j2", {"summary": said}),
+        Section("flow", "Flow of scans", "flow.html.j2", {"flow": sections.flow(facts)}),
+        _pictures(facts, contact),
+        _measurements(facts, anchors),
+        _checks(store, title, of_people(facts, anchors)),
+        _agreement(store, title),
+        *_models(models),
+        _provenance(store, facts, recipes),
+        Section(
+            "acknowledgements",
+            "Acknowledgements",
+            "acknowledgements.html.j2",
+            {"acknowledgements": thanks},
+        ),
+    ]
+    return assemble(title, [part for part in parts if part is not None], scripts=own_scripts())
+
+
+# -- sections ----------------------------------------------------------------------------------------
+
+
+def _pictures(facts: Facts, contact: Mapping[str, Any]) -> Section:
+    says = {
         "contact": contact,
         "convention": slices.CONVENTION,
         "grids": acquisition.grids(facts),
         "protocols": acquisition.protocols(facts),
-        "measured": [_measured(facts, recipe) for recipe in facts.measured],
-        "outlier_z": plots.OUTLIER_Z,
-        "checks": modeltables.of_cohort(store, _of_people(facts, anchors)),
-        "agreement": expertparts.of_cohort(store),
-        "models": models,
-        "provenance": {
-            "run": _run(facts.manifest),
-            "versions": sorted(
-                (str(k), str(v)) for k, v in (facts.manifest.get("versions") or {}).items()
-            ),
-            "recipes": [
-                sections.recipe_steps(facts, name, recipe) for name, recipe in recipes.items()
-            ],
-            "contents": sections.contents_digest(store, facts, most=MAX_CELLS),
-        },
-        "acknowledgements": [
-            part.strip() for part in acknowledgements.split("\n\n") if part.strip()
-        ],
     }
-    return _environment().get_template("report.html.j2").render(context)
+    return Section("pictures", "Pictures", "pictures.html.j2", says)
 
 
-def _environment() -> "jinja2.Environment":
-    import jinja2
-    from markupsafe import Markup
+def _measurements(facts: Facts, anchors: Mapping[str, str]) -> Section:
+    says = {
+        "measured": [_measured(facts, recipe, anchors) for recipe in facts.measured],
+        "outlier_z": plots.OUTLIER_Z,
+        "anchors": anchors,
+    }
+    return Section("measurements", "Measurements", "measurements.html.j2", says)
 
-    def printable(value: Any) -> Any:
-        return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    return jinja2.Environment(
-        autoescape=True,
-        loader=jinja2.PackageLoader("cohort.reporting"),
-        undefined=jinja2.StrictUndefined,
-        finalize=printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _checks(store: Source, title: str, anchors: Mapping[str, str]) -> Section | None:
+    checks = modeltables.of_cohort(store, anchors)
+    says = {"checks": checks, "title": title}
+    return Section("checks", "Checks and reliability", "checks.html.j2", says) if checks else None
+
+
+def _agreement(store: Source, title: str) -> Section | None:
+    found = expertparts.of_cohort(store)
+    says = {"agreement": found, "title": title}
+    return (
+        Section("agreement", "Agreement with an expert", "agreement.html.j2", says)
+        if found
+        else None
     )
+
+
+def _models(models: Sequence[Mapping[str, Any]]) -> list[Section]:
+    if not models:
+        return [Section("models", "Models", "nomodel.html.j2", {})]
+    return [
+        Section(str(m["anchor"]), "Model", "model.html.j2", {"model": m}, name=str(m["name"]))
+        for m in models
+    ]
+
+
+def _provenance(store: Source, facts: Facts, recipes: Mapping[str, Mapping[str, Any]]) -> Section:
+    says = {
+        "run": _run(facts.manifest),
+        "versions": sorted(
+            (str(k), str(v)) for k, v in (facts.manifest.get("versions") or {}).items()
+        ),
+        "recipes": [sections.recipe_steps(facts, name, recipe) for name, recipe in recipes.items()],
+        "contents": sections.contents_digest(store, facts, most=MAX_CELLS),
+    }
+    return Section("provenance", "Provenance", "provenance.html.j2", {"provenance": says})
 
 
 def _run(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -153,107 +175,14 @@ def _run(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(label, str(value)) for label, value in lines if value is not None]
 
 
-# -- pictures ----------------------------------------------------------------------------------------
-
-
-def _contact(
-    store: Source,
-    facts: Facts,
-    flagged: Mapping[str, list[str]],
-    keep: Mapping[str, list[str]],
-    influential: AbstractSet[str],
-) -> dict[str, Any]:
-    """One small picture a scan; those that failed, stand out or move a model come first."""
-    failed: dict[str, list[str]] = {}
-    for recipe in facts.measured:
-        for row in facts.failed(recipe).to_dict("records"):
-            failed.setdefault(str(row.get("scan_id")), []).append(
-                f"{recipe} failed: {row.get('reason') or 'no reason given'}"
-            )
-    ids = [str(i) for i in facts.scans["scan_id"]] if "scan_id" in facts.scans else []
-    ids.sort(key=lambda i: (i not in failed, i not in flagged, i not in influential, i))
-    measured = {
-        recipe: set(facts.done(recipe).get("scan_id", pd.Series(dtype=str)).astype(str))
-        for recipe in facts.measured
-    }
-    cells: list[dict[str, Any]] = []
-    outlined: dict[str, None] = {}
-    for scan_id in ids[:MAX_CELLS]:
-        kept = {
-            recipe: keep.get(recipe, []) for recipe, done in measured.items() if scan_id in done
-        }
-        picture, source = _picture(store, scan_id, kept)
-        outlined.update({source: None} if source else {})
-        cells.append(
-            {
-                "id": scan_id,
-                "anchor": f"scan-{len(cells) + 1}",
-                **picture,
-                "failed": failed.get(scan_id, []),
-                "flags": flagged.get(scan_id, []),
-            }
-        )
-    return {"cells": cells, "more": max(0, len(ids) - MAX_CELLS), "outlined": list(outlined)}
-
-
-def _of_people(facts: Facts, anchors: Mapping[str, str]) -> dict[str, str]:
-    """Where the pictures of scans stand, by scan and by participant (the first scan of each)."""
-    found: dict[str, str] = {}
-    if {"scan_id", "participant"} <= {*facts.scans}:
-        for scan_id, person in facts.scans[["scan_id", "participant"]].itertuples(index=False):
-            if str(scan_id) in anchors and not pd.isna(person):
-                found.setdefault(str(person), anchors[str(scan_id)])
-    return {**found, **anchors}
-
-
-def _picture(
-    store: Source, scan_id: str, recipes: Mapping[str, list[str]]
-) -> tuple[dict[str, Any], str | None]:
-    """Axial slice of a scan with the outline of the first mask a recipe kept, and what is outlined."""
-    try:
-        image = store.open_scan(scan_id)["image"]
-        mask, source = _mask(store, scan_id, recipes)
-        if mask is not None and mask.size <= slices.SEARCH_VOXELS:
-            mask = mask.load()  # read once, to be searched and then cut
-        at_mm = None if mask is None else slices.busiest_mm(mask)
-        cut = slices.take(image, at_mm=at_mm, mask=mask)
-        picture = slices.tile(cut, size=CELL)
-    except Exception as error:  # noqa: BLE001 - one scan that cannot be drawn never costs the page
-        # The message may hold a path, which a page that is passed on must not.
-        return {"uri": None, "problem": f"cannot be drawn ({type(error).__name__})"}, None
-    return {
-        "uri": slices.jpeg_uri(picture),
-        "problem": None,
-        "width": picture.shape[1],
-        "height": picture.shape[0],
-        "left": cut.left,
-        "where": f"{cut.dim} = {number(cut.position_mm, decimals=1).text} mm",
-    }, source
-
-
-def _mask(
-    store: Source, scan_id: str, recipes: Mapping[str, list[str]]
-) -> tuple[xr.DataArray | None, str | None]:
-    """The first mask, else label image, in the order in which a recipe keeps them: the same one in every scan."""
-    for recipe, keep in recipes.items():
-        kept = store.open_derivative(recipe, scan_id)
-        rank = {name: place for place, name in enumerate(keep)}
-        names = [name for name in kept.data_vars if {"z", "y", "x"} <= {*kept[name].dims}]
-        names.sort(key=lambda n: (kept[n].dtype.kind != "b", rank.get(str(n), len(rank)), str(n)))
-        if names and kept[names[0]].dtype.kind in "biu":
-            return kept[names[0]], f"{names[0]} ({recipe})"
-    return None, None
-
-
-def _measured(facts: Facts, recipe: str) -> dict[str, Any]:
+def _measured(facts: Facts, recipe: str, anchors: Mapping[str, str]) -> dict[str, Any]:
     lines = sections.measurements(facts, recipe)
     drawn = [line for line in lines if line["n"]][: plots.MAX_FIGURES]
     pictures = [
         {
             "name": line["name"],
-            **plots.embedded(
-                plots.distribution(line["values"], label=line["name"], unit=line["unit"])
-            ),
+            "unit": line["unit"],
+            **drawing(line["values"], line["scans"], line["far"], anchors),
             "alt": f"Distribution of {line['name']}: {line['n']} values, median {line['median'].text} {line['unit']}, "
             f"{count(len(line['outliers']), 'outlier')}.",
         }

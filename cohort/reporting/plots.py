@@ -193,9 +193,7 @@ def distribution(values: Any, *, label: str, unit: str = "") -> "Figure":
     if not finite.size:
         _say_nothing(axes)
         return figure
-    # Freedman and Diaconis' width looks at the middle half alone, so one far value does not flatten the rest.
-    width = 2 * float(np.subtract(*np.percentile(finite, (75, 25)))) / np.cbrt(finite.size)
-    bins = 6 if width <= 0 else int(np.clip(np.ceil(np.ptp(finite) / width), 6, 60))
+    bins = bins_of(finite)
     counts, _, _ = axes.hist(finite, bins=bins, color=FILL, edgecolor="white", linewidth=0.5)
     axes.axvline(float(np.median(finite)), color=INK, linewidth=1.5, label="median")
     out = finite[np.abs(robust_z(finite)) > OUTLIER_Z]
@@ -205,6 +203,17 @@ def distribution(values: Any, *, label: str, unit: str = "") -> "Figure":
         axes.plot(out, np.full(out.size, low), "^", color=MARK, markersize=7, label="outlier")
     legend(axes)
     return figure
+
+
+def bins_of(finite: np.ndarray) -> int:
+    """Bins for a histogram of finite numbers: of Freedman and Diaconis' width, from 6 to 60.
+
+    That width looks at the middle half alone, so one far value does not flatten the rest.
+    """
+    unit = float(np.abs(finite).max()) or 1.0
+    scaled = finite / unit
+    width = 2 * float(np.subtract(*np.percentile(scaled, (75, 25)))) / np.cbrt(finite.size)
+    return 6 if width <= 0 else int(np.clip(np.ceil(min(np.ptp(scaled) / width, 60)), 6, 60))
 
 
 def forest(

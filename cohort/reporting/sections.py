@@ -266,6 +266,7 @@ def outliers(facts: Facts) -> dict[str, list[str]]:
 def measurements(facts: Facts, recipe: str) -> list[dict[str, Any]]:
     """One line a measurement: how many values, where they lie, which are far out."""
     done = facts.done(recipe)
+    ids = [str(s) for s in done["scan_id"]] if "scan_id" in done else [""] * len(done)
     lines = []
     for column in measurement_columns(done):
         values = done[column].to_numpy(np.float64, na_value=np.nan)
@@ -287,10 +288,10 @@ def measurements(facts: Facts, recipe: str) -> list[dict[str, Any]]:
                         strict=True,
                     )
                 ),
-                "outliers": [str(s) for s in done["scan_id"].to_numpy()[far]]
-                if "scan_id" in done
-                else [],
+                "outliers": [scan_id for scan_id, away in zip(ids, far, strict=True) if away],
                 "values": values,
+                "scans": ids,
+                "far": far,
             }
         )
     return lines

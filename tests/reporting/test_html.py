@@ -1,6 +1,7 @@
 """The report: complete, inert, readable whatever the cohort looks like."""
 
 import base64
+import hashlib
 import html
 import html.parser
 import io
@@ -18,7 +19,9 @@ from PIL import Image
 from cohort import schema
 from cohort.io.store import Store
 from cohort.reporting import effects
-from cohort.reporting.html import MAX_CELLS, write_report
+from cohort.reporting.contact import MAX_CELLS
+from cohort.reporting.html import write_report
+from cohort.reporting.page import Section, assemble, own_scripts
 from cohort.stats import regression
 
 RECIPE = {
@@ -281,6 +284,7 @@ class Page(html.parser.HTMLParser):
         self.source = path.read_text(encoding="utf-8")
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
+        self.scripts: list[str] = []
         self.open: list[str] = []
         self.feed(self.source)
         assert not self.open, f"left open: {self.open}"
@@ -294,7 +298,9 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag, f"{tag} closed out of turn at {self.getpos()}"
 
     def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif not self.open or self.open[-1] != "style":
             self.words.append(data)
 
     @property
@@ -420,30 +426,53 @@ def test_every_scan_has_a_picture_at_true_aspect_and_every_figure_a_description(
     assert len(cells) == 12
     for cell in cells:  # 30 columns of 5 mm by 36 rows of 4 mm
         assert cell.width / cell.height == pytest.approx(150 / 144, abs=0.01)
-    # Two distributions, box plot, forest, three added-variable plots, residuals.
-    assert len(pictures) - len(cells) == 8
+    # Box plot, forest, three added-variable plots, residuals; two distributions are drawings.
+    assert len(pictures) - len(cells) == 6
+    assert len(page.all("svg")) == 2
+    assert all(attrs["aria-label"] for attrs in page.all("svg"))
     assert all(attrs["alt"] and attrs["width"] and attrs["height"] for attrs in page.all("img"))
 
 
-def test_the_page_loads_nothing_runs_nothing_and_names_no_place(cohort, page):
+def test_the_page_loads_nothing_runs_only_its_own_scripts_and_names_no_place(cohort, page):
     policy = [
         a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"
     ]
-    assert policy == [
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    ]
-    assert (
-        not page.all("script")
-        + page.all("link")
-        + page.all("iframe")
-        + page.all("object")
-        + page.all("form")
+    digests = [hashlib.sha256(script.encode()).digest() for script in page.scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(d).decode()}'" for d in digests)
+    allowed = (
+        f"default-src 'none'; script-src {hashes}; connect-src 'none'; img-src data:; "
+        "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     )
+    assert policy == [allowed]
+    assert tuple(page.scripts) == own_scripts()
+    assert page.all("script") == [{}] * len(page.scripts) != []
+    assert not page.all("link") + page.all("iframe") + page.all("object") + page.all("form")
     assert all(a["href"].startswith("#") for a in page.all("a"))
     assert "url(" not in page.source
     assert "://" not in page.source
     assert "secret" not in page.source
     assert not [k for _, attrs in page.tags for k in attrs if k.startswith("on")]
+
+
+def test_a_script_that_a_browser_would_cut_short_or_rewrite_is_refused():
+    for part in ("</script>", "</SCRIPT", "<!--", "\r"):
+        with pytest.raises(ValueError, match="a script of a page cannot hold"):
+            assemble("t", [], scripts=[f'"{part}"'])
+
+
+def test_a_page_shows_the_sections_it_is_given_and_lists_them(tmp_path):
+    thanks = {"acknowledgements": ["<b>Thanks</b>"]}
+    file = tmp_path / "page.html"
+    sections = [
+        Section(anchor, "Thanks", "acknowledgements.html.j2", thanks, name=f"<i>{anchor}")
+        for anchor in ("a", "b")
+    ]
+    file.write_text(assemble("T", sections, scripts=[], kicker="Scan page"), encoding="utf-8")
+    page = Page(file)
+    assert page.text.count("Thanks <i>a") == page.text.count("Thanks <i>b") == 2
+    assert page.text.count("<b>Thanks</b>") == 2
+    assert [a["id"] for a in page.all("section")] == ["a", "b"]
+    assert not page.scripts
 
 
 def test_every_entry_of_the_contents_leads_somewhere_and_ids_are_unique(page):
@@ -514,7 +543,8 @@ def test_hostile_metadata_is_inert_text(tmp_path, evil):
         "keep": [hostile],
     }
     page = report(store, title=evil, acknowledgements=evil, recipes={on_disk: recipe})
-    assert not page.all("script")
+    assert tuple(page.scripts) == own_scripts()
+    assert len(page.all("script")) == len(page.scripts)
     assert all(a["src"].startswith("data:image/") for a in page.all("img"))
     assert not [k for _, attrs in page.tags for k in attrs if k.startswith("on")]
     assert not re.search("[\x00\ud800\u202e]", page.source)
@@ -587,7 +617,7 @@ def test_one_scan_is_a_cohort(tmp_path):
     page = report(store, recipes={"ventricles": RECIPE})
     assert "The cohort holds 1 scan of 1 subject." in page.text
     assert "csf_ml mL 1 0 31.5" in page.text
-    assert len(page.pictures()) == 2
+    assert len(page.pictures()) == len(page.all("svg")) == 1
 
 
 def test_a_measurement_that_is_nan_everywhere_is_named_and_not_drawn(tmp_path):
@@ -595,7 +625,7 @@ def test_a_measurement_that_is_nan_everywhere_is_named_and_not_drawn(tmp_path):
     write_measured(store, write_scans(store, ["a", "b", "c"]), csf_ml=[1.0, 2, 3], z0_mm=np.nan)
     page = report(store, recipes={"ventricles": RECIPE})
     assert "z0_mm mm 0 3 \N{EN DASH} \N{EN DASH} \N{EN DASH} no scan has a value" in page.text
-    assert len(page.pictures()) == 3 + 1
+    assert (len(page.pictures()), len(page.all("svg"))) == (3, 1)
 
 
 def test_ids_in_any_script_are_shown(tmp_path):
@@ -610,7 +640,7 @@ def test_ids_in_any_script_are_shown(tmp_path):
     for subject in subjects:
         assert f"sub-{subject}_ses-1_T1" in page.text
     assert "csf_ml by 地点, as measured" in page.text
-    assert len(page.pictures()) == 4 + 1 + 4
+    assert (len(page.pictures()), len(page.all("svg"))) == (4 + 4, 1)
 
 
 def test_a_damaged_scan_costs_its_own_picture_only(tmp_path):

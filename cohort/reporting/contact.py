@@ -1,0 +1,107 @@
+"""The contact sheet: one small picture a scan, with all that is known against it."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from cohort.reporting import slices
+from cohort.reporting.facts import Facts, Source
+from cohort.reporting.wording import number
+
+MAX_CELLS = 400
+"""Scans drawn on the contact sheet, and rows of the table of single scans: what one page can hold."""
+
+CELL = 160
+"""Longer side of a picture on the contact sheet, pixels."""
+
+
+def contact_sheet(
+    store: Source,
+    facts: Facts,
+    flagged: Mapping[str, list[str]],
+    keep: Mapping[str, list[str]],
+    influential: AbstractSet[str],
+) -> dict[str, Any]:
+    """One small picture a scan; those that failed, stand out or move a model come first."""
+    failed: dict[str, list[str]] = {}
+    for recipe in facts.measured:
+        for row in facts.failed(recipe).to_dict("records"):
+            failed.setdefault(str(row.get("scan_id")), []).append(
+                f"{recipe} failed: {row.get('reason') or 'no reason given'}"
+            )
+    ids = [str(i) for i in facts.scans["scan_id"]] if "scan_id" in facts.scans else []
+    ids.sort(key=lambda i: (i not in failed, i not in flagged, i not in influential, i))
+    measured = {
+        recipe: set(facts.done(recipe).get("scan_id", pd.Series(dtype=str)).astype(str))
+        for recipe in facts.measured
+    }
+    cells: list[dict[str, Any]] = []
+    outlined: dict[str, None] = {}
+    for scan_id in ids[:MAX_CELLS]:
+        kept = {
+            recipe: keep.get(recipe, []) for recipe, done in measured.items() if scan_id in done
+        }
+        picture, source = _picture(store, scan_id, kept)
+        outlined.update({source: None} if source else {})
+        cells.append(
+            {
+                "id": scan_id,
+                "anchor": f"scan-{len(cells) + 1}",
+                **picture,
+                "failed": failed.get(scan_id, []),
+                "flags": flagged.get(scan_id, []),
+            }
+        )
+    return {"cells": cells, "more": max(0, len(ids) - MAX_CELLS), "outlined": list(outlined)}
+
+
+def of_people(facts: Facts, anchors: Mapping[str, str]) -> dict[str, str]:
+    """Where the pictures of scans stand, by scan and by participant (the first scan of each)."""
+    found: dict[str, str] = {}
+    if {"scan_id", "participant"} <= {*facts.scans}:
+        for scan_id, person in facts.scans[["scan_id", "participant"]].itertuples(index=False):
+            if str(scan_id) in anchors and not pd.isna(person):
+                found.setdefault(str(person), anchors[str(scan_id)])
+    return {**found, **anchors}
+
+
+def _picture(
+    store: Source, scan_id: str, recipes: Mapping[str, list[str]]
+) -> tuple[dict[str, Any], str | None]:
+    """Axial slice of a scan with the outline of the first mask a recipe kept, and what is outlined."""
+    try:
+        image = store.open_scan(scan_id)["image"]
+        mask, source = _mask(store, scan_id, recipes)
+        if mask is not None and mask.size <= slices.SEARCH_VOXELS:
+            mask = mask.load()  # read once, to be searched and then cut
+        at_mm = None if mask is None else slices.busiest_mm(mask)
+        cut = slices.take(image, at_mm=at_mm, mask=mask)
+        picture = slices.tile(cut, size=CELL)
+    except Exception as error:  # noqa: BLE001 - one scan that cannot be drawn never costs the page
+        # The message may hold a path, which a page that is passed on must not.
+        return {"uri": None, "problem": f"cannot be drawn ({type(error).__name__})"}, None
+    return {
+        "uri": slices.jpeg_uri(picture),
+        "problem": None,
+        "width": picture.shape[1],
+        "height": picture.shape[0],
+        "left": cut.left,
+        "where": f"{cut.dim} = {number(cut.position_mm, decimals=1).text} mm",
+    }, source
+
+
+def _mask(
+    store: Source, scan_id: str, recipes: Mapping[str, list[str]]
+) -> tuple[xr.DataArray | None, str | None]:
+    """The first mask, else label image, in the order in which a recipe keeps them: the same one in every scan."""
+    for recipe, keep in recipes.items():
+        kept = store.open_derivative(recipe, scan_id)
+        rank = {name: place for place, name in enumerate(keep)}
+        names = [name for name in kept.data_vars if {"z", "y", "x"} <= {*kept[name].dims}]
+        names.sort(key=lambda n: (kept[n].dtype.kind != "b", rank.get(str(n), len(rank)), str(n)))
+        if names and kept[names[0]].dtype.kind in "biu":
+            return kept[names[0]], f"{names[0]} ({recipe})"
+    return None, None
