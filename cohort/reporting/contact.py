@@ -1,6 +1,8 @@
 """The contact sheet: one small picture a scan, with all that is known against it."""
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -9,6 +11,8 @@ import xarray as xr
 
 from cohort.reporting import slices
 from cohort.reporting.facts import Facts, Source
+from cohort.reporting.plots import with_unit
+from cohort.reporting.sections import measurement_columns
 from cohort.reporting.wording import number
 
 MAX_CELLS = 400
@@ -16,6 +20,9 @@ MAX_CELLS = 400
 
 CELL = 160
 """Longer side of a picture on the contact sheet, pixels."""
+
+FAR, MOVES = "far from the others", "moves a model"
+"""What this page itself flags, beside the notes of ingest."""
 
 
 def contact_sheet(
@@ -25,7 +32,23 @@ def contact_sheet(
     keep: Mapping[str, list[str]],
     influential: AbstractSet[str],
 ) -> dict[str, Any]:
-    """One small picture a scan; those that failed, stand out or move a model come first."""
+    """One small picture a scan; those that failed, stand out or move a model come first.
+
+    Parameters
+    ----------
+    flagged : mapping of scan -> sentences
+        Scans with a value far from the others.
+    keep : mapping of recipe -> names
+        Images that a recipe keeps, in its order.
+    influential : set of scans
+        Those that move a model.
+
+    Returns
+    -------
+    {cells, more, outlined, states, recipes, flags, columns}
+        The last four are what the sheet can be filtered and sorted by. A cell's ``states`` (recipe -> state), ``kinds``
+        (flags) and ``numbers`` (a number or null for each of ``columns``) are JSON, for the script of the page.
+    """
     failed: dict[str, list[str]] = {}
     for recipe in facts.measured:
         for row in facts.failed(recipe).to_dict("records"):
@@ -33,19 +56,19 @@ def contact_sheet(
                 f"{recipe} failed: {row.get('reason') or 'no reason given'}"
             )
     ids = [str(i) for i in facts.scans["scan_id"]] if "scan_id" in facts.scans else []
+    notes = _notes(facts)
     ids.sort(key=lambda i: (i not in failed, i not in flagged, i not in influential, i))
-    measured = {
-        recipe: set(facts.done(recipe).get("scan_id", pd.Series(dtype=str)).astype(str))
-        for recipe in facts.measured
-    }
+    drawn = ids[:MAX_CELLS]
+    states = _states(facts, drawn)
+    columns, values = _values(facts, drawn)
     cells: list[dict[str, Any]] = []
     outlined: dict[str, None] = {}
-    for scan_id in ids[:MAX_CELLS]:
-        kept = {
-            recipe: keep.get(recipe, []) for recipe, done in measured.items() if scan_id in done
-        }
+    for scan_id in drawn:
+        kept = {r: keep.get(r, []) for r, state in states[scan_id].items() if state == "done"}
         picture, source = _picture(store, scan_id, kept)
         outlined.update({source: None} if source else {})
+        kinds = [FAR] if scan_id in flagged else []
+        kinds += [MOVES] if scan_id in influential else []
         cells.append(
             {
                 "id": scan_id,
@@ -53,9 +76,60 @@ def contact_sheet(
                 **picture,
                 "failed": failed.get(scan_id, []),
                 "flags": flagged.get(scan_id, []),
+                "notes": [*([MOVES] if scan_id in influential else []), *notes.get(scan_id, [])],
+                "states": json.dumps(states[scan_id]),
+                "kinds": json.dumps(kinds + notes.get(scan_id, [])),
+                "numbers": json.dumps(values[scan_id]),
             }
         )
-    return {"cells": cells, "more": max(0, len(ids) - MAX_CELLS), "outlined": list(outlined)}
+    return {
+        "cells": cells,
+        "more": max(0, len(ids) - MAX_CELLS),
+        "outlined": list(outlined),
+        "states": sorted({state for each in states.values() for state in each.values()}),
+        "recipes": list(facts.measured),
+        "flags": sorted({kind for cell in cells for kind in json.loads(cell["kinds"])}),
+        "columns": columns,
+    }
+
+
+def _notes(facts: Facts) -> dict[str, list[str]]:
+    """What ingest noted about a scan, a word a note."""
+    if not {"scan_id", "flags"} <= {*facts.scans}:
+        return {}
+    pairs = facts.scans[["scan_id", "flags"]].itertuples(index=False)
+    return {str(s): f.split() for s, f in pairs if isinstance(f, str) and f.split()}
+
+
+def _states(facts: Facts, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Scan -> recipe -> how it stands there."""
+    found: dict[str, dict[str, str]] = {scan_id: {} for scan_id in ids}
+    for recipe, table in facts.measured.items():
+        state = table["state"] if "state" in table else pd.Series("done", table.index)
+        known = dict(
+            zip(table.get("scan_id", pd.Series(dtype=str)).astype(str), state, strict=False)
+        )
+        for scan_id in ids:
+            found[scan_id][recipe] = str(known.get(scan_id, "not measured"))
+    return found
+
+
+def _values(facts: Facts, ids: Sequence[str]) -> tuple[list[str], dict[str, list[float | None]]]:
+    """Names of all measurements with their units, and the numbers of each scan in this order."""
+    names: list[str] = []
+    found: dict[str, list[float | None]] = {scan_id: [] for scan_id in ids}
+    for recipe in facts.measured:
+        done = facts.done(recipe)
+        keys = done["scan_id"].astype(str) if "scan_id" in done else pd.Series("", done.index)
+        for column in measurement_columns(done):
+            unit = facts.unit(recipe, column)
+            names.append(with_unit(f"{recipe}: {column}", unit))
+            numbers = done[column].to_numpy(float, na_value=math.nan)
+            known = dict(zip(keys, numbers.tolist(), strict=True))
+            for scan_id in ids:
+                value = known.get(scan_id, math.nan)
+                found[scan_id].append(value if math.isfinite(value) else None)
+    return names, found
 
 
 def of_people(facts: Facts, anchors: Mapping[str, str]) -> dict[str, str]:

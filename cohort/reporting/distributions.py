@@ -1,5 +1,6 @@
 """Distributions as a page draws them: shapes in which every scan can be picked, so that one look links them all."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ def drawing(
             "far": bool(far[i]),
             "shown": number(float(values[i])).text,
         }
-        for i in np.flatnonzero(finite)
+        for i in map(int, np.flatnonzero(finite))
         if far[i] or scans[i] in anchors
     ]
     return {
@@ -82,7 +83,9 @@ class _Scale:
     """Numbers -> pixels across, for any range that a float can hold."""
 
     def __init__(self, values: np.ndarray) -> None:
-        self._unit = float(np.abs(values).max()) or 1.0
+        # A power of ten, so that round numbers stay round; what is far from 1 is brought there before it is subtracted.
+        largest = float(np.abs(values).max())
+        self._unit = 10.0 ** math.floor(math.log10(largest)) if largest else 1.0
         self.low, self.high = float(values.min()), float(values.max())
         self._span = self.high / self._unit - self.low / self._unit
 
@@ -108,7 +111,7 @@ def _round_up(step: float) -> float:
     """The next of 1, 2, 2.5, 5 times a power of ten."""
     if not step > 0:
         return 0.0
-    power = 10.0 ** np.floor(np.log10(step))
+    power = 10.0 ** math.floor(math.log10(step))
     return float(next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= step * (1 - 1e-9)))
 
 
