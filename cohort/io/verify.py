@@ -80,6 +80,8 @@ def discard(store: "Store", problems: Iterable[Problem]) -> list[str]:
                 removed[f"models/{rest.partition('/')[0]}/model.json"] = None
             case "report":
                 removed["report/stamp.json"] = None
+                if problem.file == "report/previous.json":
+                    removed[problem.file] = None
             case "tables" | "quarantine" | "recipes" | "baseline":
                 removed[problem.file] = None
     there = [name for name in removed if store.files.size(name) is not None]
@@ -319,8 +321,11 @@ class _Check(Accounts):
 
     def report(self) -> Iterator[Problem]:
         page, stamp = "report/index.html", "report/stamp.json"
+        previous = "report/previous.json"
         there = dict(self.files.listing("report"))
-        for name in sorted(there.keys() - {page, stamp}):
+        if previous in there:
+            yield from self.json("report", previous, there[previous])
+        for name in sorted(there.keys() - {page, stamp, previous}):
             if name.endswith(".tmp"):
                 yield leftover("report", name, there[name])
             else:

@@ -9,28 +9,32 @@ an **alarm**: the same input gave two results, on another machine or at another 
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.papers import Papers
+from cohort.pipeline.baseline import (
+    MARKS,
+    REASONS,
+    Columns,
+    alike,
+    by_scan,
+    coefficients,
+    coefficients_between,
+    difference,
+    moved_of,
+    number,
+    reasons_of,
+    scans_between,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TOLERANCE = 1e-12
-"""Relative difference up to which two numbers are the same: what is promised for reductions on other machines."""
-
 LISTED = 1000
 """Alarms that are written down one by one; all are counted."""
-
-MARKS = ("#inputs", "#recipe", "#libraries")
-"""Columns of a baseline that say what its numbers depend on; no measurement can be called so."""
-
-Columns = dict[str, list[Any]]
-"""A table as lists of equal length, as it lies in a JSON file."""
 
 
 class Comparison:
@@ -55,12 +59,8 @@ class Comparison:
 
     def scans(self, contents: Mapping[str, str]) -> None:
         """Note the scans of the cohort and the digest of the content each was made from."""
-        before = _by_scan(self._baseline("scans"), "content")
-        said = self._said["scans"] = {
-            "added": sorted(contents.keys() - before.keys()),
-            "replaced": sorted(s for s, c in contents.items() if before.get(s, c) != c),
-            "withdrawn": sorted(before.keys() - contents.keys()),
-        }
+        before = by_scan(self._baseline("scans"), "content")
+        said = self._said["scans"] = scans_between(before, contents)
         # What came back as it was is known by these, over several calls.
         self._said["contents"] = {
             s: [_short(before.get(s)), _short(contents.get(s))]
@@ -77,23 +77,18 @@ class Comparison:
 
     def models(self, tables: Mapping[str, "pd.DataFrame | None"]) -> None:
         """Note the coefficients of all models: model -> its tidy table, None if it could not be fitted."""
-        before = _coefficients(self._baseline("models"))
+        before = coefficients(self._baseline("models"))
         now = {
             (name, _term(row, table)): {
-                "estimate": _number(row["estimate"]),
-                "se": _number(row["se"]),
-                "n": _number(row["n"]),
+                "estimate": number(row["estimate"]),
+                "se": number(row["se"]),
+                "n": number(row["n"]),
             }
             for name, table in tables.items()
             if table is not None
             for row in table.to_dict("records")
         }
-        said = []
-        for model, term in dict.fromkeys([*before, *now]):
-            old, new = before.get((model, term)), now.get((model, term))
-            if not _alike(old, new):
-                said.append({"model": model, "term": term, "before": old, "after": new})
-        self._said["coefficients"] = [{**each, **_difference(each)} for each in said]
+        self._said["coefficients"] = coefficients_between(before, now)
         keys = list(now)
         self._now["models"] = {
             "model": [model for model, _ in keys],
@@ -167,27 +162,23 @@ class Numbers:
         """
         if record is not None and record["state"] == "done":
             measured = record["measurements"]
-            numbers = (_number(measured.get(c)) for c in self._columns[len(MARKS) :])
+            numbers = (number(measured.get(c)) for c in self._columns[len(MARKS) :])
             self._rows[scan_id] = (*self._marks_of(record), *numbers)
         elif scan_id in self._before:
             self._rows[scan_id] = self._before[scan_id]
 
     def compare(self) -> tuple[dict[str, int], list[dict[str, Any]]]:
         """Scans whose numbers moved, by the first reason for it, and the numbers that moved without one."""
-        moved = dict.fromkeys(("input", "recipe", "library"), 0)
+        moved = dict.fromkeys(REASONS, 0)
         alarms: list[dict[str, Any]] = []
         for scan_id, new in sorted(self._rows.items()):
             old = self._before.get(scan_id)
             if old is None or old is new:
                 continue
-            different = [
-                (name, was, now)
-                for name, was, now in zip(self._columns, old, new, strict=True)
-                if name in self._had and name not in MARKS and not _same(was, now)
-            ]
+            different = moved_of(self._columns, self._had, old, new)
             if not different:
                 continue
-            reasons = [r for r, was, now in zip(moved, old, new, strict=False) if was != now]
+            reasons = reasons_of(old, new)
             if reasons:
                 moved[reasons[0]] += 1
             else:
@@ -219,43 +210,6 @@ class Numbers:
 def _short(content: str | None) -> str | None:
     """Enough of a digest to tell two contents of one scan apart."""
     return None if content is None else content[:16]
-
-
-def _by_scan(columns: Columns, column: str) -> dict[str, Any]:
-    return dict(zip(columns.get("scan_id", ()), columns.get(column, ()), strict=True))
-
-
-def _coefficients(columns: Columns) -> dict[tuple[str, str], dict[str, Any]]:
-    names = ("estimate", "se", "n")
-    rows = zip(*(columns.get(c, ()) for c in ("model", "term", *names)), strict=True)
-    return {(model, term): dict(zip(names, row, strict=True)) for model, term, *row in rows}
-
-
-def _number(value: Any) -> float | None:
-    """A number as JSON has it; what is missing or infinite is none."""
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _same(one: float | None, other: float | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=0.0)
-
-
-def _alike(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
-    if old is None or new is None:
-        return old is new
-    return all(_same(old[c], new[c]) for c in ("estimate", "se", "n"))
-
-
-def _difference(change: Mapping[str, Any]) -> dict[str, float | None]:
-    """How far a coefficient moved, in its own unit and in standard errors of what it was before."""
-    old, new = change["before"] or {}, change["after"] or {}
-    before, after, se = old.get("estimate"), new.get("estimate"), old.get("se")
-    if before is None or after is None:
-        return {"difference": None, "standard_errors": None}
-    moved = after - before
-    return {"difference": moved, "standard_errors": moved / se if se else None}
 
 
 # -- over several calls ----------------------------------------------------------------------------
@@ -313,7 +267,7 @@ def merged(store: Papers, runs: Sequence[str]) -> dict[str, Any]:
     moved = [
         {"model": model, "term": term, "before": first[model, term], "after": last[model, term]}
         for model, term in first
-        if not _alike(first[model, term], last[model, term])
+        if not alike(first[model, term], last[model, term])
     ]
     return {
         "runs": list(runs),
@@ -323,7 +277,7 @@ def merged(store: Papers, runs: Sequence[str]) -> dict[str, Any]:
             "withdrawn": sorted(s for s in now if was[s] is not None and now[s] is None),
         },
         "subjects_withdrawn": n_withdrawn,
-        "coefficients": [{**each, **_difference(each)} for each in moved],
+        "coefficients": [{**each, **difference(each)} for each in moved],
         "n_alarms": n_alarms,
         "alarms": alarms[:LISTED],
     }

@@ -11,6 +11,7 @@ import xarray as xr
 class Source(Protocol):
     """What the report reads of a `cohort.io.store.Store`."""
 
+    def read_json(self, name: str, /) -> dict[str, Any] | None: ...  # noqa: D102
     def table(self, name: str, /) -> pd.DataFrame | None: ...  # noqa: D102
     def units(self, name: str, /) -> dict[str, str]: ...  # noqa: D102
     def record(self, scan_id: str, /) -> dict[str, Any] | None: ...  # noqa: D102

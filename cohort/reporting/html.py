@@ -21,6 +21,7 @@ from cohort.reporting import (
 from cohort.reporting.contact import MAX_CELLS, contact_sheet, of_people
 from cohort.reporting.distributions import drawing
 from cohort.reporting.facts import Facts, Source, gather
+from cohort.reporting.news import PREVIOUS, News, news, summary, words
 from cohort.reporting.page import Section, assemble, own_scripts
 from cohort.reporting.wording import count, number
 
@@ -56,10 +57,15 @@ def write_report(
     Path or str
         Of the page; a URL in an object store. One scan is held in memory at a time; at most 400 are drawn.
     """
-    page = render(
-        store, title=title, groups=groups, acknowledgements=acknowledgements, recipes=recipes
-    )
-    return store.write_report(page)
+    recipes = dict(recipes or {})
+    facts = gather(store, recipes)
+    found = news(store, facts)
+    page = _page(store, facts, found, title, groups or {}, acknowledgements, recipes)
+    # The page first: killed in between, the next call compares with the same state, and says the same again.
+    place = store.write_report(page)
+    if found.kept is not None:
+        store.write_json(PREVIOUS, found.kept)
+    return place
 
 
 def render(
@@ -70,9 +76,22 @@ def render(
     acknowledgements: str = "",
     recipes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """The page as text; see `write_report`."""
+    """The page as text, of the store as it is; see `write_report`."""
     recipes = dict(recipes or {})
     facts = gather(store, recipes)
+    found = news(store, facts)
+    return _page(store, facts, found, title, groups or {}, acknowledgements, recipes)
+
+
+def _page(
+    store: Source,
+    facts: Facts,
+    found: News,
+    title: str,
+    groups: Mapping[str, str | None],
+    acknowledgements: str,
+    recipes: Mapping[str, Mapping[str, Any]],
+) -> str:
     flagged = sections.outliers(facts)
     keep = {name: [str(k) for k in recipe.get("keep") or []] for name, recipe in recipes.items()}
     influential = {i for m in facts.models.values() for i in m.get("influence") or []}
@@ -80,16 +99,25 @@ def render(
     anchors = {cell["id"]: cell["anchor"] for cell in contact["cells"]}
     models = [
         modelpage.context(
-            store, facts, name, (groups or {}).get(name), anchor=f"model-{i}", anchors=anchors
+            store, facts, name, groups.get(name), anchor=f"model-{i}", anchors=anchors
         )
         for i, name in enumerate(facts.models, start=1)
     ]
     said = sections.summary(facts, len(flagged))
     said["sentences"] += [line for model in models if (line := effects.truth_in_words(model))]
+    tiles, sentences = summary(found)
+    said["tiles"] = [*tiles, *said["tiles"]]
+    said["sentences"] = [*sentences, *said["sentences"]]
     thanks = [part.strip() for part in acknowledgements.split("\n\n") if part.strip()]
     parts: list[Section | None] = [
         Section("summary", "Summary", "summary.html.j2", {"summary": said}),
         Section("flow", "Flow of scans", "flow.html.j2", {"flow": sections.flow(facts)}),
+        Section(
+            "changes",
+            "What changed",
+            "changes.html.j2",
+            {**words(found, facts), "anchors": anchors},
+        ),
         _pictures(facts, contact),
         _measurements(facts, anchors),
         _checks(store, title, of_people(facts, anchors)),

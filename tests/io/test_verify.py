@@ -103,7 +103,7 @@ def test_the_store_of_these_tests_has_every_kind_of_file(store):
         "derivatives chunk", "derivatives zarr.json", "tables .parquet", "tables .json",
         "tables checksums.json", "quarantine .json", "recipes .json", "models .json", "models .parquet",
         "models .csv", "models .yaml", "runs .json", "runs .jsonl", "runs .txt", "report .html", "report stamp.json",
-        "baseline .json",
+        "report .json", "baseline .json",
     }  # fmt: skip
 
 

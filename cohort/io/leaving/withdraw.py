@@ -200,7 +200,27 @@ def _tables(store: Store, who: Subject) -> dict[str, int]:
         if n:
             store.write_json(f"baseline/{name}", kept)
             gone[f"baseline/{name}"] = n
-    return gone
+    return {**gone, **_last_report(store, who)}
+
+
+def _last_report(store: Store, who: Subject) -> dict[str, int]:
+    """Rows and mentions that went from what the last report keeps for the next one to compare with."""
+    name = "report/previous.json"
+    try:
+        kept = store.read_json(name)
+    except StoreError:
+        kept = None
+        store.files.remove(name)  # damaged: it is made again
+    if kept is None:
+        return {}
+    states = {key: _columns(who, columns) for key, columns in kept["now"].items()}
+    said, n = who.without(kept["said"])
+    gone = n + sum(rows for _, rows in states.values())
+    if not gone:
+        return {}
+    now = {key: columns for key, (columns, _) in states.items()}
+    store.write_json(name, {**kept, "now": now, "said": said})
+    return {name: gone}
 
 
 def _columns(who: Subject, columns: dict[str, Any]) -> tuple[dict[str, Any], int]:
