@@ -4,6 +4,8 @@ Every stage is safe to repeat: it does what is stale and nothing else.
 """
 
 import builtins
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +80,24 @@ def fit(
     return Call(catalog, None, options or Options()).work("fit", ["fit"], model=model)
 
 
-def report(catalog: str | Path | Catalog, *, options: Options | None = None) -> Result:
-    """Write ``report/index.html``."""
-    return Call(catalog, None, options or Options()).work("report", ["report"])
+def report(
+    catalog: str | Path | Catalog,
+    *,
+    scans: Sequence[str] = (),
+    flagged: bool = False,
+    options: Options | None = None,
+) -> Result:
+    """Write ``report/index.html``, and on request a page a scan, ``report/scans/<scan_id>.html``.
+
+    Parameters
+    ----------
+    scans : sequence of str
+        Scans that get a page of their own: scan_ids or parts of them; see `reporting.scanpage.chosen`.
+    flagged : bool
+        Also those that failed, have an outlying value or move a model, 50 pages a call at most.
+    """
+    asked = replace(options or Options(), scan_pages=tuple(scans), flagged_pages=flagged)
+    return Call(catalog, None, asked).work("report", ["report"])
 
 
 def update(

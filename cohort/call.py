@@ -12,6 +12,7 @@ from cohort.checking import check_models, read_recipes
 from cohort.io.catalog import Catalog, CatalogError, read_catalog
 from cohort.io.deidentify import key_file
 from cohort.io.private import misplaced
+from cohort.io.storage.scanpages import page_ids
 from cohort.io.store import Store, StoreError
 from cohort.options import Options, Result
 from cohort.pipeline import cluster
@@ -50,6 +51,7 @@ class Call:
         self._stack = ExitStack()
         self._stop = Stop()
         self._changes = Comparison(self.store)
+        self._pages: list[str] = []
         self._known: Mapping[str, Mapping[str, str]] = {}
         self.result = Result(self.catalog, self.store, compare=options.compare)
 
@@ -70,6 +72,10 @@ class Call:
             raise StoreError(
                 f"nothing ingested yet in {self.store.url}; run `cohort ingest {self.catalog.path}` first"
             )
+        if (asked := self.options).scan_pages or asked.flagged_pages:
+            from cohort.reporting.scanpage import chosen
+
+            self._pages = chosen(self.store, asked.scan_pages, flagged=asked.flagged_pages)
         if self._client is None and self.options.workers != 0:
             cluster.check(self.options.on)
 
@@ -323,6 +329,7 @@ class Call:
 
     def _report(self, ledger: Ledger) -> Path | str:
         self.options.listen({"event": "stage", "stage": "report"})
+        self._report_scans()
         inputs = self._report_inputs()
         if (fresh := self.store.report(inputs)) is not None:
             return fresh
@@ -339,6 +346,15 @@ class Call:
         self.store.stamp_report(inputs)
         return page
 
+    def _report_scans(self) -> None:
+        """Pages of single scans: what is no longer so goes, what is asked for is made anew."""
+        if page_ids(self.store) or self._pages:
+            from cohort.reporting.scanpage import drop_stale, write_pages
+
+            drop_stale(self.store)
+            title, recipes = self.catalog.cohort, {r.name: dict(r.content) for r in self.recipes}
+            self.result.pages = write_pages(self.store, self._pages, title=title, recipes=recipes)
+
     def _report_inputs(self) -> str:
         """Digest of all the page shows, and of what draws it."""
         import cohort.reporting
@@ -354,6 +370,7 @@ class Call:
                 "files": self.store.shown(),
                 "code": [provenance.file_digest(p) for p in code],
                 "found": {k: found.get(k) for k in ("found", "unmatched")},
+                "pages": page_ids(self.store),
                 "catalog": self.catalog.digest,
                 "recipes": [r.digest for r in self.recipes],
             }

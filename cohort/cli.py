@@ -204,12 +204,36 @@ def fit(
     )
 
 
-@app.command(epilog="Example: cohort report catalogs/cohorts/oasis1.yaml")
-def report(catalog: CatalogPath, store: StorePath = None, as_json: Json = False) -> None:
-    """Write the report, one HTML file that opens offline, and print its path."""
+@app.command(
+    epilog="Examples: cohort report catalogs/cohorts/oasis1.yaml;"
+    " cohort report catalogs/cohorts/oasis1.yaml --scan sub-0001 --flagged"
+)
+def report(
+    catalog: CatalogPath,
+    scan: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scan", help="Also a page of this scan, or of scans with this in their name"
+        ),
+    ] = None,
+    flagged: Annotated[
+        bool,
+        typer.Option(
+            "--flagged",
+            help="Also a page of each scan that failed, stands out or moves a model, up to 50",
+        ),
+    ] = False,
+    store: StorePath = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report, one HTML file that opens offline, and print its path; then those of pages of single scans."""
     from cohort import api
 
-    _stage(lambda options: api.report(catalog, options=options), store=store, as_json=as_json)
+    _stage(
+        lambda options: api.report(catalog, scans=scan or (), flagged=flagged, options=options),
+        store=store,
+        as_json=as_json,
+    )
 
 
 @app.command(epilog="Example: cohort update catalogs/cohorts/oasis1.yaml --workers 4")

@@ -166,6 +166,8 @@ def show_result(result: "Result", *, as_json: bool) -> None:
             show_fit(fitted, compare=result.compare)
     if result.report is not None:
         print(result.report)
+    for page in result.pages:
+        print(page)
 
 
 def show_fit(fitted: "Analysis", *, compare: str | None) -> None:

@@ -58,6 +58,10 @@ class Options:
     """Asked whether to go on although the canary's numbers moved."""
     compare: Literal["adjustments"] | None = None
     """What is laid out side by side besides the fit; a fresh model, too."""
+    scan_pages: Sequence[str] = ()
+    """Scans of which the report has a page of their own: scan_ids or parts of them."""
+    flagged_pages: bool = False
+    """Also scans that failed, have an outlying value or move a model."""
     listen: Listener = silent
     """Called with every event."""
 
@@ -89,6 +93,8 @@ class Result:
     """What is shown side by side besides each fit."""
     report: Path | str | None = None
     """The page: a path, or a URL in an object store."""
+    pages: list[Path | str] = field(default_factory=list)
+    """Pages of single scans that this call wrote."""
 
     @property
     def newly_bad(self) -> bool:

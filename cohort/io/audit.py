@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from cohort.io import deidentify, private, traces
+from cohort.io.gunzip import Gunzip
 from cohort.io.storage.chunks import CODECS, FORMAT_2, all_codecs, array_of, decoded, is_chunk
 from cohort.io.traces import Originals, Trace, masked
 
@@ -48,6 +49,7 @@ _MAGIC = (
     b"\x80\x04",
     b"\x80\x05",
 )
+_LARGEST = 1 << 28
 _OF_HEADERS = ("tables/protocols.parquet", "tables/scans.parquet")
 """Tables whose columns are attributes of scans."""
 
@@ -293,6 +295,8 @@ class _Audit:
         pictures = re.compile(r"data:[\w/+.-]+;base64,([A-Za-z0-9+/=]+)")
         for number, picture in enumerate(pictures.findall(page), 1):
             data = base64.b64decode(picture)
+            if data.startswith(b"\x1f\x8b"):  # what the viewer of a scan's page shows
+                data = Gunzip(io.BytesIO(data)).read(_LARGEST)
             for trace in self.originals.in_voxels(data):
                 yield Finding(trace.kind, name, f"picture {number}", masked(trace.text))
         text = html.unescape(pictures.sub("", page))
@@ -330,8 +334,8 @@ def _named(path: PurePosixPath) -> tuple[str, str] | None:
             return "scan_id", stem
         case ("quarantine", _):
             return "series", stem
-        case ("derivatives", _, unit, *_):
-            return "scan_id", re.sub(r"\.(json|zarr)$", "", unit)
+        case ("derivatives", _, unit, *_) | ("report", "scans", unit):
+            return "scan_id", re.sub(r"\.(json|zarr|html)$", "", unit)
     return None
 
 

@@ -23,6 +23,7 @@ from cohort.io.storage.group import encode_group, encode_groups, open_group, wri
 from cohort.io.storage.metadata import json_attrs
 from cohort.io.storage.papers import Papers
 from cohort.io.storage.place import files_of
+from cohort.io.storage.scanpages import FOLDER as PAGES
 
 __all__ = ["Locked", "Store", "StoreError"]
 
@@ -294,7 +295,7 @@ class Store(Papers):
                 swept += 1
         if self.is_local:  # in a bucket nothing is written beside its place
             models = [f"models/{name}" for name in self.files.names("models")]
-            for folder in ("", "tables", "quarantine", "recipes", "report", *models):
+            for folder in ("", "tables", "quarantine", "recipes", "report", PAGES, *models):
                 for name in self.files.names(folder):
                     if name.endswith(".tmp"):
                         self.files.remove(f"{folder}/{name}".lstrip("/"))

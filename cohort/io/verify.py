@@ -10,12 +10,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cohort.io.accounts import Accounts, Problem, differs, foreign, leftover, unreadable
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.papers import OF_ALL
+from cohort.io.storage.scanpages import PAGE_OF_A_SCAN
+from cohort.io.storage.scanpages import files_of as page_files
 
 if TYPE_CHECKING:
     from cohort.io.store import Store
@@ -78,6 +80,8 @@ def discard(store: "Store", problems: Iterable[Problem]) -> list[str]:
                 removed[f"{problem.file.removesuffix('.json').partition('.zarr/')[0]}.json"] = None
             case "models":
                 removed[f"models/{rest.partition('/')[0]}/model.json"] = None
+            case "report" if PAGE_OF_A_SCAN.fullmatch(problem.file):
+                removed |= dict.fromkeys(page_files(PurePosixPath(rest).stem))
             case "report":
                 removed["report/stamp.json"] = None
                 if problem.file == "report/previous.json":
@@ -320,29 +324,34 @@ class _Check(Accounts):
             return False
 
     def report(self) -> Iterator[Problem]:
-        page, stamp = "report/index.html", "report/stamp.json"
-        previous = "report/previous.json"
         there = dict(self.files.listing("report"))
-        if previous in there:
-            yield from self.json("report", previous, there[previous])
-        for name in sorted(there.keys() - {page, stamp, previous}):
-            if name.endswith(".tmp"):
-                yield leftover("report", name, there[name])
-            else:
-                yield foreign("report", name, there[name])
-        if page in there and stamp not in there:
+        previous = "report/previous.json"
+        if (size := there.pop(previous, None)) is not None:
+            yield from self.json("report", previous, size)
+        yield from self.page("report", "report/index.html", "report/stamp.json", there)
+        scans = {PurePosixPath(name).stem for name in there if PAGE_OF_A_SCAN.fullmatch(name)}
+        for scan_id in sorted(scans):
+            yield from self.page(f"page of {scan_id}", *page_files(scan_id), there)
+        for name in sorted(there):
+            make = leftover if name.endswith(".tmp") else foreign
+            yield make("report", name, there[name])
+
+    def page(self, unit: str, page: str, stamp: str, there: dict[str, int]) -> Iterator[Problem]:
+        """A page and what was noted when it was written; both go from `there`."""
+        page_size, stamp_size = there.pop(page, None), there.pop(stamp, None)
+        if page_size is not None and stamp_size is None:
             text = "nothing says what the page should be; call `cohort report`"
-            yield Problem("missing", "report", stamp, text)
-        said = None if stamp not in there else (yield from self.json("report", stamp, there[stamp]))
-        if page not in there and stamp in there:
-            yield Problem("missing", "report", page, "call `cohort report`")
-        elif page in there and said is not None:
-            for name, found in self.digests({page: there[page]}):
+            yield Problem("missing", unit, stamp, text)
+        said = None if stamp_size is None else (yield from self.json(unit, stamp, stamp_size))
+        if page_size is None and stamp_size is not None:
+            yield Problem("missing", unit, page, "call `cohort report`")
+        elif page_size is not None and said is not None:
+            for name, found in self.digests({page: page_size}):
                 if not isinstance(found, str):
-                    yield unreadable("report", name, found)
+                    yield unreadable(unit, name, found)
                 elif found != said.get("page"):
                     text = differs(found, str(said.get("page")), "call `cohort report`")
-                    yield Problem("damaged", "report", name, text)
+                    yield Problem("damaged", unit, name, text)
 
     def top(self) -> Iterator[Problem]:
         """The store's own file, staging folders, and what does not belong to a store."""

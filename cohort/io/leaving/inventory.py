@@ -11,6 +11,7 @@ from typing import Any, Self
 from cohort import provenance
 from cohort.io import private
 from cohort.io.leaving.redact import Subject
+from cohort.io.storage import scanpages
 from cohort.io.store import Store
 from cohort.io.traces import SHORTEST
 
@@ -195,6 +196,9 @@ def _files_of(store: Store, found: Inventory) -> Iterator[tuple[str, tuple[str, 
             size = store.files.size(name)
             if size is not None:
                 yield name, (_digest(store, name), size)
+    for name in (n for scan in found.scans for n in scanpages.files_of(scan)):
+        if (size := store.files.size(name)) is not None:
+            yield name, (_digest(store, name), size)
 
 
 def places(store: Store, found: Inventory) -> list[str]:

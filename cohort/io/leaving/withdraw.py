@@ -25,6 +25,7 @@ from cohort.io.sources.filecache import FileCache
 from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.disk import sync
+from cohort.io.storage.scanpages import FOLDER as PAGES
 from cohort.io.store import Store
 
 FORMAT = 1
@@ -103,6 +104,8 @@ def carry_out(
     stale = _models(store, who)
     store.files.remove("report/stamp.json")
     store.files.remove("report/index.html")
+    # The pages of others, too: they say where a scan lies among all, and these were among them.
+    store.files.remove_tree(PAGES)
     rewritten = {**_tables(store, who), **_runs(store, who)}
     for place in places(store, inventory):
         store.files.remove(f"{place}.json")
