@@ -240,7 +240,6 @@ def _geometry(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     dims, shape = record["dims"], record["shape"]
     mm = record["spacing_mm"]
     sizes = dict(zip(dims, shape, strict=True))
-    affine = np.asarray(record["affine"], float).reshape(4, 4)
     lines = [
         ("voxels", f"{TIMES.join(str(n) for n in shape)} ({TIMES.join(dims)})"),
         ("spacing", f"{TIMES.join(number(mm[d]).text for d in 'zyx')} mm (z{TIMES}y{TIMES}x)"),
@@ -251,8 +250,11 @@ def _geometry(record: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{record['variables']['image']['dtype']}, in {record.get('units') or 'no unit'}",
         ),
     ]
-    rows = "; ".join(", ".join(number(v).text for v in row) for row in affine[:3])
-    return [*lines, ("voxel (x, y, z) to world, mm, RAS+", rows)]
+    if record.get("affine"):
+        rows = np.asarray(record["affine"], float).reshape(4, 4)[:3]
+        said = "; ".join(", ".join(number(v).text for v in row) for row in rows)
+        lines.append(("voxel (x, y, z) to world, mm, RAS+", said))
+    return lines
 
 
 def _states(facts: Facts, scan_id: str) -> list[dict[str, str]]:

@@ -95,7 +95,7 @@ def look(
     try:
         image = store.open_scan(scan_id)["image"]
         outlined, more = _outlined(store, scan_id, derivatives, recipes)
-        planes = [_plane(image, outlined, plane) for plane in slices.VIEWS]
+        planes = [drawn(image, outlined, plane) for plane in slices.VIEWS]
     except Exception as error:  # noqa: BLE001 - one that cannot be drawn still has a page; its message may hold a path
         return Look(problem=f"cannot be drawn ({type(error).__name__})")
     legend = [_legend(each) for each in outlined]
@@ -122,11 +122,11 @@ def look(
         image=viewer.packed(viewer.nifti(values, affine)),
         labels=labels,
         setup={"cal_min": float(f"{low:.6g}"), "cal_max": float(f"{high:.6g}"), "lut": lut},
-        shows=_shows(image, sample),
+        shows=shown(image, sample),
     )
 
 
-def _shows(image: xr.DataArray, sample: viewer.Sampling) -> str:
+def shown(image: xr.DataArray, sample: viewer.Sampling) -> str:
     """What of the scan is in the viewer, in words."""
     times = " \N{MULTIPLICATION SIGN} "
     lead = [str(d) for d in image.dims if d not in grid.SPACE]
@@ -182,7 +182,7 @@ def _legend(each: Outlined) -> dict[str, Any]:
     }
 
 
-def _plane(image: xr.DataArray, outlined: list[Outlined], plane: str) -> dict[str, Any]:
+def drawn(image: xr.DataArray, outlined: list[Outlined], plane: str) -> dict[str, Any]:
     """One plane where most of the first mask is, else in the middle."""
     thin = _thinned(image)
     at_mm = slices.busiest_mm(_thinned(outlined[0].array), plane=plane) if outlined else None
