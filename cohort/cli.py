@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cohort import deploying, keeping, planning, querying, submitting, watching
+from cohort import deploying, exporting, keeping, planning, querying, submitting, watching
 from cohort.arguments import CatalogPath, Memory, On, Sources, StorePath, Workers
 from cohort.console import (
     KEPT,
@@ -356,6 +356,7 @@ submitting.add_to(app, update=update, options=_options)
 deploying.add_to(app)
 keeping.add_to(app)
 querying.add_to(app)
+exporting.add_to(app)
 
 
 if __name__ == "__main__":

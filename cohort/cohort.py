@@ -1,11 +1,13 @@
 """A cohort as a notebook holds it."""
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cohort.grid import GridError
 from cohort.io.catalog import Catalog, CatalogError
 from cohort.io.store import Store, StoreError
+from cohort.naming import one_named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,17 +60,34 @@ class Cohort:
         """Recipes with a table of measurements."""
         return self.store.recipes()
 
-    def scan(self, scan_id: str) -> "xr.Dataset":
-        """One scan, lazily; the cost does not depend on how many there are. Raises `StoreError`."""
-        return self.store.open_scan(scan_id)
+    def scan_id(self, part: str) -> str:
+        """The scan that is called so, or the only one whose name holds `part`.
+
+        Raises
+        ------
+        StoreError
+            If there is none, naming those that are called alike, or if there are several.
+        """
+        if self.store.record(part) is not None:
+            return part
+        ids = [str(s) for s in self.scans["scan_id"]]
+        return one_named(part, ids, what="scan", where=f"{self.store.url}; `.scans` lists all")
+
+    def scan(self, part: str) -> "xr.Dataset":
+        """One scan, by its name or a part of it that no other has, lazily.
+
+        By its whole name, the cost does not depend on how many there are. Raises `StoreError`.
+        """
+        return self.store.open_scan(self.scan_id(part))
 
     def measurements(self, recipe: str) -> "pd.DataFrame":
         """One row a scan, one column a measurement; units in ``.attrs["units"]``. Raises `StoreError`."""
         table = self.store.table(recipe)
         if table is None:
-            raise StoreError(
-                f"no measurements of {recipe!r}; there are {', '.join(self.recipes) or 'none'}"
-            )
+            near = difflib.get_close_matches(recipe, self.recipes, n=1)
+            hint = f", did you mean {near[0]}" if near else ""
+            there = ", ".join(self.recipes) or "none"
+            raise StoreError(f"no measurements of {recipe!r}{hint}; there are {there}")
         table.attrs["units"] = self.store.units(recipe)
         return table
 

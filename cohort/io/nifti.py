@@ -115,7 +115,7 @@ def read_labels(
             )
         values = values.astype(bool)
     else:
-        values = values.astype(_smallest(low, high))
+        values = values.astype(smallest_integer(low, high))
     scan = schema.make_scan(values, affine, leading=volume.leading, attrs=attrs)
     return scan["image"].rename(name).assign_attrs(attrs)
 
@@ -136,7 +136,7 @@ def _whole(values: np.ndarray, path: Path) -> np.ndarray:
     return rounded
 
 
-def _smallest(low: int, high: int) -> np.dtype:
+def smallest_integer(low: int, high: int) -> np.dtype:
     """Find the smallest integer type that holds both, unsigned first."""
     types = [np.dtype(f"{kind}{size}") for size in (1, 2, 4, 8) for kind in "ui"]
     return next(t for t in types if np.iinfo(t).min <= low and high <= np.iinfo(t).max)

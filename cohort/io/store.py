@@ -144,8 +144,10 @@ class Store(Papers):
         """Remove a scan, record first; nothing happens if it is not there."""
         self._remove(f"scans/{scan_id}")
 
-    def open_scan(self, scan_id: str) -> xr.Dataset:
+    def open_scan(self, scan_id: str, *, decoded: bool = True) -> xr.Dataset:
         """Open one scan lazily: float32 numbers (float64 for float64 sources), nothing read yet.
+
+        Without `decoded`, stored numbers with ``scale_factor`` and ``add_offset`` among the attributes.
 
         Raises
         ------
@@ -154,7 +156,8 @@ class Store(Papers):
         """
         place, record = f"scans/{scan_id}.zarr", self.record(scan_id)
         self._check_whole(place, record, scan_id)
-        return open_group(self.files, place, {} if record is None else record["chunks"])
+        chunks = {} if record is None else record["chunks"]
+        return open_group(self.files, place, chunks, decoded=decoded)
 
     def open_derivative(
         self, recipe: str, scan_id: str, *, variable: str | None = None

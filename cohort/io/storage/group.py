@@ -260,7 +260,7 @@ def _metadata(files: Files, place: str, names: Sequence[str]) -> list[bytes]:
 def _lazy(files: Files, place: str, metadata: Mapping[str, Any], *, decoded: bool) -> xr.Variable:
     is_image = place.rpartition("/")[2] == "image"
     stored = _Stored(files, place, metadata, decoded=decoded and is_image)
-    hidden = ("coordinates", "scale_factor", "add_offset")
+    hidden = ("coordinates", *(("scale_factor", "add_offset") if decoded else ()))
     attrs = {k: v for k, v in metadata["attributes"].items() if k not in hidden}
     dims = tuple(metadata["dimension_names"])
     variable = xr.Variable(dims, indexing.LazilyIndexedArray(stored), attrs)

@@ -1,0 +1,1 @@
+"""What leaves a store in the forms of others; each whole or not at all."""

@@ -1,0 +1,40 @@
+"""Names as people type them: whole, in part, or nearly."""
+
+import difflib
+from collections.abc import Iterable
+
+from cohort.io.store import StoreError
+
+SHOWN = 5
+
+
+def one_named(part: str, names: Iterable[str], *, what: str, where: str) -> str:
+    """The name that is `part`, or the only one that holds it.
+
+    Parameters
+    ----------
+    what, where : str
+        For the message: what has the name, and where it was looked for.
+
+    Raises
+    ------
+    StoreError
+        If none does, with those that are spelled alike; or several, with some of them.
+
+    Examples
+    --------
+    >>> one_named("0002", ["sub-0001_ses-1", "sub-0002_ses-1"], what="scan", where="here")
+    'sub-0002_ses-1'
+    """
+    every = list(names)
+    if part in every:
+        return part
+    found = [name for name in every if part in name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        some = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
+        raise StoreError(f"{len(found)} {what}s are called {part!r}: {some}; give more of the name")
+    near = difflib.get_close_matches(part, every, n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise StoreError(f"no {what} {part!r} in {where}{hint}")
