@@ -88,6 +88,33 @@ def nifti(
         typer.echo(str(beside))
 
 
+@app.command("ome-zarr", epilog="Example: cohort export ome-zarr CATALOG sub-0001 -o 0001.ome.zarr")
+def ome_zarr(
+    catalog: Place,
+    scan: Scan,
+    output: Out,
+    recipe: Recipe = None,
+    variable: Variable = None,
+    *,
+    force: Force = False,
+    store: StorePath = None,
+) -> None:
+    """Write a scan, or what a recipe kept of it, as OME-Zarr 0.5: a pyramid that viewers read over HTTP."""
+    with errors():
+        from cohort.io.exports.ngff import write_ngff
+        from cohort.io.exports.place import staged
+
+        opened = open_cohort(catalog, store)
+        image, name = _chosen(opened, scan, recipe, variable), opened.scan_id(scan)
+        with (
+            _progress("ome-zarr", image.nbytes) as tell,
+            staged(output, force=force, marker="zarr.json") as folder,
+        ):
+            levels = write_ngff(image, folder, name=name, progress=tell)
+    say(f"{levels} levels of {' x '.join(map(str, image.shape))} voxels")
+    typer.echo(str(output))
+
+
 @app.command(epilog="Example: cohort export tables catalogs/cohorts/oasis1.yaml -o oasis1-tables")
 def tables(
     catalog: Place,

@@ -97,7 +97,9 @@ def test_every_command_of_the_readme_exists_with_its_options():
     for line in commands:
         name, *arguments = shlex.split(line)[1:]
         command = group.commands[name]
-        while commands := getattr(command, "commands", None):  # a group: the next word names one of its
+        while commands := getattr(
+            command, "commands", None
+        ):  # a group: the next word names one of its
             name, *arguments = arguments
             command = commands[name]
         command.make_context(name, arguments).close()

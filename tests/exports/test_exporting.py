@@ -178,5 +178,5 @@ def test_text_in_tables_is_text_and_what_is_missing_says_so(tmp_path):
 
 
 def test_every_command_shows_an_example():
-    for name in ("nifti", "tables", "bids", "intake"):
+    for name in ("nifti", "ome-zarr", "tables", "bids", "intake"):
         assert f"Example: cohort export {name}" in export(name, "--help").stdout
