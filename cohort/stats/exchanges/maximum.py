@@ -58,7 +58,14 @@ def working_bytes(scheme: Scheme, outcomes: int) -> int:
     return 8 * (filled * (m + 4) + products + 5 * len(scheme.nuisance) * TILE) + 2**16
 
 
-def tally(scheme: Scheme, Y: np.ndarray, *, start: int = 0, stop: int | None = None) -> Tally:
+def tally(
+    scheme: Scheme,
+    Y: np.ndarray,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    out: np.ndarray | None = None,
+) -> Tally:
     """Compute t of each outcome under a range of arrangements, and keep counts and maxima.
 
     Parameters
@@ -68,6 +75,8 @@ def tally(scheme: Scheme, Y: np.ndarray, *, start: int = 0, stop: int | None = N
         A block of outcomes.
     start, stop : int
         Range of arrangements; all of them by default.
+    out : (stop - start, v) float array, optional
+        Takes every t, for what is larger than an outcome (clusters of voxels); 0 where the nuisance terms explain it.
 
     Returns
     -------
@@ -75,7 +84,7 @@ def tally(scheme: Scheme, Y: np.ndarray, *, start: int = 0, stop: int | None = N
 
     Notes
     -----
-    Memory: `working_bytes`. Work: ``2 r m v`` floating-point operations
+    Memory: `working_bytes`, and `out`. Work: ``2 r m v`` floating-point operations
     an arrangement, in matrix products. For the arranged outcome ``P y`` with ``y`` free of nuisance and of unit
     length, ``g = M'Py`` and ``t = g_1 sqrt(df / (1 - |g|^2))`` (Freedman and Lane 1983,
     doi:10.1080/07350015.1983.10509354; Winkler 2014, doi:10.1016/j.neuroimage.2014.01.060).
@@ -109,6 +118,11 @@ def tally(scheme: Scheme, Y: np.ndarray, *, start: int = 0, stop: int | None = N
                 # Twice the tie of t, because these are squares of it.
                 exceeded[i] += (extreme >= bar - 2 * TIE * np.abs(bar)).sum(axis=0)
                 extreme[:, ignored[i]] = -np.inf
+                if out is not None:
+                    wide = min(TILE, v - i * TILE)
+                    kept = np.where(ignored[i, :wide], 0, squares[rows, :wide])
+                    part = slice(i * TILE, i * TILE + wide)
+                    out[first - start : last - start, part] = _root(kept, scheme.df)
                 best = maximum[first - start : last - start]
                 np.maximum(best, extreme.max(axis=1), out=best)
     return Tally(

@@ -6,7 +6,7 @@ The text is read by a grammar of four operators over the names of the fit itself
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,12 +48,18 @@ def weights(fit: "Fit | MixedFit", contrast: Contrast) -> np.ndarray:
     >>> weights(fit(table, formula="y ~ age", one_scan_per="all"), "Intercept + 70 * age").tolist()
     [1.0, 70.0]
     """
-    terms = [str(name) for name in fit.tidy["term"]]
+    return among([str(name) for name in fit.tidy["term"]], fit.design.coding, contrast)
+
+
+def among(
+    terms: Sequence[str], coding: Mapping[str, Mapping[str, Any]], contrast: Contrast
+) -> np.ndarray:
+    """Weight of each of `terms` in a contrast, (p,) float64; `coding` and errors as of a fit's design."""
     # The effect of a reference level is zero by definition: "site[T.b] - site[T.a]" may be written out.
     references = [
-        f"{name}[T.{coding['reference']}]"
-        for name, coding in fit.design.coding.items()
-        if coding["reference"] is not None
+        f"{name}[T.{coded['reference']}]"
+        for name, coded in coding.items()
+        if coded["reference"] is not None
     ]
     known = [*terms, *(name for name in references if name not in terms)]
     if isinstance(contrast, str):

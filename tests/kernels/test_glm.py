@@ -1,0 +1,108 @@
+"""A linear model in every voxel, against statsmodels voxel by voxel."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cohort.kernels import glm
+
+
+def people(n, seed):
+    rng = np.random.default_rng(seed)
+    group = rng.permutation(np.arange(n) % 2)
+    return np.column_stack(
+        [np.ones(n), group, rng.uniform(50, 90, n), rng.normal(1500, 120, n)]
+    ), rng
+
+
+def reference(y, X, contrasts, joint):
+    import statsmodels.api as sm
+
+    has = ~np.isnan(y)
+    fitted = sm.OLS(y[has].astype(float), X[has]).fit()
+    tests = [fitted.t_test(c) for c in contrasts]
+    covariance = fitted.cov_HC3
+    hc3 = [float(c @ fitted.params / np.sqrt(c @ covariance @ c)) for c in contrasts]
+    return {
+        "estimate": [float(t.effect[0]) for t in tests],
+        "se": [t.sd.item() for t in tests],
+        "t": [t.tvalue.item() for t in tests],
+        "hc3_t": hc3,
+        "F": [float(fitted.f_test(C).fvalue) for C in joint],
+        "sigma": np.sqrt(fitted.mse_resid),
+        "n": has.sum(),
+        "df": fitted.df_resid,
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equals_statsmodels_in_200_voxels_also_where_scans_are_missing(dtype):
+    X, rng = people(60, 1)
+    Y = (X @ rng.normal(0, [3, 1, 0.1, 0.01], (200, 4)).T + rng.normal(0, 2, (60, 200))).astype(
+        dtype
+    )
+    Y[rng.random(Y.shape) < 0.05] = np.nan
+    Y[:, :40] = np.where(np.isnan(Y[:, :40]), 1.5, Y[:, :40])  # some voxels that every scan has
+    contrasts = np.array([[0, 1, 0, 0], [0, 2, 0.5, 0.0]])
+    joint = [np.array([[0.0, 1, 0, 0], [0, 0, 1, 0]])]
+    found = glm.fit(Y, X, contrasts, joint)
+    assert (found.state == glm.FITTED).all()
+    assert len(np.unique(found.n)) > 3
+    for v in range(Y.shape[1]):
+        for name, expected in reference(Y[:, v], X, contrasts, joint).items():
+            np.testing.assert_allclose(
+                getattr(found, name)[..., v], expected, rtol=1e-9, atol=1e-11, err_msg=name
+            )
+
+
+@given(cut=st.integers(1, 299), seed=st.integers(0, 50))
+def test_a_voxel_has_the_same_bits_in_any_block(cut, seed):
+    X, rng = people(25, seed)
+    Y = rng.normal(100, 5, (25, 300)).astype(np.float32)
+    Y[rng.random(Y.shape) < 0.01] = np.nan
+    contrasts = np.eye(4)[1:2]
+    whole = glm.fit(Y, X, contrasts)
+    for part, place in (
+        (glm.fit(Y[:, :cut], X, contrasts), slice(cut)),
+        (glm.fit(Y[:, cut:], X, contrasts), slice(cut, None)),
+    ):
+        for name in ("estimate", "se", "t", "hc3_t", "sigma", "n", "df", "state"):
+            assert getattr(part, name).tobytes() == getattr(whole, name)[..., place].tobytes()
+
+
+def test_far_from_zero_the_residuals_keep_their_digits():
+    X, rng = people(40, 3)
+    y = rng.normal(0, 1e-3, (40, 5))
+    contrasts = np.eye(4)[1:2]
+    near, far = glm.fit(y, X, contrasts), glm.fit(y + 1e4, X, contrasts)
+    np.testing.assert_allclose(far.t, near.t, rtol=1e-6)
+    intercept = np.eye(4)[:1]
+    found = glm.fit(y + 1e4, X, intercept).estimate - glm.fit(y, X, intercept).estimate
+    np.testing.assert_allclose(found, 1e4, rtol=1e-10)
+
+
+def test_voxels_without_an_answer_say_why():
+    X, rng = people(20, 4)
+    Y = rng.normal(0, 1, (20, 6))
+    Y[:, 0] = np.nan
+    Y[4:, 1] = np.nan
+    Y[X[:, 1] == 1, 2] = np.nan
+    Y[:, 3] = 7.25
+    Y[:, 4] = X @ [1, 2, 3, 4.0]
+    found = glm.fit(Y, X, np.eye(4)[1:2])
+    expected = [glm.NO_SCAN, glm.FEW_SCANS, glm.ALIKE, glm.CONSTANT, glm.EXPLAINED, glm.FITTED]
+    assert found.state.tolist() == expected
+    assert np.isnan(found.t[0, :5]).all()
+    assert np.isfinite(found.t[0, 5])
+    assert found.n.tolist() == [0, 4, 10, 20, 20, 20]
+
+
+def test_a_design_that_depends_on_itself_is_refused_with_its_rank():
+    X, _ = people(20, 5)
+    twice = np.column_stack([X, X[:, 1] * 3])
+    with pytest.raises(
+        glm.DependentColumns,
+        match="expected 5 independent columns and more rows than that, found 4 in 20",
+    ):
+        glm.fit(np.zeros((20, 3)), twice, np.eye(5)[1:2])
