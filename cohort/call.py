@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from cohort.pipeline.measuring import Wishes
     from cohort.pipeline.plan import Plan
     from cohort.pipeline.recipe import Recipe
+    from cohort.stats.analysis import Analysis
+    from cohort.stats.voxels.fitting import Mapped
 
 STAGES = ("ingest", "run", "fit", "report")
 
@@ -270,8 +272,9 @@ class Call:
     def _fit(self, ledger: Ledger, models: Sequence[str], *, shown: bool) -> None:
         from cohort.stats.asked.tablechecks import examine
         from cohort.stats.models import declared, fit_model, fit_table, model_table
+        from cohort.stats.voxels.fitting import fit_maps, maps_of
 
-        for gone in set(self.store.models()) - set(self.catalog.models):
+        for gone in {*self.store.models(), *self.store.mapped()} - set(self.catalog.models):
             self.store.remove_model(gone)
         states: dict[str, str] = {}
         names = [r.name for r in self.recipes]
@@ -284,11 +287,23 @@ class Call:
             asked = provenance.digest(declared(name, spec))
             ledger.event("declared", stage="fit", model=name, digest=asked)
             try:
-                fit = fit_model(self.catalog, name, self.store, names, accept_versions=mixing)
+                fit: Analysis | Mapped | None
+                if name in (self.store.models() if spec.voxelwise else self.store.mapped()):
+                    self.store.remove_model(name)  # of the other kind
+                if spec.voxelwise is not None:
+                    fit = fit_maps(
+                        *(self.catalog, name, self.store, names),
+                        accept_versions=mixing,
+                        client=self._client,
+                    )
+                else:
+                    fit = fit_model(self.catalog, name, self.store, names, accept_versions=mixing)
                 states[name] = "fresh" if fit is None else "done"
                 if fit is not None:
                     costs[name] = meter.cost().fields()
-                if fit is None and (shown or self.options.compare):
+                if fit is None and spec.voxelwise is not None:
+                    fit = maps_of(self.store, name) if shown else None
+                elif fit is None and (shown or self.options.compare):
                     # What is asked for by name is shown again; what is on the disk stays.
                     table, units = model_table(
                         self.store, self.catalog, spec, names, accept_versions=mixing
@@ -314,7 +329,8 @@ class Call:
         self._changes.models(
             {
                 m: self.store.model_table(m, "tidy") if m in fitted else None
-                for m in self.catalog.models
+                for m, spec in self.catalog.models.items()
+                if spec.voxelwise is None
             }
         )
 

@@ -8,6 +8,7 @@ from cohort.io.catalog import Catalog, CatalogError
 from cohort.io.fields import did_you_mean, listed
 
 if TYPE_CHECKING:
+    from cohort.io.covariates import Model
     from cohort.pipeline.recipe import Recipe
 
 
@@ -53,7 +54,11 @@ def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
     for name, model in catalog.models.items():
         try:
             check_formula(model.formula, sorted(columns | {*model.all_outcomes}))
-            for column in (*model.all_outcomes, *model.confounds):
+            measured = model.all_outcomes
+            if model.voxelwise is not None:
+                measured = []
+                _check_variable(catalog, model, recipes)
+            for column in (*measured, *model.confounds):
                 expression.check_names(expression.parse(column), columns, column)
             for place, others in model.columns_beside.items():
                 for column in others:
@@ -113,6 +118,19 @@ def _check_agreement(
     if (ours := units.get(measured, units[expert])) != units[expert]:
         raise ValueError(
             f"{measured!r} is in {ours} but {expert!r} in {units[expert]}; derive a column in {ours} and name that"
+        )
+
+
+def _check_variable(catalog: Catalog, model: "Model", recipes: "Sequence[Recipe]") -> None:
+    """A model of maps names a variable that scans have, or that its recipe keeps."""
+    assert model.voxelwise is not None
+    known = ["image", *catalog.attach]
+    if model.recipe is not None:
+        known = [k for r in recipes if r.name == model.recipe for k in r.content.get("keep") or ()]
+    if (name := model.voxelwise.variable) not in known:
+        where = f"kept by {model.recipe}" if model.recipe else "of the scans"
+        raise ValueError(
+            f"voxelwise.variable: no {name!r} {where}{did_you_mean(name, known)}; there are {listed(known)}"
         )
 
 

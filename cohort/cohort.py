@@ -321,6 +321,12 @@ class Cohort:
         from cohort.fitted import Fitted
         from cohort.stats.models import fit_table, model_table
 
+        if (
+            self.catalog is not None
+            and model in self.catalog.models
+            and self.catalog.models[model].voxelwise
+        ):
+            raise CatalogError([f"{model!r} is a model of maps: see .voxelwise({model!r})"])
         if self.catalog is None or model not in self.catalog.models:
             known = (
                 ", ".join(self.catalog.models)
@@ -333,6 +339,27 @@ class Cohort:
         table, units = model_table(self.store, self.catalog, spec, recipes)
         saved = (self.store.model(model) or {}).get("harmonization")
         return Fitted(**vars(fit_table(table, spec, units, saved=saved)))
+
+    def voxelwise(self, model: str) -> "xr.Dataset":
+        """Maps of a model that `cohort fit` fitted in every voxel, lazily.
+
+        Returns
+        -------
+        Dataset
+            Over contrast, z, y, x (mm): beta, se, t, p, q, hc3_t, partial_r, d, with permutations fwe_p (and support_p);
+            n and dof a voxel. ``.attrs`` has ``reading``, ``warnings``, and ``peaks``, a table of clusters and peaks in mm.
+
+        Raises
+        ------
+        StoreError
+            If there are none.
+        """
+        from cohort.io import maps
+
+        found = maps.open_maps(self.store, model)
+        said = maps.record(self.store, model) or {}
+        about = {key: list(said.get(key) or ()) for key in ("reading", "warnings")}
+        return found.assign_attrs(about, peaks=maps.peaks(self.store, model))
 
     def explain(self, scan_id: str, quantity: str) -> dict[str, Any]:
         """Where a number comes from: value, unit, recipe, its steps as they were run, inputs and their digests.

@@ -15,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from cohort.api import Cohort, Result
     from cohort.stats.analysis import Analysis
+    from cohort.stats.voxels.fitting import Mapped
 
 SHOWN = 20
 """Alarms that are shown one by one."""
@@ -170,8 +171,13 @@ def show_result(result: "Result", *, as_json: bool) -> None:
         print(page)
 
 
-def show_fit(fitted: "Analysis", *, compare: str | None) -> None:
+def show_fit(fitted: "Analysis | Mapped", *, compare: str | None) -> None:
     """A model on stdout; its warnings went to stderr before."""
+    from cohort.stats.voxels.fitting import Mapped
+
+    if isinstance(fitted, Mapped):
+        print("\n".join(fitted.lines()))
+        return
     from cohort.stats.wording import layout
 
     print("\n".join(layout.lines(fitted)))

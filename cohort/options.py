@@ -13,6 +13,7 @@ from cohort.pipeline.ledger import Listener, silent
 if TYPE_CHECKING:
     from cohort.pipeline.canary import Canary
     from cohort.stats.analysis import Analysis
+    from cohort.stats.voxels.fitting import Mapped
 
 
 def _never(found: "Canary") -> bool:
@@ -87,7 +88,7 @@ class Result:
     """Whether a canary ended the call: its recipe's tables, the models and the report stand as they did."""
     alarms: list[dict[str, Any]] = field(default_factory=list)
     """Numbers that moved although nothing they depend on did: scan_id, recipe, quantity, before, after."""
-    fits: dict[str, "Analysis | str | None"] = field(default_factory=dict)
+    fits: dict[str, "Analysis | Mapped | str | None"] = field(default_factory=dict)
     """Model -> fit, None if it was fresh (and nobody asked for it by name), or in one line why it could not be fitted."""
     compare: str | None = None
     """What is shown side by side besides each fit."""

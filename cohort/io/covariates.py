@@ -199,10 +199,60 @@ class Permutation(Part):
         return self
 
 
+class VoxelMask(Part):
+    """Voxels of which maps are made."""
+
+    image: LocalPath | None = None
+    """A NIfTI file on the scans' grid; 0 is outside."""
+    above: float | None = None
+    """Value that the scans must exceed there, as they are modelled (smoothed)."""
+    share: Annotated[float, _expect(lambda v: 0 < v <= 1, "a share above 0, up to 1")] = 1.0
+    """Of the scans that must exceed it."""
+
+
+class VoxelPermutation(Part):
+    """Maps are tested by exchanging scans, corrected for all voxels by the most extreme of each arrangement."""
+
+    seed: Seed
+    n: Annotated[
+        int, _expect(lambda n: n >= MIN_ARRANGEMENTS, f"at least {MIN_ARRANGEMENTS} arrangements")
+    ] = 1000
+    scheme: Literal["freedman-lane", "huh-jhun", "sign-flip"] = "freedman-lane"
+    blocks: VariableName | None = None
+    exchange: Literal["within", "whole"] = "within"
+
+    @model_validator(mode="after")
+    def _whole_needs_blocks(self) -> Self:
+        if self.exchange == "whole" and self.blocks is None:
+            raise ValueError("exchange: whole needs blocks: the column whose rows go together")
+        return self
+
+
+class Voxelwise(Part):
+    """The outcome is a variable of the scans: the model is fitted in every voxel."""
+
+    variable: VariableName = "image"
+    """Of the scan, or kept by the model's recipe."""
+    smooth_fwhm_mm: Annotated[float, _expect(lambda v: v > 0, "a width above 0 mm")] | None = None
+    mask: VoxelMask = VoxelMask()
+    contrasts: Terms | None = None
+    """Terms, and names of the model's contrasts; without it the group's terms, or all that are no confounds."""
+    joint: dict[Name, Terms] = Field(default_factory=dict)
+    """Name -> terms that are tested together (F)."""
+    permutations: VoxelPermutation | None = None
+    cluster_threshold: Annotated[float, _expect(lambda v: v > 0, "a t above 0")] | None = None
+    """Value of t above which voxels form clusters; without it the one of p = 0.001."""
+    tfce: bool = False
+    neighbours: Literal[6, 18, 26] = 6
+
+
 _OF_LEAST_SQUARES = (
     *("outcomes", "equivalence", "cluster", "impute", "ratios", "head", "harmonize", "permutation"),
 )
 """Keys that a model with random effects does not take."""
+
+_OF_NUMBERS = (*_OF_LEAST_SQUARES, "random", "family", "site")
+"""Keys that a model of maps does not take."""
 
 
 class Model(Part):
@@ -239,6 +289,7 @@ class Model(Part):
     impute: Imputation | None = None
     harmonize: Harmonize | None = None
     permutation: Permutation | None = None
+    voxelwise: Voxelwise | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -258,6 +309,13 @@ class Model(Part):
                 raise ValueError(
                     f"random takes all scans of each subject; found one_scan_per: {self.one_scan_per}"
                 )
+        if self.voxelwise is not None:
+            if taken := [k for k in _OF_NUMBERS if getattr(self, k)]:
+                raise ValueError(
+                    f"{taken[0]} belongs to models of numbers; expected it without voxelwise"
+                )
+            if self.one_scan_per == "mean":
+                raise ValueError("voxelwise takes scans as they are; found one_scan_per: mean")
         if self.harmonize is not None:
             self._check_harmonize(self.harmonize)
         several = (self.family.outcomes if self.family is not None else None) or []
@@ -308,6 +366,9 @@ class Model(Part):
             if made is None
             else [made.site, *(made.columns or ()), *(made.keep or ())],
             "permutation": [] if moved is None else [moved.blocks],
+            "voxelwise.permutations": []
+            if self.voxelwise is None or self.voxelwise.permutations is None
+            else [self.voxelwise.permutations.blocks],
         }
         return {key: [name for name in names if name] for key, names in found.items()}
 
@@ -325,6 +386,12 @@ def part_at(place: Sequence[str]) -> type[Part]:
             return Harmonize
         case ["permutation", _, *_]:
             return Permutation
+        case ["voxelwise", "mask", _, *_]:
+            return VoxelMask
+        case ["voxelwise", "permutations", _, *_]:
+            return VoxelPermutation
+        case ["voxelwise", _, *_]:
+            return Voxelwise
         case ["equivalence", _, _, *_]:
             return Equivalence
         case _:

@@ -79,7 +79,8 @@ def discard(store: "Store", problems: Iterable[Problem]) -> list[str]:
             case "scans" | "derivatives":
                 removed[f"{problem.file.removesuffix('.json').partition('.zarr/')[0]}.json"] = None
             case "models":
-                removed[f"models/{rest.partition('/')[0]}/model.json"] = None
+                for record in ("model.json", "maps.json"):
+                    removed[f"models/{rest.partition('/')[0]}/{record}"] = None
             case "report" if PAGE_OF_A_SCAN.fullmatch(problem.file):
                 removed |= dict.fromkeys(page_files(PurePosixPath(rest).stem))
             case "report":
@@ -275,7 +276,8 @@ class _Check(Accounts):
         unit, place = f"model {name}", f"models/{name}"
         for left in [n for n in there if n.endswith(".tmp")]:
             yield leftover(unit, left, there.pop(left))
-        if f"{place}/model.json" not in there:
+        record = f"{place}/maps.json" if f"{place}/maps.json" in there else f"{place}/model.json"
+        if record not in there:
             states = [m["stages"]["fit"] for _, m in self.last("fit")]
             if any(state.get(name) in ("fresh", "done") for state in states):
                 text = "its tables are there and it is not; call `cohort fit`"
@@ -285,10 +287,10 @@ class _Check(Accounts):
             else:
                 yield from _strays("models", there.items())
             return
-        model = yield from self.json(unit, f"{place}/model.json", there.pop(f"{place}/model.json"))
+        model = yield from self.json(unit, record, there.pop(record))
         if model is not None:
             listed = {f"{place}/{file}": said for file, said in model.get("files", {}).items()}
-            yield from self.listed(unit, listed, there, record=f"{place}/model.json")
+            yield from self.listed(unit, listed, there, record=record)
 
     def run(self, run: str, there: dict[str, int]) -> Iterator[Problem]:
         """The manifest of a run and, by its list, the log and the traces of failures."""

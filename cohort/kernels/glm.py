@@ -141,6 +141,22 @@ class Fits:
     df: np.ndarray
     state: np.ndarray
 
+    @classmethod
+    def empty(cls, k: int, m: int, v: int) -> "Fits":
+        """Nothing known of `v` voxels, `k` contrasts and `m` groups of them."""
+        estimate, se, t, hc3_t = (np.full((k, v), np.nan) for _ in range(4))
+        return cls(
+            estimate=estimate,
+            se=se,
+            t=t,
+            hc3_t=hc3_t,
+            F=np.full((m, v), np.nan),
+            sigma=np.full(v, np.nan),
+            n=np.zeros(v, np.int32),
+            df=np.zeros(v, np.int32),
+            state=np.zeros(v, np.uint8),
+        )
+
 
 def fit(
     Y: np.ndarray, X: np.ndarray, contrasts: np.ndarray, joint: Sequence[np.ndarray] = ()
@@ -165,15 +181,7 @@ def fit(
     (Nichols). HC3: MacKinnon and White 1985, doi:10.1016/0304-4076(85)90158-7.
     """
     whole = factor(X, contrasts, joint)
-    v, k = Y.shape[1], len(contrasts)
-    out = Fits(
-        *(np.full((k, v), np.nan) for _ in range(4)),
-        F=np.full((len(joint), v), np.nan),
-        sigma=np.full(v, np.nan),
-        n=np.empty(v, np.int32),
-        df=np.zeros(v, np.int32),
-        state=np.zeros(v, np.uint8),
-    )
+    out = Fits.empty(len(contrasts), len(joint), Y.shape[1])
     Y = _plain(Y)
     out.n[:] = _present(Y)
     complete = out.n == len(Y)

@@ -24,6 +24,7 @@ from cohort.io.leaving.register import Register
 from cohort.io.sources.filecache import FileCache
 from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import StoreError
+from cohort.io.storage.chunks import is_chunk
 from cohort.io.storage.disk import sync
 from cohort.io.storage.scanpages import FOLDER as PAGES
 from cohort.io.store import Store
@@ -163,6 +164,8 @@ def _models(store: Store, who: Subject) -> list[str]:
     stale = []
     for name in store.files.names("models"):
         for file, _ in store.files.listing(f"models/{name}"):
+            if is_chunk(file):
+                continue  # of a cube or a map: whose they are stands in the record beside them
             content = store.files.read(file)
             if _mentions(who, file, content):
                 store.remove_model(name)

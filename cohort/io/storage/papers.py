@@ -180,6 +180,10 @@ class Papers:
         """Models that were fitted."""
         return self._folders_with("models", "model.json")
 
+    def mapped(self) -> list[str]:
+        """Models that were fitted in every voxel; see `cohort.io.maps`."""
+        return self._folders_with("models", "maps.json")
+
     def model(self, name: str) -> dict[str, Any] | None:
         """Resolved model (``model.json``), or None."""
         return self.read_json(f"models/{name}/model.json")
@@ -220,7 +224,8 @@ class Papers:
 
     def remove_model(self, name: str) -> None:
         """Forget a model."""
-        self.files.remove(f"models/{name}/model.json")
+        for record in ("model.json", "maps.json"):
+            self.files.remove(f"models/{name}/{record}")
         self.files.remove_tree(f"models/{name}")
 
     def write_recipe(self, digest: str, content: Mapping[str, Any]) -> None:
@@ -274,6 +279,7 @@ class Papers:
         """Digest of every table, refusal and model: of all that a report is made from."""
         names = [f"{f}/{n}" for f in ("tables", "quarantine") for n in self.files.names(f)]
         names += [f"models/{name}/model.json" for name in self.models()]
+        names += [f"models/{name}/maps.json" for name in self.mapped()]
         contents = self.files.each(self.files.read, names)
         return {n: hashlib.sha256(c).hexdigest() for n, c in zip(names, contents, strict=True)}
 

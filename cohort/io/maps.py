@@ -1,0 +1,248 @@
+"""The maps of a model in a store: ``models/<model>/maps.zarr``, tables beside it, and the record that says what they are.
+
+The record, ``maps.json``, is written last and lists every file of the model's folder with size and SHA-256: without it the
+maps are not there. The cube from which they were made, ``cube.zarr``, is kept for the next fit. Record and cube hold the scans'
+names, so that who withdraws takes the model along.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cohort import grid, provenance
+from cohort.io.cube import Cube
+from cohort.io.storage.backend import StoreError
+from cohort.io.storage.group import encode_group, open_group
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from cohort.io.store import Store
+
+RECORD, CUBE, MAPS = "maps.json", "cube.zarr", "maps.zarr"
+
+SAID = {
+    "beta": "estimate",
+    "se": "standard error",
+    "t": "t of least squares",
+    "p": "p of t, two-sided, of the voxel by itself",
+    "q": "false discovery rate over the fitted voxels (Benjamini-Hochberg)",
+    "hc3_t": "t with errors robust to unequal variance (HC3)",
+    "hc3_p": "p of hc3_t, two-sided",
+    "partial_r": "partial correlation",
+    "d": "estimate in residual standard deviations",
+    "p_permuted": "p by arrangements of the scans, of the voxel by itself",
+    "fwe_p": "p by arrangements of the scans, corrected for all voxels by the largest t",
+    "support": "threshold-free cluster enhancement, E 0.5, H 2, volumes in mm3, with the sign of t",
+    "support_p": "p of support by arrangements of the scans, corrected for all voxels",
+    "F": "F of several contrasts together",
+    "F_p": "p of F",
+    "sigma": "residual standard deviation",
+    "n": "scans that have the voxel; 0 where nothing was fitted",
+    "dof": "degrees of freedom; 0 where nothing was fitted",
+}
+"""What each map is."""
+
+
+def record(store: "Store", model: str) -> dict[str, Any] | None:
+    """What is known of the maps of a model, or None."""
+    return store.read_json(f"models/{model}/{RECORD}")
+
+
+def cube_of(store: "Store", model: str) -> Cube | None:
+    """The cube of a model's maps, or None."""
+    said = record(store, model)
+    if said is None or any(
+        store.files.size(f"models/{model}/{name}") != listed[1]
+        for name, listed in said["files"].items()
+        if name.startswith(f"{CUBE}/")
+    ):
+        return None
+    kept = said["cube"]
+    return Cube(store.files, f"models/{model}/{CUBE}", kept["metadata"], kept["scans"])
+
+
+def publish_cube(store: "Store", model: str, folder: Path) -> dict[str, tuple[str, int]]:
+    """Replace the cube of a model by the one in a staging folder; what was known of its maps is forgotten.
+
+    Returns
+    -------
+    dict of name -> (SHA-256, bytes)
+    """
+    listed = _listed(folder, CUBE)
+    store.files.remove(f"models/{model}/{RECORD}")
+    store.files.remove_tree(f"models/{model}/{CUBE}")
+    store.files.publish_folder(f"models/{model}/{CUBE}", folder, durable=False)
+    return listed
+
+
+def write(
+    store: "Store",
+    model: str,
+    dataset: "xr.Dataset",
+    tables: Mapping[str, "pd.DataFrame"],
+    said: Mapping[str, Any],
+    *,
+    declared: str,
+    files: Mapping[str, Any],
+) -> None:
+    """Replace the maps of a model, tables, and last the record.
+
+    Parameters
+    ----------
+    dataset : Dataset, (..., z, y, x)
+    tables : mapping of name -> DataFrame
+        Written as Parquet, and as CSV too.
+    said : mapping
+        The record.
+    declared : str
+        The model as the catalog states it, YAML.
+    files : mapping of name -> (SHA-256, bytes)
+        Of the cube.
+    """
+    place = f"models/{model}"
+    store.files.remove(f"{place}/{RECORD}")
+    for name in store.files.names(place):
+        if name.endswith(".zarr") and name != CUBE:
+            store.files.remove_tree(f"{place}/{name}")
+        elif name != CUBE:
+            store.files.remove(f"{place}/{name}")
+    listed = dict(files)
+    encoded = encode_group(dataset)
+    store.files.publish(f"{place}/{MAPS}", encoded, durable=False)
+    listed |= {f"{MAPS}/{key}": (_sha(content), len(content)) for key, content in encoded.items()}
+    del encoded
+    contents = {"model.yaml": declared.encode()}
+    for name, table in tables.items():
+        contents[f"{name}.parquet"] = table.to_parquet(None, index=False)
+        contents[f"{name}.csv"] = table.to_csv(index=False).encode()
+    for name, content in contents.items():
+        store.files.write(f"{place}/{name}", content)
+        listed[name] = (_sha(content), len(content))
+    store.write_json(f"{place}/{RECORD}", {**said, "files": listed})
+
+
+def open_maps(store: "Store", model: str) -> "xr.Dataset":
+    """Open the maps of a model, lazily.
+
+    Returns
+    -------
+    Dataset
+        Dims contrast (its name), z, y, x in mm; NaN where nothing was fitted; ``F`` and ``F_p`` over ``test``.
+
+    Raises
+    ------
+    StoreError
+        If there are none, or a file of theirs is missing.
+    """
+    said = record(store, model)
+    if said is None:
+        there = ", ".join(store.mapped()) or "none"
+        raise StoreError(f"no maps of {model!r}; there are {there}; call `cohort fit`")
+    place = f"models/{model}"
+    chunks = {
+        name.removeprefix(f"{MAPS}/"): listed
+        for name, listed in said["files"].items()
+        if name.startswith(f"{MAPS}/")
+    }
+    sizes = store.files.sizes(f"{place}/{MAPS}", chunks)
+    if lost := sorted(n for n, (_, size) in chunks.items() if sizes.get(n) != size):
+        raise StoreError(f"maps of {model}: {lost[0]} is missing or cut; call `cohort fit`")
+    found = open_group(store.files, f"{place}/{MAPS}", chunks)
+    names = {"contrast": list(said["contrasts"]), "test": list(said["joint"])}
+    for name, variable in found.data_vars.items():
+        variable.attrs.update({"long_name": SAID[str(name)]} if name in SAID else {})
+    return found.assign_coords({d: v for d, v in names.items() if d in found.dims})
+
+
+def peaks(store: "Store", model: str) -> "pd.DataFrame":
+    """Clusters and peaks of a model's maps, as `cohort.stats.voxels.peaks.table` lists them. Raises `StoreError`."""
+    import io
+
+    import pandas as pd
+
+    said, place = record(store, model), f"models/{model}/peaks.parquet"
+    if said is None:
+        raise StoreError(f"no maps of {model!r}; call `cohort fit`")
+    content = store.files.read(place)
+    if _sha(content) != said["files"]["peaks.parquet"][0]:
+        raise StoreError(
+            f"{store.url}: {place} is damaged; remove {RECORD} beside it, call `cohort fit`"
+        )
+    return pd.read_parquet(io.BytesIO(content))
+
+
+def to_nifti(maps: "xr.Dataset", variable: str, path: Path, *, name: str | None = None) -> Path:
+    """Write one map as NIfTI, in RAS+ mm; it opens in every viewer.
+
+    Parameters
+    ----------
+    maps : Dataset
+        As `open_maps` gives it.
+    variable : str
+        Such as ``t``, ``beta``, ``fwe_p``.
+    path : Path
+        Ends in ``.nii`` or ``.nii.gz``.
+    name : str, optional
+        Contrast (or test); needed where there are several.
+
+    Raises
+    ------
+    StoreError
+        If there is no such map, with those there are.
+    """
+    import nibabel as nib
+
+    spatial = sorted(str(n) for n, v in maps.data_vars.items() if v.dims[-3:] == grid.SPACE)
+    if variable not in spatial:
+        raise StoreError(f"no map {variable!r}; there are {', '.join(spatial)}")
+    values = maps[variable]
+    for dim in values.dims[:-3]:
+        known = [str(n) for n in values[dim].to_numpy()]
+        if name not in known and (name is not None or len(known) > 1):
+            raise StoreError(f"no {dim} {name!r} of {variable}; there are {', '.join(known)}")
+        values = values.isel({dim: known.index(name) if name is not None else 0})
+    data = values.to_numpy().transpose(2, 1, 0)
+    image = nib.Nifti1Image(data, grid.affine_of(maps))  # type: ignore[no-untyped-call]
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = f"{variable} {name or ''}".strip()[:79].encode("ascii", "replace")
+    nib.save(image, path)
+    return path
+
+
+def _listed(folder: Path, place: str) -> dict[str, tuple[str, int]]:
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {
+        f"{place}/{p.relative_to(folder).as_posix()}": (
+            provenance.file_digest(p),
+            p.stat().st_size,
+        )
+        for p in paths
+    }
+
+
+def _sha(content: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()
+
+
+def as_dataset(
+    volumes: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
+    affine: np.ndarray,
+) -> "xr.Dataset":
+    """Maps as a Dataset with physical coordinates: name -> (leading dims, (..., z, y, x) array)."""
+    import xarray as xr
+
+    shape = next(iter(volumes.values()))[1].shape[-3:]
+    coords = grid.coordinates(affine, shape)
+    data = {
+        name: xr.Variable((*lead, *grid.SPACE), values) for name, (lead, values) in volumes.items()
+    }
+    sizes = {d: values.shape[i] for lead, values in volumes.values() for i, d in enumerate(lead)}
+    numbers = {d: xr.Variable((d,), np.arange(n, dtype=np.int32)) for d, n in sizes.items()}
+    matrix = xr.Variable(("affine_row", "affine_column"), np.asarray(affine, float))
+    return xr.Dataset({**data, "affine": matrix}, coords={**coords, **numbers})

@@ -1,0 +1,223 @@
+"""Maps under arrangements of the scans: what is the most extreme of each, and how often it reaches what was found."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from cohort.io.cube import Cube, Tile, in_order
+from cohort.kernels import clusters, tfce
+from cohort.stats.columns import DesignError
+from cohort.stats.exchanges.maximum import ARRANGEMENTS, TIE, Tally, after, beside, probabilities
+from cohort.stats.exchanges.scheme import Scheme
+from cohort.stats.voxels.pieces import Question, each, tally_piece
+
+MAP_BYTES = 256 << 20
+"""Of t that is held for clusters and support, over all arrangements that are looked at together."""
+
+CONNECTIVITY = {6: 1, 18: 2, 26: 3}
+"""Neighbours of a voxel -> axes in which they may differ."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is kept of each arrangement beside the largest t.
+
+    Attributes
+    ----------
+    threshold : float or None
+        Value of t above which voxels form clusters.
+    tfce : bool
+    neighbours : {6, 18, 26}
+    voxel_mm3 : float
+    """
+
+    threshold: float | None = None
+    tfce: bool = False
+    neighbours: int = 6
+    voxel_mm3: float = 1.0
+
+    @property
+    def maps(self) -> bool:
+        """Whether whole maps are needed."""
+        return self.tfce or self.threshold is not None
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """One contrast under all arrangements, two-sided.
+
+    Attributes
+    ----------
+    t : (v,) float64
+        Of the table as it is.
+    p, fwe_p : (v,) float64
+        Of a voxel by itself; corrected for all by the largest t.
+    support, support_p : (v,) float64 or None
+        Threshold-free enhancement, with the sign of t, and its p corrected for all voxels.
+    maximum : dict of name -> (K,) float64
+        The most extreme of each arrangement: ``t``, ``extent`` (voxels), ``mass``, ``support``.
+    """
+
+    t: np.ndarray
+    p: np.ndarray
+    fwe_p: np.ndarray
+    support: np.ndarray | None = None
+    support_p: np.ndarray | None = None
+    maximum: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Arrangements, the table as it is included."""
+        return len(self.maximum["t"])
+
+    def corrected(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Share of the arrangements whose most extreme is as large as each value."""
+        return share(self.maximum[name], values)
+
+    def critical(self, level: float = 0.05) -> float:
+        """Value of t from which ``fwe_p <= level``; infinite if none has it."""
+        allowed = int(np.floor(level * self.count * (1 + TIE)))
+        return float(np.sort(self.maximum["t"])[self.count - allowed]) if allowed else np.inf
+
+
+def share(maximum: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """``#(maximum >= value) / K``; what differs by less than a relative 1e-12 is equal."""
+    bar = values * (1 - TIE)
+    return (len(maximum) - np.searchsorted(np.sort(maximum), bar, side="left")) / len(maximum)
+
+
+def arranged(
+    cube: Cube,
+    question: Question,
+    scheme: Scheme,
+    voxels: np.ndarray,
+    asked: Asked,
+    *,
+    workers: int = 2,
+    client: Any = None,
+    map_bytes: int = MAP_BYTES,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Arranged:
+    """Compare a contrast with what arrangements of the scans give.
+
+    Parameters
+    ----------
+    scheme : Scheme
+        Of the contrast.
+    voxels : (v,) int64
+        Flat indices, rising, of the voxels that every scan has.
+    map_bytes : int
+        Memory for maps of t; the cube is read once for as many arrangements as fit into it.
+    progress : callable
+        Called with arrangements done, and all.
+
+    Raises
+    ------
+    DesignError
+        Without a voxel.
+    """
+    if not len(voxels):
+        raise DesignError(
+            "permutations: expected voxels that every scan has, found none; leave out scans that lack many"
+        )
+    total = scheme.exchange.n_permutations
+    together = total
+    if asked.maps:
+        fits = map_bytes // (4 * len(voxels)) // ARRANGEMENTS * ARRANGEMENTS
+        together = min(total, max(ARRANGEMENTS, fits))
+    items = list(_items(cube, voxels))
+    volume = _Volume(cube.shape, voxels)
+    tallies: list[Tally] = []
+    others: list[dict[str, float]] = []
+    support: np.ndarray | None = None
+    for start in range(0, total, together):
+        stop = min(total, start + together)
+        job = partial(tally_piece, cube, question, scheme, (start, stop), asked.maps)
+        parts, maps = [], []
+        for found, t in each(job, items, workers=workers, client=client):
+            if found is not None:
+                parts.append(found)
+            if t is not None:
+                maps.append(t)
+        tallies.append(beside(parts))
+        if asked.maps:
+            whole = np.concatenate(maps, axis=1)
+            if start == 0 and asked.tfce:
+                support = volume.support(whole[0], asked)
+            others += in_order(partial(volume.extremes, asked=asked), whole, workers=workers)
+        progress(stop, total)
+    found = after(tallies)
+    p, fwe_p = probabilities(found, scheme.alternative)
+    maximum = {"t": found.maximum}
+    for name in others[0] if others else ():
+        maximum[name] = np.array([one[name] for one in others])
+    return Arranged(
+        t=found.t,
+        p=p,
+        fwe_p=fwe_p,
+        support=support,
+        support_p=None if support is None else share(maximum["support"], np.abs(support)),
+        maximum=maximum,
+    )
+
+
+class _Volume:
+    """The box around the voxels of a mask: maps of them, laid out in space."""
+
+    def __init__(self, shape: tuple[int, int, int], voxels: np.ndarray) -> None:
+        places = np.array(np.unravel_index(voxels, shape))
+        low = places.min(axis=1)
+        self.shape = tuple(int(n) for n in places.max(axis=1) - low + 1)
+        self.place = np.ravel_multi_index(tuple(places - low[:, None]), self.shape)
+
+    def laid(self, values: np.ndarray) -> np.ndarray:
+        out = np.zeros(self.shape, np.float32)
+        out.reshape(-1)[self.place] = values
+        return out
+
+    def support(self, t: np.ndarray, asked: Asked) -> np.ndarray:
+        """Support of each voxel, with the sign of its t; positive and negative voxels do not support each other."""
+        found = np.zeros(len(t))
+        for sign in (1, -1):
+            enhanced = tfce.enhance(
+                self.laid(sign * t),
+                connectivity=CONNECTIVITY[asked.neighbours],
+                voxel_volume=asked.voxel_mm3,
+            )
+            found += sign * enhanced.reshape(-1)[self.place]
+        return found
+
+    def extremes(self, t: np.ndarray, asked: Asked) -> dict[str, float]:
+        found: dict[str, float] = {}
+        if asked.threshold is not None:
+            both = [
+                clusters.largest(
+                    self.laid(sign * t),
+                    above=asked.threshold,
+                    connectivity=CONNECTIVITY[asked.neighbours],
+                )
+                for sign in (1, -1)
+            ]
+            found["extent"] = float(max(size for size, _ in both))
+            found["mass"] = max(mass for _, mass in both)
+        if asked.tfce:
+            found["support"] = float(np.abs(self.support(t, asked)).max())
+        return found
+
+
+def _items(cube: Cube, voxels: np.ndarray) -> Iterator[tuple[Tile, np.ndarray]]:
+    """Each piece with the voxels in it, as flat indices of the piece.
+
+    Pieces follow each other in raster order, and so do voxels: results stand side by side in the order of `voxels`.
+    """
+    places = np.unravel_index(voxels, cube.shape)
+    for tile in cube.tiles():
+        inside = np.ones(len(voxels), bool)
+        for place, part in zip(places, tile, strict=True):
+            inside &= (place >= part.start) & (place < part.stop)
+        own = [p[inside] - part.start for p, part in zip(places, tile, strict=True)]
+        sizes = tuple(part.stop - part.start for part in tile)
+        yield tile, np.ravel_multi_index(tuple(own), sizes).astype(np.int64)

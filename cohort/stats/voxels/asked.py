@@ -1,0 +1,242 @@
+"""From a model of a catalog to the scans, the design and the contrasts of its maps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from cohort.grid import SPACE, GridError, affine_of, check_same_grid, voxel_volume_mm3
+from cohort.io.catalog import Catalog
+from cohort.io.covariates import Model
+from cohort.io.cube import content_of
+from cohort.io.store import Store
+from cohort.stats.asked.modeltable import ModelError, model_table
+from cohort.stats.design import Design, prepare
+from cohort.stats.terms.groups import check_group, group_columns
+from cohort.stats.terms.weights import among
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model of maps comes to in this cohort.
+
+    Attributes
+    ----------
+    model : Model
+    design : Design
+        Its rows in the order of their ids; the outcome is a running number, in whose place stand images.
+    scans : dict of scan_id -> digest
+        Of the images, in the order of the rows.
+    contrasts, joint : dict of name -> weights
+    blocks : (n,) array or None
+    dropped : list of dict
+        ``row`` and ``reason`` of each scan that is left out.
+    mask : (z, y, x) bool, or None
+    inputs : dict of name -> digest
+    """
+
+    model: Model
+    design: Design
+    scans: dict[str, str]
+    contrasts: dict[str, np.ndarray]
+    joint: dict[str, np.ndarray]
+    blocks: np.ndarray | None
+    dropped: list[dict[str, str]]
+    n_table: int
+    store: Store
+
+    @property
+    def X(self) -> np.ndarray:
+        """Design matrix, (n, p), rows as `scans`."""
+        return self.design.X.loc[list(self.scans)].to_numpy()
+
+    def image(self, scan_id: str) -> "xr.DataArray":
+        """Variable of a scan, lazily. Raises `GridError` if it is no volume."""
+        voxelwise = self.model.voxelwise
+        assert voxelwise is not None
+        name = voxelwise.variable
+        if self.model.recipe is None:
+            image = self.store.open_scan(scan_id)[name]
+        else:
+            image = self.store.open_derivative(self.model.recipe, scan_id, variable=name)[name]
+        if image.dims != SPACE:
+            raise GridError(
+                f"{scan_id}: {name} has the dims {', '.join(map(str, image.dims))}; expected z, y, x: make a recipe keep"
+                " one volume of it"
+            )
+        return image
+
+    def load(self, scan_id: str) -> np.ndarray:
+        """Numbers of a scan as they are modelled: on the grid of the first scan, smoothed."""
+        first = next(iter(self.scans))
+        image = self.image(scan_id)
+        if scan_id != first:
+            check_same_grid(**{first: self.image(first), scan_id: image})
+        image = image.load()
+        if image.dtype.kind in "biu":
+            image = image.astype(np.float32)
+        voxelwise = self.model.voxelwise
+        if voxelwise is not None and voxelwise.smooth_fwhm_mm is not None:
+            image = smoothed(image, voxelwise.smooth_fwhm_mm)
+        return image.to_numpy()
+
+    def grid(self) -> tuple[tuple[int, ...], np.ndarray, float]:
+        """Shape (z, y, x), affine, and volume of a voxel in mm3."""
+        image = self.image(next(iter(self.scans)))
+        return tuple(image.shape), affine_of(image), voxel_volume_mm3(image)
+
+
+def smoothed(image: "xr.DataArray", fwhm_mm: float) -> "xr.DataArray":
+    """Gaussian of a width in mm; voxels without a number take no part and stay without."""
+    from cohort.ops.filters import gaussian
+
+    known = np.isfinite(image)
+    if bool(known.all()):
+        return gaussian(image, fwhm_mm=fwhm_mm)
+    filled = gaussian(image.where(known, 0), fwhm_mm=fwhm_mm, mask=known)
+    return filled.where(known)
+
+
+def resolve(
+    catalog: Catalog,
+    name: str,
+    store: Store,
+    recipes: Sequence[str],
+    *,
+    accept_versions: bool = False,
+) -> Asked:
+    """Find the scans of a model of maps and build its design.
+
+    Raises
+    ------
+    ModelError, DesignError
+        In one line.
+    """
+    model = catalog.models[name]
+    voxelwise = model.voxelwise
+    assert voxelwise is not None
+    if not catalog.sources:
+        raise ModelError("maps need scans; this cohort is only a table")
+    table, _ = model_table(store, catalog, model, recipes, accept_versions=accept_versions)
+    if model.outcome in table:
+        raise ModelError(
+            f"the outcome {model.outcome!r} is a column of the table; maps are named anew, as {model.outcome}_map"
+        )
+    ids = [str(s) for s in table["scan_id"]]
+    found = _contents(store, model, ids)
+    table[model.outcome] = [float(i) if s in found else np.nan for i, s in enumerate(ids)]
+    lost = table[table["unusable"].notna()]
+    usable = table[table["unusable"].isna()].drop(columns="unusable")
+    if usable.empty:
+        raise ModelError(
+            f"no scans to fit: {len(table)} in the table, all left out ({lost['unusable'].iloc[0]})"
+        )
+    design = prepare(
+        usable,
+        outcome=model.outcome,
+        formula=model.formula,
+        confounds=model.confounds,
+        where=model.where,
+        one_scan_per=model.one_scan_per,
+    )
+    if model.group is not None:
+        check_group(design, model.group)
+    lacks = f"missing {model.outcome}"
+    said = f"no {voxelwise.variable}" + (f" of {model.recipe}" if model.recipe else "")
+    left = zip(lost["scan_id"], lost["unusable"], strict=True)
+    dropped = [{"row": str(row), "reason": str(why)} for row, why in left]
+    dropped += [
+        {"row": e["row_id"], "reason": said if e["reason"] == lacks else e["reason"]}
+        for e in design.dropped
+    ]
+    rows = sorted(str(i) for i in design.X.index)
+    blocks = None
+    if voxelwise.permutations is not None and voxelwise.permutations.blocks is not None:
+        column = table.set_index("scan_id")[voxelwise.permutations.blocks].loc[rows]
+        if column.isna().any():
+            raise ModelError(
+                f"permutations: {column.name!r} is missing in {int(column.isna().sum())} of {len(rows)} rows (the first is"
+                f" {column.index[column.isna()][0]})"
+            )
+        blocks = column.astype(str).to_numpy()
+    return Asked(
+        model=model,
+        design=design,
+        scans={row: found[row] for row in rows},
+        contrasts=_contrasts(design, model),
+        joint={key: _stacked(design, model, terms) for key, terms in voxelwise.joint.items()},
+        blocks=blocks,
+        dropped=dropped,
+        n_table=len(table),
+        store=store,
+    )
+
+
+def _contents(store: Store, model: Model, ids: Sequence[str]) -> dict[str, str]:
+    """Digest of the variable of each scan that has it."""
+    voxelwise = model.voxelwise
+    assert voxelwise is not None
+    variable = voxelwise.variable
+    records = store.records(ids) if model.recipe is None else store.derivatives(model.recipe, ids)
+    return {
+        scan_id: content_of(record, variable)
+        for scan_id, record in zip(ids, records, strict=True)
+        if record is not None and any(n.startswith(f"{variable}/") for n in record["chunks"])
+    }
+
+
+def _contrasts(design: Design, model: Model) -> dict[str, np.ndarray]:
+    voxelwise = model.voxelwise
+    assert voxelwise is not None
+    names = list(voxelwise.contrasts or ())
+    if not names:
+        names = (
+            group_columns(design, model.group)
+            if model.group is not None
+            else [c for c, role in design.roles.items() if role not in ("intercept", "confound")]
+        )
+        names += list(model.contrasts)
+    return {name: _weights(design, model.contrasts, name) for name in names}
+
+
+def _stacked(design: Design, model: Model, terms: Sequence[str]) -> np.ndarray:
+    return np.stack([_weights(design, model.contrasts, term) for term in terms])
+
+
+def _weights(design: Design, named: Mapping[str, str], name: str) -> np.ndarray:
+    terms = [str(c) for c in design.X.columns]
+    return among(terms, design.coding, named.get(name, name))
+
+
+def mask_of(catalog: Catalog, asked: Asked) -> tuple[np.ndarray | None, str | None]:
+    """The mask that the model names, (z, y, x) bool, and its digest. Raises `GridError` if its grid differs."""
+    from cohort.io.nifti import read_labels
+    from cohort.provenance import file_digest
+
+    voxelwise = asked.model.voxelwise
+    assert voxelwise is not None
+    if voxelwise.mask.image is None:
+        return None, None
+    path = catalog.resolve(voxelwise.mask.image)
+    if not path.is_file():
+        raise ModelError(f"mask: expected an image at {voxelwise.mask.image!r}, found no file")
+    mask = read_labels(path, name="mask")
+    first = next(iter(asked.scans))
+    check_same_grid(**{first: asked.image(first), "mask": mask})
+    return mask.to_numpy() != 0, file_digest(path)
+
+
+def account(asked: Asked) -> dict[str, Any]:
+    """How many rows there were, were used, and were left out for which reason."""
+    reasons = pd.Series([entry["reason"] for entry in asked.dropped], dtype=str).value_counts()
+    return {
+        "n_table": asked.n_table,
+        "n_used": len(asked.scans),
+        "reasons": {str(why): int(n) for why, n in reasons.items()},
+        "dropped": asked.dropped,
+    }

@@ -1,0 +1,252 @@
+"""The models of maps of a catalog: make the cube, fit what is stale, and write ``models/<model>/``."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import cohort
+from cohort import provenance
+from cohort.io import cube as cubes
+from cohort.io import maps as stored
+from cohort.io.catalog import Catalog
+from cohort.io.cube import Cube
+from cohort.io.store import Store
+from cohort.stats import voxelwise
+from cohort.stats.voxels.asked import Asked, account, mask_of, resolve
+from cohort.stats.voxels.wording import sentences, warnings
+
+LEVEL = 0.05
+
+NARROW = ("q", "partial_r", "d", "p_permuted", "fwe_p", "support", "support_p", "hc3_p", "sigma")
+"""Maps that are stored as float32."""
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """What a fit of maps says on a terminal.
+
+    Attributes
+    ----------
+    record : dict
+        ``maps.json``.
+    peaks : DataFrame
+    """
+
+    record: dict[str, Any]
+    peaks: pd.DataFrame
+    warnings: tuple[str, ...] = field(default=())
+
+    def lines(self) -> list[str]:
+        """What was found, in sentences."""
+        return [str(line) for line in self.record["reading"]]
+
+
+def fit_maps(
+    catalog: Catalog,
+    name: str,
+    store: Store,
+    recipes: Sequence[str],
+    *,
+    accept_versions: bool = False,
+    workers: int | None = None,
+    client: Any = None,
+    tile_bytes: int = cubes.TILE_BYTES,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Mapped | None:
+    """Fit one model of maps and write it, unless the same was fitted to the same scans before.
+
+    Parameters
+    ----------
+    workers : int, optional
+        Threads; one a processor, at most 4, by default: each holds a piece of the cube.
+    client : distributed.Client, optional
+        Whose workers see the store; threads of this process otherwise.
+
+    Returns
+    -------
+    Mapped or None
+        None if the maps in the store are fresh.
+
+    Raises
+    ------
+    ValueError
+        In one line, if the model cannot be fitted.
+    """
+    from cohort.stats.models import declared
+
+    workers = workers or min(4, os.cpu_count() or 1)
+    asked = resolve(catalog, name, store, recipes, accept_versions=accept_versions)
+    model, wanted = asked.model, asked.model.voxelwise
+    assert wanted is not None
+    mask, mask_digest = mask_of(catalog, asked)
+    shape, affine, voxel_mm3 = asked.grid()
+    inputs = {
+        "design": provenance.digest(
+            {"columns": list(map(str, asked.design.X.columns)), "X": asked.X.tolist()}
+        ),
+        "scans": provenance.digest(asked.scans),
+        "blocks": provenance.digest(None if asked.blocks is None else asked.blocks.tolist()),
+        "mask": str(mask_digest),
+    }
+    params = model.model_dump(mode="json")
+    stamp = provenance.Stamp(inputs, "voxelwise", params, voxelwise.REVISION).digest
+    before = stored.record(store, name)
+    if before is not None and before["stamp"] == stamp:
+        return None
+    cube, files = prepared_cube(store, name, asked, before, workers=workers, tile_bytes=tile_bytes)
+    permutations = None
+    if wanted.permutations is not None:
+        said = wanted.permutations
+        permutations = voxelwise.Permutations(
+            said.seed, said.n, said.scheme, asked.blocks, said.exchange
+        )
+    found = voxelwise.fit(
+        cube,
+        asked.X,
+        asked.contrasts,
+        joint=asked.joint,
+        mask=mask,
+        above=wanted.mask.above,
+        share=wanted.mask.share,
+        permutations=permutations,
+        threshold=wanted.cluster_threshold,
+        tfce=wanted.tfce and permutations is not None,
+        neighbours=wanted.neighbours,
+        voxel_mm3=voxel_mm3,
+        workers=workers,
+        client=client,
+        progress=progress,
+    )
+    peaks = found.peaks(affine)
+    scans = list(asked.scans)
+    record = {
+        "model": name,
+        "stamp": stamp,
+        "inputs": inputs,
+        "revision": voxelwise.REVISION,
+        "outcome": model.outcome,
+        "formula": model.formula,
+        "fitted": f"{model.outcome} ~ {asked.design.formula}",
+        "confounds": model.confounds,
+        "where": model.where,
+        "group": model.group,
+        "columns": [str(c) for c in asked.design.X.columns],
+        "contrasts": {key: weights.tolist() for key, weights in asked.contrasts.items()},
+        "joint": {key: weights.tolist() for key, weights in asked.joint.items()},
+        "declared": model.model_dump(mode="json", exclude_defaults=True),
+        "rows": account(asked),
+        "shape": list(shape),
+        "affine": affine.ravel().tolist(),
+        "voxels": {
+            "grid": found.n_grid,
+            "mask": found.n_mask,
+            "fitted": len(found.voxels),
+            "left_out": found.left_out,
+            "complete": int((found.by_voxel["n"] == len(scans) - len(found.empty)).sum()),
+        },
+        "empty": [scans[row] for row in found.empty],
+        "threshold": found.threshold,
+        "permutations": {
+            key: {
+                "n": one.count,
+                "critical_t": one.critical(LEVEL) if np.isfinite(one.critical(LEVEL)) else None,
+            }
+            for key, one in found.arranged.items()
+        },
+        "cube": {
+            "preparation": preparation(asked),
+            "scans": asked.scans,
+            "metadata": cube.metadata,
+        },
+        "versions": {"cohort": cohort.__version__, "numpy": np.__version__},
+    }
+    record["reading"] = sentences(record, found, peaks)
+    record["warnings"] = warnings(record, asked.design.warnings)
+    design = asked.design.X.loc[scans].rename_axis("scan_id").reset_index()
+    tables = {"peaks": peaks, "design": design}
+    if found.arranged:
+        tables["maximum"] = pd.concat(
+            [
+                pd.DataFrame(one.maximum)
+                .assign(contrast=key)
+                .rename_axis("arrangement")
+                .reset_index()
+                for key, one in found.arranged.items()
+            ],
+            ignore_index=True,
+        )
+    dataset = stored.as_dataset(_volumes(found), affine)
+    stored.write(store, name, dataset, tables, record, declared=declared(name, model), files=files)
+    return Mapped(record, peaks, tuple(record["warnings"]))
+
+
+def maps_of(store: Store, name: str) -> Mapped | None:
+    """What a fit of maps said when it was made, or None."""
+    record = stored.record(store, name)
+    if record is None:
+        return None
+    return Mapped(record, stored.peaks(store, name), tuple(record["warnings"]))
+
+
+def preparation(asked: Asked) -> str:
+    """Digest of what is done to a scan before it enters the cube."""
+    wanted = asked.model.voxelwise
+    assert wanted is not None
+    said = {
+        "recipe": asked.model.recipe,
+        "variable": wanted.variable,
+        "smooth_fwhm_mm": wanted.smooth_fwhm_mm,
+        "revision": voxelwise.REVISION,
+    }
+    return provenance.digest(said)
+
+
+def prepared_cube(
+    store: Store,
+    name: str,
+    asked: Asked,
+    before: dict[str, Any] | None,
+    *,
+    workers: int,
+    tile_bytes: int,
+) -> tuple[Cube, dict[str, Any]]:
+    """The cube of these scans: that in the store if it holds just them, else a new one that takes from it what it can."""
+    old = None
+    if before is not None and before["cube"]["preparation"] == preparation(asked):
+        old = stored.cube_of(store, name)
+    if (
+        before is not None
+        and old is not None
+        and list(old.scans.items()) == list(asked.scans.items())
+    ):
+        files = {k: v for k, v in before["files"].items() if k.startswith(f"{stored.CUBE}/")}
+        return old, files
+    with store.stage() as folder:
+        metadata = cubes.write(
+            folder / stored.CUBE,
+            asked.scans,
+            asked.load,
+            before=old,
+            tile_bytes=tile_bytes,
+            workers=workers,
+        )
+        files = stored.publish_cube(store, name, folder / stored.CUBE)
+    return Cube(store.files, f"models/{name}/{stored.CUBE}", metadata, asked.scans), files
+
+
+def _volumes(found: voxelwise.Maps) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    out: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    for dim, several in (("contrast", found.by_contrast), ("test", found.by_group)):
+        for key, rows in several.items():
+            wide = np.float32 if key in NARROW else np.float64
+            laid = [found.volume(row.astype(wide)) for row in rows]
+            out[key] = ((dim,), np.stack(laid))
+    for key, values in found.by_voxel.items():
+        whole = values.dtype.kind == "i"
+        kept = values if whole else values.astype(np.float32)
+        out[key] = ((), found.volume(kept, 0 if whole else np.nan))
+    return out

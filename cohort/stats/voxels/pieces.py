@@ -1,0 +1,205 @@
+"""A model in every voxel, a piece of space at a time: what a thread or a worker does with one of them.
+
+No number depends on how space is cut or who computes it: voxels do not meet in `kernels.glm`, and matrix products of
+arrangements have one fixed shape (`exchanges.maximum`), for which BLAS is held to one thread.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cohort.io.cube import Cube, Tile, in_order
+from cohort.kernels import glm
+from cohort.stats.exchanges.maximum import Tally, beside, tally
+from cohort.stats.exchanges.scheme import Scheme
+
+BLOCK = 8192
+"""Voxels of a piece that are held in float64 at a time."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A model of maps, as numbers.
+
+    Attributes
+    ----------
+    X : (n, p) float64
+    rows : (n,) int
+        Row of the cube of each row of X.
+    contrasts : (k, p) float64
+    joint : tuple of (q, p) float64
+    above, share
+        A voxel counts if so many of the scans exceed this; every voxel without.
+    """
+
+    X: np.ndarray
+    rows: np.ndarray
+    contrasts: np.ndarray
+    joint: tuple[np.ndarray, ...] = ()
+    above: float | None = None
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The maps of a part of space.
+
+    Attributes
+    ----------
+    inside : int
+        Voxels within the mask.
+    counts : (6,) int64
+        Of those, by what became of them (`glm.FITTED`, ...).
+    voxels : (v,) int64
+        Flat indices of the fitted ones in the whole volume, rising.
+    fits : glm.Fits
+        Of these voxels.
+    seen : (n,) int64
+        Voxels within the mask in which each scan has a number.
+    """
+
+    inside: int
+    counts: np.ndarray
+    voxels: np.ndarray
+    fits: glm.Fits
+    seen: np.ndarray
+
+
+def fit_piece(cube: Cube, question: Question, item: tuple[Tile, np.ndarray | None]) -> Piece:
+    """Fit the voxels of a piece that are in the mask.
+
+    Parameters
+    ----------
+    item : (tile, mask)
+        Where it lies, and which of its voxels count, (z, y, x) bool; None for all.
+    """
+    tile, mask = item
+    block = cube.read(tile)
+    shape = block.shape[1:]
+    values = block.reshape(len(block), -1)
+    counted = np.ones(values.shape[1], bool) if mask is None else mask.reshape(-1).copy()
+    parts, fitted, seen = [], [], np.zeros(len(question.rows), np.int64)
+    counts, inside = np.zeros(6, np.int64), 0
+    for start in range(0, values.shape[1], BLOCK):
+        here = np.flatnonzero(counted[start : start + BLOCK]) + start
+        Y = values[np.ix_(question.rows, here)]
+        if question.above is not None:
+            enough = (question.above < Y).sum(axis=0) >= question.share * len(Y)
+            here, Y = here[enough], Y[:, enough]
+        if not len(here):
+            continue
+        found = glm.fit(Y, question.X, question.contrasts, question.joint)
+        good = found.state == glm.FITTED
+        inside += len(here)
+        counts += np.bincount(found.state, minlength=6)
+        seen += (~np.isnan(Y)).sum(axis=1)
+        fitted.append(here[good])
+        parts.append(taken(found, good))
+    flat = np.concatenate([np.empty(0, np.int64), *fitted])
+    k, m = len(question.contrasts), len(question.joint)
+    return Piece(inside, counts, _whole(flat, shape, tile, cube.shape), joined(parts, k, m), seen)
+
+
+def tally_piece(
+    cube: Cube,
+    question: Question,
+    scheme: Scheme,
+    arrangements: tuple[int, int],
+    maps: bool,  # noqa: FBT001 - one job, one set of arguments for each piece
+    item: tuple[Tile, np.ndarray],
+) -> tuple[Tally | None, np.ndarray | None]:
+    """Arrange the scans in the voxels of a piece.
+
+    Parameters
+    ----------
+    arrangements : (start, stop)
+    item : (tile, voxels)
+        Where it lies, and flat indices within it of the voxels that are tested.
+
+    Returns
+    -------
+    tally : Tally or None
+        Counts and maxima; None without a voxel.
+    t : (stop - start, v) float32, or None
+        If `maps`: every t.
+    """
+    tile, voxels = item
+    if not len(voxels):
+        return None, np.empty((arrangements[1] - arrangements[0], 0), np.float32) if maps else None
+    block = cube.read(tile)
+    values = block.reshape(len(block), -1)
+    start, stop = arrangements
+    found, t = [], []
+    for first in range(0, len(voxels), BLOCK):
+        Y = values[np.ix_(question.rows, voxels[first : first + BLOCK])]
+        out = np.empty((stop - start, Y.shape[1]), np.float32) if maps else None
+        found.append(tally(scheme, Y, start=start, stop=stop, out=out))
+        if out is not None:
+            t.append(out)
+    return beside(found), np.concatenate(t, axis=1) if maps else None
+
+
+def each(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    client: Any = None,
+) -> Iterator[Result]:
+    """Map over pieces by threads, or by the workers of a `distributed.Client`; results in order, few of them held."""
+    if client is None:
+        with one_blas_thread():
+            yield from in_order(function, items, workers=workers)
+        return
+    waiting: deque[Any] = deque()
+    most = 2 * max(1, len(client.nthreads()))
+    for item in items:
+        waiting.append(client.submit(partial(_alone, function), item, pure=False))
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _alone(function: Callable[[Item], Result], item: Item) -> Result:
+    with one_blas_thread():
+        return function(item)
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Hold BLAS to one thread: the pieces are what runs in parallel, and products keep their bits."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    return threadpool_limits(limits=1, user_api="blas")
+
+
+def taken(fits: glm.Fits, good: np.ndarray) -> glm.Fits:
+    """Some voxels of a block."""
+    return glm.Fits(**{name: values[..., good] for name, values in vars(fits).items()})
+
+
+def joined(parts: Sequence[glm.Fits], k: int, m: int) -> glm.Fits:
+    """Blocks side by side; of none, arrays of no voxel for `k` contrasts and `m` groups of them."""
+    empty = glm.Fits.empty(k, m, 0)
+    return glm.Fits(
+        **{
+            name: np.concatenate([getattr(part, name) for part in (empty, *parts)], axis=-1)
+            for name in vars(empty)
+        }
+    )
+
+
+def _whole(flat: np.ndarray, shape: Sequence[int], tile: Tile, whole: Sequence[int]) -> np.ndarray:
+    """Flat indices in a piece -> flat indices in the volume."""
+    z, y, x = np.unravel_index(flat, tuple(shape))
+    return np.ravel_multi_index(
+        (z + tile[0].start, y + tile[1].start, x + tile[2].start), tuple(whole)
+    ).astype(np.int64)

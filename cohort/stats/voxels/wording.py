@@ -1,0 +1,72 @@
+"""What a fit of maps found, in sentences: how many voxels, which were left out and why, where the peaks lie."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cohort.stats.voxelwise import Maps
+from cohort.stats.wording import reading
+
+LEVEL = 0.05
+
+
+def sentences(record: Mapping[str, Any], maps: Maps, peaks: pd.DataFrame) -> list[str]:
+    """Say what there was and what was found, a sentence or two a contrast."""
+    voxels, rows = record["voxels"], record["rows"]
+    used = rows["n_used"] - len(record["empty"])
+    whole = f"{voxels['mask']:,} voxels of the mask fitted ({voxels['grid']:,} in the grid)."
+    told = [f"{used} scans, {voxels['fitted']:,} of {whole}"]
+    told += [f"{n:,} voxels left out: {why}." for why, n in voxels["left_out"].items()]
+    lacking = voxels["fitted"] - voxels["complete"]
+    if maps.arranged and lacking:
+        told.append(
+            f"{lacking:,} voxels that some scan lacks are in the maps of t, and take no part in arrangements of the scans."
+        )
+    for i, name in enumerate(maps.names):
+        told.append(_found(i, name, record, maps, peaks))
+    return told
+
+
+def _found(i: int, name: str, record: Mapping[str, Any], maps: Maps, peaks: pd.DataFrame) -> str:
+    t = maps.by_contrast["t"][i]
+    one = maps.arranged.get(name)
+    if one is not None:
+        hit, how = maps.by_contrast["fwe_p"][i] <= LEVEL, f"p <= {LEVEL:g} corrected for all voxels"
+        critical = record["permutations"][name]["critical_t"]
+        how += f" by {one.count:,} arrangements"
+        how += f" (|t| from {critical:.2f})" if critical is not None else ""
+    else:
+        hit, how = maps.by_contrast["q"][i] <= LEVEL, f"a false discovery rate of {LEVEL:g}"
+    lower, higher = int((hit & (t < 0)).sum()), int((hit & (t > 0)).sum())
+    said = f"{name}: {lower + higher:,} voxels at {how}: {higher:,} higher, {lower:,} lower"
+    own = peaks[peaks["contrast"] == name] if len(peaks) else peaks
+    if not len(own):
+        return f"{said}; no cluster beyond |t| = {record['threshold']:.2f}."
+    best = own.iloc[0]
+    said += (
+        f". The most extreme voxel, t = {reading.number(best['t'])}, lies at ({best['x_mm']:g}, {best['y_mm']:g},"
+        f" {best['z_mm']:g}) mm, in a cluster of {best['volume_ml']:.1f} ml"
+    )
+    if "support_p" in maps.by_contrast:
+        supported = int((maps.by_contrast["support_p"][i] <= LEVEL).sum())
+        said += f"; with support of neighbours {supported:,} voxels have a corrected p <= {LEVEL:g}"
+    return f"{said}."
+
+
+def warnings(record: Mapping[str, Any], doubts: Sequence[str]) -> list[str]:
+    """What to know before the maps."""
+    told = list(doubts)
+    if empty := record["empty"]:
+        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        told.append(
+            f"{empty[0]}{more}: the map holds no number in the mask; left out of everything"
+        )
+    voxels = record["voxels"]
+    share = 1 - voxels["fitted"] / voxels["mask"]
+    if share > 0.5 and not np.isclose(share, 0.5):
+        told.append(
+            f"{share:.0%} of the mask could not be fitted; state a mask (mask: {{above: ...}}, or mask: {{image: ...}})"
+        )
+    return told

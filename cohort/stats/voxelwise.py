@@ -1,0 +1,313 @@
+"""A regression in every voxel of a cohort: one read of the cube gives the maps, arrangements of the scans their p."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cohort.io.cube import Cube
+from cohort.kernels import glm
+from cohort.stats import multiplicity
+from cohort.stats.columns import DesignError
+from cohort.stats.exchanges.scheme import scheme as scheme_of
+from cohort.stats.voxels import peaks
+from cohort.stats.voxels.arrangements import Arranged, Asked, arranged
+from cohort.stats.voxels.pieces import Piece, Question, each, fit_piece, joined
+
+REVISION = 1
+"""Raised when the same scans and model give other numbers."""
+
+FORMING = 1e-3
+"""p (two-sided) of the t above which voxels form clusters, where the model states none."""
+
+WHY = {
+    glm.NO_SCAN: "no scan has a number there",
+    glm.FEW_SCANS: "too few scans have a number there for the terms of the model",
+    glm.ALIKE: "the scans that have a number there do not tell the terms apart",
+    glm.CONSTANT: "the value is the same in all scans",
+    glm.EXPLAINED: "the terms explain the value to the last digit",
+}
+"""What is said of voxels that are left out, by their state."""
+
+
+@dataclass(frozen=True)
+class Permutations:
+    """How the scans are arranged; see `cohort.stats.permutation.permute`."""
+
+    seed: int
+    n: int = 1000
+    scheme: str = "freedman-lane"
+    blocks: np.ndarray | None = None
+    exchange: str = "within"
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The maps of a model.
+
+    Attributes
+    ----------
+    names, groups : tuple of str
+        Contrasts, and groups of contrasts that were tested together.
+    shape : (z, y, x)
+    voxels : (v,) int64
+        Flat indices of the fitted voxels, rising.
+    by_contrast : dict of name -> (k, v) float64
+        beta, se, t, p, q, hc3_t, hc3_p, partial_r, d; with permutations p_permuted, fwe_p, and support and support_p (NaN
+        where a scan lacks the voxel).
+    by_group : dict of name -> (m, v) float64
+        F, F_p.
+    by_voxel : dict of name -> (v,) array
+        sigma, n, dof.
+    arranged : dict of contrast -> Arranged
+    n_grid, n_mask : int
+        Voxels of the grid, and of the mask.
+    left_out : dict of reason -> voxels
+    empty : tuple of int
+        Rows of the cube without a number in the mask, which are left out.
+    threshold : float
+        Value of t above which voxels form clusters.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    shape: tuple[int, int, int]
+    voxels: np.ndarray
+    by_contrast: dict[str, np.ndarray]
+    by_group: dict[str, np.ndarray]
+    by_voxel: dict[str, np.ndarray]
+    n_grid: int
+    n_mask: int
+    left_out: dict[str, int]
+    empty: tuple[int, ...] = ()
+    threshold: float = float("nan")
+    neighbours: int = 6
+    arranged: dict[str, Arranged] = field(default_factory=dict)
+
+    def volume(self, values: np.ndarray, fill: float = np.nan) -> np.ndarray:
+        """Lay numbers of the fitted voxels out in space, (z, y, x)."""
+        out = np.full(int(np.prod(self.shape)), fill, values.dtype)
+        out[self.voxels] = values
+        return out.reshape(self.shape)
+
+    def peaks(self, affine: np.ndarray) -> pd.DataFrame:
+        """Clusters and peaks of all contrasts; see `cohort.stats.voxels.peaks.table`."""
+        told = ("t", "beta", "p", "q", "hc3_t", "fwe_p", "support_p")
+        parts = []
+        for i, name in enumerate(self.names):
+            maps = {k: self.volume(self.by_contrast[k][i]) for k in told if k in self.by_contrast}
+            parts.append(
+                peaks.table(
+                    name,
+                    maps,
+                    affine=affine,
+                    threshold=self.threshold,
+                    neighbours=self.neighbours,
+                    arranged=self.arranged.get(name),
+                )
+            )
+        full = [part for part in parts if len(part)]
+        return pd.concat(full, ignore_index=True) if full else parts[0]
+
+
+def fit(
+    cube: Cube,
+    X: np.ndarray,
+    contrasts: Mapping[str, np.ndarray],
+    *,
+    joint: Mapping[str, np.ndarray] | None = None,
+    mask: np.ndarray | None = None,
+    above: float | None = None,
+    share: float = 1.0,
+    permutations: Permutations | None = None,
+    threshold: float | None = None,
+    tfce: bool = False,
+    neighbours: int = 6,
+    voxel_mm3: float = 1.0,
+    workers: int = 2,
+    client: Any = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Maps:
+    """Fit a model in every voxel.
+
+    Parameters
+    ----------
+    cube : Cube
+        A row a scan.
+    X : (n, p) float64
+        In the rows' order.
+    contrasts : mapping of name -> (p,) float64
+    joint : mapping of name -> (q, p) float64
+    mask : (z, y, x) bool, optional
+    above, share
+        A voxel counts if this share of the scans exceeds `above` there.
+    permutations : Permutations, optional
+        p by exchanging scans, of each contrast, two-sided, corrected for all voxels that every scan has.
+    threshold : float, optional
+        Value of t above which voxels form clusters; with permutations they get p of extent and mass.
+    tfce : bool
+        With permutations: threshold-free cluster enhancement, E = 0.5, H = 2.
+    neighbours : {6, 18, 26}
+    client : distributed.Client, optional
+        Pieces are computed by its workers, which must see the place of the cube; by threads without.
+
+    Returns
+    -------
+    Maps
+
+    Raises
+    ------
+    DesignError
+        If the columns of X depend on each other, no voxel is left, or scans cannot be exchanged.
+
+    Notes
+    -----
+    Numbers have the same bits for any cut of the cube and any number of workers. Memory: pieces at work times their bytes,
+    the maps, and for clusters and support `arrangements.MAP_BYTES`.
+    """
+    question = Question(
+        X=np.asarray(X, np.float64),
+        rows=np.arange(len(X)),
+        contrasts=np.stack([np.asarray(c, np.float64) for c in contrasts.values()]),
+        joint=tuple(np.asarray(C, np.float64) for C in (joint or {}).values()),
+        above=above,
+        share=share,
+    )
+    try:
+        pieces = _fitted(cube, question, mask, workers, client, progress)
+        seen = np.sum([piece.seen for piece in pieces], axis=0)
+        empty = np.flatnonzero(seen == 0)
+        if len(empty) and len(empty) < len(X):
+            kept = np.flatnonzero(seen)
+            question = replace(question, X=question.X[kept], rows=kept)
+            pieces = _fitted(cube, question, mask, workers, client, progress)
+    except glm.DependentColumns as error:
+        raise DesignError(f"the design of the maps: {error}") from error
+    maps = _maps(
+        cube, question, pieces, tuple(contrasts), tuple(joint or {}), tuple(empty.tolist())
+    )
+    df = question.X.shape[0] - question.X.shape[1]
+    maps = replace(maps, threshold=threshold or _forming(df), neighbours=neighbours)
+    if permutations is None:
+        return maps
+    n = len(question.X)
+    complete = maps.by_voxel["n"] == n
+    found: dict[str, Arranged] = {}
+    for name, contrast in zip(maps.names, question.contrasts, strict=True):
+        blocks = permutations.blocks
+        plan = scheme_of(
+            question.X,
+            contrast,
+            n_permutations=permutations.n,
+            seed=permutations.seed,
+            blocks=None if blocks is None else np.asarray(blocks)[question.rows],
+            exchange=permutations.exchange,
+            method=permutations.scheme,
+            name=name,
+        )
+        found[name] = arranged(
+            cube,
+            question,
+            plan,
+            maps.voxels[complete],
+            Asked(threshold, tfce, neighbours, voxel_mm3),
+            workers=workers,
+            client=client,
+            progress=partial(progress, name),
+        )
+    return _with_arranged(maps, found, complete)
+
+
+def _fitted(
+    cube: Cube,
+    question: Question,
+    mask: np.ndarray | None,
+    workers: int,
+    client: Any,
+    progress: Callable[[str, int, int], None],
+) -> list[Piece]:
+    tiles = cube.tiles()
+    items = [(tile, None if mask is None else mask[tile]) for tile in tiles]
+    pieces = []
+    for piece in each(partial(fit_piece, cube, question), items, workers=workers, client=client):
+        pieces.append(piece)
+        progress("maps", len(pieces), len(tiles))
+    return pieces
+
+
+def _maps(
+    cube: Cube,
+    question: Question,
+    pieces: Sequence[Piece],
+    names: tuple[str, ...],
+    groups: tuple[str, ...],
+    empty: tuple[int, ...],
+) -> Maps:
+    from scipy import special
+
+    n_mask = sum(piece.inside for piece in pieces)
+    n_grid = int(np.prod(cube.shape))
+    if not n_mask:
+        rule = ""
+        if question.above is not None:
+            rule = f" ({question.share:.0%} of {len(question.X)} scans above {question.above:g})"
+        raise DesignError(f"the mask has no voxel: expected some of {n_grid}, found none{rule}")
+    counts = np.sum([piece.counts for piece in pieces], axis=0)
+    left_out = {WHY[state]: int(counts[state]) for state in WHY if counts[state]}
+    voxels = np.concatenate([piece.voxels for piece in pieces])
+    if not len(voxels):
+        said = "; ".join(f"{n}: {why}" for why, n in left_out.items())
+        raise DesignError(f"none of the {n_mask} voxels of the mask can be fitted: {said}")
+    found = joined([piece.fits for piece in pieces], len(names), len(groups))
+    df = found.df.astype(np.float64)
+    p = 2 * special.stdtr(df, -np.abs(found.t))
+    by_contrast = {
+        "beta": found.estimate,
+        "se": found.se,
+        "t": found.t,
+        "p": p,
+        "q": np.stack([multiplicity.adjust(row, "bh") for row in p]),
+        "hc3_t": found.hc3_t,
+        "hc3_p": 2 * special.stdtr(df, -np.abs(found.hc3_t)),
+        "partial_r": found.t / np.sqrt(np.square(found.t) + df),
+        "d": found.estimate / found.sigma,
+    }
+    q = np.array([np.linalg.matrix_rank(C) for C in question.joint], float)
+    by_group = {}
+    if groups:
+        by_group = {"F": found.F, "F_p": special.fdtrc(q[:, None], df, found.F)}
+    return Maps(
+        names=names,
+        groups=groups,
+        shape=cube.shape,
+        voxels=voxels,
+        by_contrast=by_contrast,
+        by_group=by_group,
+        by_voxel={"sigma": found.sigma, "n": found.n, "dof": found.df},
+        n_grid=n_grid,
+        n_mask=n_mask,
+        left_out=left_out,
+        empty=empty,
+    )
+
+
+def _with_arranged(maps: Maps, found: dict[str, Arranged], complete: np.ndarray) -> Maps:
+    def spread(name: str) -> np.ndarray:
+        out = np.full((len(maps.names), len(maps.voxels)), np.nan)
+        for row, one in zip(out, found.values(), strict=True):
+            row[complete] = getattr(one, name)
+        return out
+
+    more = {"p_permuted": spread("p"), "fwe_p": spread("fwe_p")}
+    if all(one.support is not None for one in found.values()):
+        more |= {"support": spread("support"), "support_p": spread("support_p")}
+    return replace(maps, by_contrast={**maps.by_contrast, **more}, arranged=found)
+
+
+def _forming(df: int) -> float:
+    from scipy import special
+
+    return float(special.stdtrit(df, 1 - FORMING / 2))

@@ -1,0 +1,226 @@
+"""Maps of a model: the same bytes however the cube is cut, p that mean what they say, and whatever is wrong by its name."""
+
+import numpy as np
+import pytest
+from scipy import ndimage as ndi
+from scipy import stats
+
+from cohort.io import cube
+from cohort.io.storage.disk import LocalFiles
+from cohort.stats import voxelwise
+from cohort.stats.columns import DesignError
+from cohort.stats.permutation import permute
+from cohort.stats.voxelwise import Permutations
+
+SHAPE = (6, 9, 8)
+GROUP = {"group": np.array([0.0, 1, 0])}
+
+
+def design(n, seed=0):
+    rng = np.random.default_rng(seed)
+    group = rng.permutation(np.arange(n) % 2)
+    return np.column_stack([np.ones(n), group, rng.uniform(50, 90, n)])
+
+
+def images(X, seed=0, effect=0.0):
+    rng = np.random.default_rng(seed + 1)
+    noise = ndi.gaussian_filter(rng.normal(size=(len(X), *SHAPE)), (0, 0.8, 0.8, 0.8))
+    made = noise / noise.std() + 5 + 0.02 * X[:, 2, None, None, None]
+    made[:, 2:4, 2:5, 2:5] += effect * X[:, 1, None, None, None]
+    return made.astype(np.float32)
+
+
+def cut(folder, made, tile_bytes=cube.TILE_BYTES):
+    scans = {f"s{i:03d}": "" for i in range(len(made))}
+    place = f"cube{tile_bytes}"
+    metadata = cube.write(folder / place, scans, lambda s: made[int(s[1:])], tile_bytes=tile_bytes)
+    return cube.Cube(LocalFiles(folder), place, metadata, scans)
+
+
+def everything(maps):
+    """All numbers of a result as bytes."""
+    parts = {**maps.by_contrast, **maps.by_group, **maps.by_voxel, "voxels": maps.voxels}
+    for name, one in maps.arranged.items():
+        parts |= {f"{name} {key}": values for key, values in one.maximum.items()}
+    return {key: np.ascontiguousarray(values).tobytes() for key, values in parts.items()}
+
+
+@pytest.mark.parametrize("scheme", ["freedman-lane", "huh-jhun"])
+def test_the_same_bytes_for_any_cut_and_any_number_of_workers(tmp_path, scheme, monkeypatch):
+    X = design(21)
+    made = images(X, effect=1.0)
+    made[3, 0] = np.nan
+    asked = {
+        "contrasts": {**GROUP, "age": np.array([0.0, 0, 1])},
+        "joint": {"both": np.eye(3)[1:]},
+        "permutations": Permutations(seed=7, n=150, scheme=scheme),
+        "threshold": 2.0,
+        "tfce": True,
+    }
+    expected = everything(voxelwise.fit(cut(tmp_path, made), X, **asked, workers=1))
+    for tile_bytes, workers, block in ((21 * 4 * 13, 2, 8192), (21 * 4 * 100, 3, 50)):
+        monkeypatch.setattr("cohort.stats.voxels.pieces.BLOCK", block)
+        monkeypatch.setattr("cohort.stats.voxels.arrangements.MAP_BYTES", 1)
+        found = voxelwise.fit(cut(tmp_path, made, tile_bytes), X, **asked, workers=workers)
+        assert everything(found) == expected
+
+
+@pytest.mark.cluster
+def test_workers_of_a_cluster_give_the_same_bytes(tmp_path):
+    from distributed import Client, LocalCluster
+
+    X = design(15)
+    made = cut(tmp_path, images(X), 15 * 4 * 100)
+    asked = {"contrasts": GROUP, "permutations": Permutations(seed=1, n=100)}
+    expected = everything(voxelwise.fit(made, X, **asked, workers=1))
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local,
+        Client(local) as client,
+    ):
+        assert everything(voxelwise.fit(made, X, **asked, client=client)) == expected
+
+
+def test_arrangements_are_those_of_a_table(tmp_path):
+    """Every voxel as an outcome of the test of tables; the table as it is has the t of least squares."""
+    X = design(18)
+    made = images(X, effect=0.5)
+    maps = voxelwise.fit(cut(tmp_path, made), X, GROUP, permutations=Permutations(seed=3, n=200))
+    table = permute(X, made.reshape(18, -1), term=1, n_permutations=200, seed=3).tidy
+    np.testing.assert_array_equal(maps.by_contrast["fwe_p"][0], table["p_fwe"])
+    np.testing.assert_array_equal(maps.by_contrast["p_permuted"][0], table["p"])
+    np.testing.assert_allclose(
+        maps.arranged["group"].t, maps.by_contrast["t"][0], rtol=1e-12, atol=1e-12
+    )
+
+
+def test_clusters_and_support_of_each_arrangement(tmp_path):
+    """The largest of each arrangement, made again from the t of a table's arrangements."""
+    from cohort.kernels import clusters, tfce
+    from cohort.stats.exchanges.maximum import tally
+    from cohort.stats.exchanges.scheme import scheme
+
+    X = design(16)
+    made = images(X, effect=1.5)
+    maps = voxelwise.fit(
+        cut(tmp_path, made, 2000), X, GROUP, permutations=Permutations(seed=5, n=120),
+        threshold=1.5, tfce=True, neighbours=18, voxel_mm3=8.0,
+    )  # fmt: skip
+    out = np.empty((120, made[0].size), np.float32)
+    plan = scheme(X, GROUP["group"], n_permutations=120, seed=5)
+    tally(plan, made.reshape(16, -1), out=out)
+    extent, mass, support = [], [], []
+    for t in out.reshape(120, *SHAPE):
+        both = [clusters.largest(s * t, above=1.5, connectivity=2) for s in (1, -1)]
+        extent.append(max(size for size, _ in both))
+        mass.append(max(m for _, m in both))
+        support.append(
+            max(tfce.enhance(s * t, connectivity=2, voxel_volume=8.0).max() for s in (1, -1))
+        )
+    found = maps.arranged["group"].maximum
+    np.testing.assert_array_equal(found["extent"], extent)
+    np.testing.assert_allclose(found["mass"], mass, rtol=1e-12)
+    np.testing.assert_allclose(found["support"], support, rtol=1e-12)
+    listed = maps.peaks(np.diag([-2.0, 2, 2, 1]))
+    first = listed.iloc[0]
+    assert first["extent_p"] == np.mean(np.array(extent) >= first["n_voxels"])
+    best = np.nanargmax(np.abs(maps.volume(maps.by_contrast["t"][0])))
+    z, y, x = np.unravel_index(best, SHAPE)
+    assert (first["x_mm"], first["y_mm"], first["z_mm"]) == (-2.0 * x, 2.0 * y, 2.0 * z)
+    assert first["volume_ml"] == first["n_voxels"] * 8 / 1000
+
+
+def test_an_effect_is_found_where_it_is(tmp_path):
+    X = design(30)
+    maps = voxelwise.fit(
+        cut(tmp_path, images(X, effect=2.5)), X, GROUP, permutations=Permutations(seed=2, n=200)
+    )
+    hit = maps.volume(maps.by_contrast["fwe_p"][0]) <= 0.05
+    inside = np.zeros(SHAPE, bool)
+    inside[2:4, 2:5, 2:5] = True
+    assert hit[inside].all()
+    assert not hit[~ndi.binary_dilation(inside, iterations=2)].any()
+
+
+@pytest.mark.slow
+def test_familywise_error_over_200_data_sets_without_an_effect(tmp_path):
+    hits = {"t": 0, "extent": 0, "support": 0}
+    for seed in range(200):
+        X = design(20, seed)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        maps = voxelwise.fit(
+            cut(folder, images(X, seed)), X, GROUP, permutations=Permutations(seed=seed, n=199 + 1),
+            threshold=2.5, tfce=True, workers=1,
+        )  # fmt: skip
+        one = maps.arranged["group"]
+        for name in hits:
+            hits[name] += np.mean(one.maximum[name] >= one.maximum[name][0]) <= 0.05
+    low, high = stats.binom.interval(0.99, 200, 0.05)
+    assert all(n <= high for n in hits.values()), hits
+    assert low <= hits["t"], hits
+    assert low <= hits["support"], hits
+
+
+def test_voxels_that_are_left_out_are_counted_with_the_reason(tmp_path):
+    X = design(14)
+    made = images(X)
+    made[:, 0] = 3.0
+    made[:, 1, 0] = np.nan
+    made[3:, 1, 1] = np.nan
+    made[X[:, 1] == 1, 1, 2] = np.nan
+    made[5, 1, 3] = np.nan
+    maps = voxelwise.fit(cut(tmp_path, made), X, GROUP, permutations=Permutations(seed=1, n=100))
+    plane, row = SHAPE[1] * SHAPE[2], SHAPE[2]
+    assert maps.left_out == {
+        voxelwise.WHY[1]: row,
+        voxelwise.WHY[2]: row,
+        voxelwise.WHY[3]: row,
+        voxelwise.WHY[4]: plane,
+    }
+    assert maps.n_grid == maps.n_mask == made[0].size
+    assert len(maps.voxels) == made[0].size - plane - 3 * row
+    assert set(maps.by_voxel["n"]) == {13, 14}
+    lacking = maps.by_voxel["n"] == 13
+    assert np.isnan(maps.by_contrast["fwe_p"][0, lacking]).all()
+    assert np.isfinite(maps.by_contrast["fwe_p"][0, ~lacking]).all()
+
+
+def test_a_scan_without_a_number_is_left_out_and_named_by_its_row(tmp_path):
+    X = design(15)
+    made = images(X)
+    made[6] = np.nan
+    found = voxelwise.fit(cut(tmp_path, made), X, GROUP, permutations=Permutations(seed=1, n=100))
+    assert found.empty == (6,)
+    others = np.arange(15) != 6
+    folder = tmp_path / "others"
+    folder.mkdir()
+    expected = voxelwise.fit(
+        cut(folder, made[others]), X[others], GROUP, permutations=Permutations(seed=1, n=100)
+    )
+    assert everything(found) == everything(expected)
+
+
+def test_masks(tmp_path):
+    X = design(12)
+    made = images(X) - 6.0
+    whole = cut(tmp_path, made, 1000)
+    mask = np.zeros(SHAPE, bool)
+    mask[1:3, 2:4] = True
+    maps = voxelwise.fit(whole, X, GROUP, mask=mask)
+    np.testing.assert_array_equal(np.isfinite(maps.volume(maps.by_contrast["t"][0])), mask)
+    enough = (made > 0).sum(axis=0) >= 6
+    maps = voxelwise.fit(whole, X, GROUP, above=0.0, share=0.5)
+    np.testing.assert_array_equal(np.isfinite(maps.volume(maps.by_contrast["t"][0])), enough)
+    with pytest.raises(DesignError, match=r"found none \(50% of 12 scans above 99\)"):
+        voxelwise.fit(whole, X, GROUP, above=99.0, share=0.5)
+    with pytest.raises(DesignError, match="no voxel"):
+        voxelwise.fit(whole, X, GROUP, mask=~np.ones(SHAPE, bool))
+
+
+def test_designs_without_an_answer_are_refused(tmp_path):
+    X = design(12)
+    whole = cut(tmp_path, images(X))
+    with pytest.raises(DesignError, match=r"expected 4 independent columns .*found 3 in 12 rows"):
+        voxelwise.fit(whole, np.column_stack([X, X[:, 1]]), {"group": np.eye(4)[1]})
+    with pytest.raises(DesignError, match=r"none of the 432 voxels .* same in all scans"):
+        voxelwise.fit(cut(tmp_path, np.ones((12, *SHAPE)), 999), X, GROUP)

@@ -1,0 +1,263 @@
+"""A model of maps through `cohort`: fitted, fresh, shown, verified, and gone with who withdraws."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import cohort
+from cohort import cli
+from cohort.io import maps
+from cohort.io.cube import Cube
+from cohort.io.store import Store, StoreError
+from cohort.stats.voxels.asked import Asked
+
+SHAPE = (7, 8, 6)  # x, y, z
+AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
+AFFINE[:3, 3] = (10, -12, -6)
+N = 16
+SMALL = {"outcome": "signal", "formula": "dx + age", "confounds": ["age"], "group": "dx"}
+ASKED = {"mask": {"above": 0.0}, "permutations": {"seed": 4, "n": 120}, "cluster_threshold": 2.0}
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def brain(i, shape=SHAPE):
+    """Voxels on published axes (x to the left); a corner of the group is brighter, one plane is outside."""
+    rng = np.random.default_rng(i)
+    data = rng.normal(100, 5, shape)
+    data[4:6, 2:4, 1:3] += 40 * (i % 2)
+    data[:, 0] = 0
+    return data.astype(np.float32)
+
+
+def write_brain(folder, i, shape=SHAPE, affine=AFFINE):
+    folder.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(brain(i, shape), affine), folder / f"P{i:02d}_1.nii.gz")
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    for i in range(N):
+        write_brain(tmp_path / "scans", i)
+    people = pd.DataFrame(
+        {"id": [f"P{i:02d}" for i in range(20)], "dx": [i % 2 for i in range(20)], "age": [60 + (i * 7) % 23 for i in range(20)]}
+    )  # fmt: skip
+    people.to_csv(tmp_path / "people.csv", index=False)
+    content = {
+        "cohort": "small",
+        "sources": ["scans"],
+        "store": "store",
+        "ids": "keep",
+        "subject": r"(?P<subject>P\d+)_(?P<session>\d)",
+        "participants": {"table": "people.csv", "id": "id"},
+        "models": {"signal-map": {**SMALL, "voxelwise": ASKED}},
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def changed(path, **voxelwise):
+    content = yaml.safe_load(path.read_text())
+    content["models"]["signal-map"]["voxelwise"].update(voxelwise)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def fitted(catalog, *arguments):
+    assert call("ingest", catalog, "--workers", 0).exit_code == 0
+    said = call("fit", catalog, *arguments)
+    assert said.exit_code == 0, said.output
+    return said.output
+
+
+def state(catalog):
+    assert call("ingest", catalog, "--workers", 0).exit_code == 0
+    said = call("fit", catalog)
+    assert said.exit_code == 0, said.output
+    return Store(catalog.parent / "store").manifest()["stages"]["fit"]["signal-map"]
+
+
+def test_maps_are_those_of_statsmodels_and_lie_where_the_scans_do(catalog, tmp_path):
+    import statsmodels.api as sm
+
+    said = fitted(catalog)
+    assert "16 scans, 294 of 294 voxels of the mask fitted (336 in the grid)" in said
+    opened = cohort.open(catalog)
+    found = opened.voxelwise("signal-map")
+    assert found["t"].sel(contrast="dx").dims == ("z", "y", "x")
+    scans = opened.stack("image").load()  # noqa: PD013
+    table = opened.scans.set_index("scan_id").loc[scans["scan"].to_numpy(), "participant"]
+    people = pd.read_csv(tmp_path / "people.csv").set_index("id").loc[table]
+    X = sm.add_constant(people[["dx", "age"]].to_numpy(float))
+    rng = np.random.default_rng(0)
+    inside = np.argwhere(np.isfinite(found["t"][0].to_numpy()))
+    for z, y, x in rng.permutation(inside)[:40]:
+        fit = sm.OLS(scans[:, z, y, x].to_numpy().astype(float), X).fit()
+        for name, expected in (
+            ("beta", fit.params[1]),
+            ("se", fit.bse[1]),
+            ("t", fit.tvalues[1]),
+            ("p", fit.pvalues[1]),
+            ("hc3_t", fit.params[1] / fit.HC3_se[1]),
+        ):
+            np.testing.assert_allclose(found[name][0, z, y, x], expected, rtol=1e-9, atol=1e-12)
+    # the planted corner, in mm
+    best = found.attrs["peaks"].iloc[0]
+    assert best["fwe_p"] <= 0.05
+    assert best["mass_p"] <= 0.05
+    world = AFFINE @ [4.5, 2.5, 1.5, 1]
+    assert abs(best[["x_mm", "y_mm", "z_mm"]].to_numpy(float) - world[:3]).max() <= 3
+    at = found.sel(x=best["x_mm"], y=best["y_mm"], z=best["z_mm"])
+    assert float(at["t"][0]) == best["t"]
+
+
+def test_a_map_is_exported_as_nifti(catalog, tmp_path):
+    fitted(catalog)
+    found = cohort.open(catalog).voxelwise("signal-map")
+    image = nib.load(maps.to_nifti(found, "t", tmp_path / "t.nii.gz"))
+    np.testing.assert_array_equal(image.get_fdata().T, found["t"][0])
+    x, y, z = 2, 3, 1
+    world = image.affine @ [x, y, z, 1]
+    np.testing.assert_allclose(
+        world[:3], [found[d][i] for d, i in zip("xyz", (x, y, z), strict=True)]
+    )
+    with pytest.raises(StoreError, match="no map 'tt'; there are beta, d, dof"):
+        maps.to_nifti(found, "tt", tmp_path / "x.nii")
+    with pytest.raises(StoreError, match="no contrast 'age' of t; there are dx"):
+        maps.to_nifti(found, "t", tmp_path / "x.nii", name="age")
+
+
+def test_only_what_changed_is_read_or_fitted_again(catalog, tmp_path, monkeypatch):
+    fitted(catalog)
+    assert state(catalog) == "fresh"
+    read, load = [], Asked.load
+
+    def noted(self, scan_id):
+        read.append(scan_id)
+        return load(self, scan_id)
+
+    monkeypatch.setattr(Asked, "load", noted)
+    changed(catalog, tfce=True)
+    assert state(catalog) == "done"
+    assert read == []
+    write_brain(tmp_path / "scans", N)
+    assert state(catalog) == "done"
+    assert len(read) == 1
+    assert read[0].startswith("sub-P16_")
+    changed(catalog, smooth_fwhm_mm=6)
+    assert state(catalog) == "done"
+    assert len(read) == 1 + N + 1
+    assert state(catalog) == "fresh"
+
+
+def test_a_store_with_maps_is_sound_and_damage_is_seen(catalog):
+    fitted(catalog)
+    assert call("verify", catalog).exit_code == 0, call("verify", catalog).output
+    assert call("audit", catalog).exit_code == 0, call("audit", catalog).output
+    store = Store(catalog.parent / "store")
+    chunk = next((store.root / "models/signal-map/maps.zarr/t/c").rglob("*/0"), None)
+    chunk = chunk if chunk and chunk.is_file() else next(
+        p for p in (store.root / "models/signal-map/maps.zarr/t/c").rglob("*") if p.is_file()
+    )  # fmt: skip
+    content = bytearray(chunk.read_bytes())
+    content[-1] ^= 1
+    chunk.write_bytes(content)
+    said = call("verify", catalog)
+    assert said.exit_code == 1
+    assert "maps.zarr/t/" in said.output
+    call("verify", catalog, "--repair")
+    assert state(catalog) == "done"
+    assert call("verify", catalog).exit_code == 0
+
+
+def test_who_withdraws_is_in_no_map_and_no_cube(catalog, tmp_path):
+    fitted(catalog)
+    store = Store(tmp_path / "store")
+    assert any("P05" in scan for scan in maps.record(store, "signal-map")["cube"]["scans"])
+    (tmp_path / "scans/P05_1.nii.gz").unlink()
+    people = pd.read_csv(tmp_path / "people.csv")
+    people[people["id"] != "P05"].to_csv(tmp_path / "people.csv", index=False)
+    said = call("withdraw", catalog, "P05", "--proof", tmp_path / "proof.json")
+    assert said.exit_code == 0, said.output
+    assert not (tmp_path / "store/models/signal-map").exists()
+    assert state(catalog) == "done"
+    kept = maps.record(store, "signal-map")
+    assert len(kept["cube"]["scans"]) == N - 1
+    assert not any("P05" in scan for scan in kept["cube"]["scans"])
+
+
+def test_what_a_map_cannot_be_made_of_is_said_in_one_line(catalog, tmp_path):
+    fitted(catalog)
+    for asked, line in (
+        ({"mask": {"above": 1e6}}, "the mask has no voxel: expected some of 336, found none (100% of 16 scans above 1e+06)"),
+        ({"mask": {"image": "no.nii"}}, "mask: expected an image at 'no.nii', found no file"),
+    ):  # fmt: skip
+        changed(catalog, **asked)
+        said = call("fit", catalog)
+        assert said.exit_code == 1
+        assert line in said.output
+        assert "signal-map" not in Store(tmp_path / "store").mapped()
+    changed(catalog, mask={"above": 0.0}, variable="brain")
+    said = call("fit", catalog)
+    assert said.exit_code == 2
+    assert "voxelwise.variable: no 'brain' of the scans; there are image" in said.output
+    changed(catalog, variable="image")
+    write_brain(tmp_path / "scans", N, shape=(7, 8, 5))
+    call("ingest", catalog, "--workers", 0)
+    said = call("fit", catalog)
+    assert said.exit_code == 1
+    assert "6 x 8 x 7 voxels of 3 x 2 x 2 mm" in said.output
+    assert "5 x 8 x 7 voxels" in said.output
+
+
+def test_an_explicit_mask_and_scans_without_numbers(catalog, tmp_path):
+    inside = np.zeros(SHAPE, np.uint8)
+    inside[2:6, 1:5, 1:4] = 1
+    nib.save(nib.Nifti1Image(inside, AFFINE), tmp_path / "mask.nii.gz")
+    changed(catalog, mask={"image": "mask.nii.gz"})
+    said = fitted(catalog)
+    assert f"{inside.sum()} of {inside.sum()} voxels of the mask" in said
+    found = cohort.open(catalog).voxelwise("signal-map")
+    assert int(np.isfinite(found["t"]).sum()) == inside.sum()
+
+
+@pytest.mark.slow
+def test_dementia_shows_in_and_around_the_ventricles(shared, tmp_path):
+    """The real scans: fluid is dark, so that where ventricles and sulci grow, brains with dementia are darker."""
+    folder = tmp_path / "catalogs/cohorts"
+    folder.mkdir(parents=True)
+    source = Path(__file__).resolve().parents[1] / "catalogs/cohorts/oasis1.yaml"
+    content = yaml.safe_load(source.read_text())
+    data = shared / "oasis1-mni2mm/uint8"
+    content |= {"sources": [str(data)], "store": str(tmp_path / "store"), "recipes": []}
+    content["participants"]["table"] = str(shared / "oasis/oasis1_cross_sectional.csv")
+    content["models"] = {"intensity-by-ad": content["models"]["intensity-by-ad"]}
+    content["models"]["intensity-by-ad"]["voxelwise"] |= {
+        "permutations": {"seed": 1, "n": 100},
+        "tfce": False,
+    }
+    catalog = folder / "oasis1.yaml"
+    catalog.write_text(yaml.safe_dump(content, sort_keys=False))
+    said = fitted(catalog)
+    assert "158 scans" in said
+    found = cohort.open(catalog).voxelwise("intensity-by-ad")
+    peaks = found.attrs["peaks"]
+    darker = peaks[(peaks["sign"] == -1) & (peaks["fwe_p"] <= 0.05)]
+    # the box of lateral ventricles and medial temporal lobes of MNI
+    near = (
+        darker["x_mm"].abs().le(45)
+        & darker["y_mm"].between(-60, 30)
+        & darker["z_mm"].between(-35, 35)
+    )
+    assert near.iloc[0]
+    assert near.sum() >= 2
+    assert json.dumps(found.attrs["reading"])
+    assert isinstance(maps.cube_of(Store(tmp_path / "store"), "intensity-by-ad"), Cube)
