@@ -40,6 +40,7 @@ SAID = {
     "support_p": "p of support by arrangements of the scans, corrected for all voxels",
     "F": "F of several contrasts together",
     "F_p": "p of F",
+    "mean": "mean of the scans that have the voxel",
     "sigma": "residual standard deviation",
     "n": "scans that have the voxel; 0 where nothing was fitted",
     "dof": "degrees of freedom; 0 where nothing was fitted",
@@ -206,7 +207,7 @@ def to_nifti(maps: "xr.Dataset", variable: str, path: Path, *, name: str | None 
             raise StoreError(f"no {dim} {name!r} of {variable}; there are {', '.join(known)}")
         values = values.isel({dim: known.index(name) if name is not None else 0})
     data = values.to_numpy().transpose(2, 1, 0)
-    image = nib.Nifti1Image(data, grid.affine_of(maps))  # type: ignore[no-untyped-call]
+    image = nib.Nifti1Image(data, grid.affine_of(maps))
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = f"{variable} {name or ''}".strip()[:79].encode("ascii", "replace")
     nib.save(image, path)

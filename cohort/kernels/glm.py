@@ -126,6 +126,8 @@ class Fits:
         By group of contrasts.
     sigma : (v,) float64
         Residual standard deviation.
+    mean : (v,) float64
+        Of the scans that have the voxel.
     n, df : (v,) int32
         Scans that have the voxel, and degrees of freedom; `df` 0 where it was not fitted.
     state : (v,) uint8
@@ -137,6 +139,7 @@ class Fits:
     hc3_t: np.ndarray
     F: np.ndarray
     sigma: np.ndarray
+    mean: np.ndarray
     n: np.ndarray
     df: np.ndarray
     state: np.ndarray
@@ -152,6 +155,7 @@ class Fits:
             hc3_t=hc3_t,
             F=np.full((m, v), np.nan),
             sigma=np.full(v, np.nan),
+            mean=np.full(v, np.nan),
             n=np.zeros(v, np.int32),
             df=np.zeros(v, np.int32),
             state=np.zeros(v, np.uint8),
@@ -223,8 +227,8 @@ def _fill(
     k, v = len(contrasts), Y.shape[1]
     r = factors.Q.shape[1]
     z, left, total = np.empty((r, v)), np.empty(v), np.empty(v)
-    robust, base = np.empty((k, v)), np.empty(v)
-    _project(_plain(Y), factors.Q, factors.robust, factors.ones is not None, z, left, total, robust, base)  # fmt: skip
+    robust, base, mean = np.empty((k, v)), np.empty(v), np.empty(v)
+    _project(_plain(Y), factors.Q, factors.robust, factors.ones is not None, z, left, total, robust, base, mean)  # fmt: skip
     if factors.ones is not None:
         z += factors.ones[:, None] * base
     flat = left <= FLAT * total
@@ -242,6 +246,7 @@ def _fill(
         part = np.square(_combined(basis, z)).sum(axis=0)
         out.F[row, place] = part / basis.shape[1] / variance
     out.sigma[place] = sigma
+    out.mean[place] = mean
     out.df[place] = np.where(good, factors.df, 0)
     out.state[place] = state
 
@@ -273,7 +278,7 @@ def _present(Y: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _project(Y, Q, robust, shifted, z, left, total, hc3, base):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _project(Y, Q, robust, shifted, z, left, total, hc3, base, mean):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Coefficients on Q, sums of squares of residuals and of the outcome (about its first value), and HC3 sums."""
     n, v = Y.shape
     r, k = Q.shape[1], robust.shape[1]
@@ -288,6 +293,7 @@ def _project(Y, Q, robust, shifted, z, left, total, hc3, base):  # type: ignore[
                 first[c] = Y[0, start + c]
         squares = np.zeros(LANE)
         rest = np.zeros(LANE)
+        plain = np.zeros(LANE)
         own = np.zeros((k, LANE))
         sums[:] = 0
         for i in range(n):
@@ -295,6 +301,7 @@ def _project(Y, Q, robust, shifted, z, left, total, hc3, base):  # type: ignore[
                 y[i, c] = Y[i, start + c] - first[c]
             for c in range(w):
                 squares[c] += y[i, c] * y[i, c]
+                plain[c] += y[i, c]
             for j in range(r):
                 q = Q[i, j]
                 for c in range(w):
@@ -315,6 +322,7 @@ def _project(Y, Q, robust, shifted, z, left, total, hc3, base):  # type: ignore[
                     own[j, c] += q * e[c]
         for c in range(w):
             base[start + c] = first[c]
+            mean[start + c] = first[c] + plain[c] / n
             total[start + c] = squares[c]
             left[start + c] = rest[c]
         for j in range(r):

@@ -12,6 +12,7 @@ from cohort.reporting import (
     acquisition,
     effects,
     expertparts,
+    mapspage,
     modelpage,
     modeltables,
     plots,
@@ -122,7 +123,7 @@ def _page(
         _measurements(facts, anchors),
         _checks(store, title, of_people(facts, anchors)),
         _agreement(store, title),
-        *_models(models),
+        *_models(models, mapspage.contexts(store)),
         _provenance(store, facts, recipes),
         Section(
             "acknowledgements",
@@ -172,13 +173,20 @@ def _agreement(store: Source, title: str) -> Section | None:
     )
 
 
-def _models(models: Sequence[Mapping[str, Any]]) -> list[Section]:
-    if not models:
+def _models(
+    models: Sequence[Mapping[str, Any]], mapped: Sequence[Mapping[str, Any]]
+) -> list[Section]:
+    if not models and not mapped:
         return [Section("models", "Models", "nomodel.html.j2", {})]
-    return [
+    tables = [
         Section(str(m["anchor"]), "Model", "model.html.j2", {"model": m}, name=str(m["name"]))
         for m in models
     ]
+    maps = [
+        Section(str(m["anchor"]), "Maps", "maps.html.j2", {"maps": m}, name=str(m["name"]))
+        for m in mapped
+    ]
+    return tables + maps
 
 
 def _provenance(store: Source, facts: Facts, recipes: Mapping[str, Mapping[str, Any]]) -> Section:

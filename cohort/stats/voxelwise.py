@@ -61,7 +61,7 @@ class Maps:
     by_group : dict of name -> (m, v) float64
         F, F_p.
     by_voxel : dict of name -> (v,) array
-        sigma, n, dof.
+        mean, sigma, n, dof.
     arranged : dict of contrast -> Arranged
     n_grid, n_mask : int
         Voxels of the grid, and of the mask.
@@ -286,7 +286,7 @@ def _maps(
         voxels=voxels,
         by_contrast=by_contrast,
         by_group=by_group,
-        by_voxel={"sigma": found.sigma, "n": found.n, "dof": found.df},
+        by_voxel={"mean": found.mean, "sigma": found.sigma, "n": found.n, "dof": found.df},
         n_grid=n_grid,
         n_mask=n_mask,
         left_out=left_out,

@@ -31,6 +31,7 @@ def reference(y, X, contrasts, joint):
         "hc3_t": hc3,
         "F": [float(fitted.f_test(C).fvalue) for C in joint],
         "sigma": np.sqrt(fitted.mse_resid),
+        "mean": y[has].astype(float).mean(),
         "n": has.sum(),
         "df": fitted.df_resid,
     }

@@ -136,15 +136,16 @@ def arranged(
     for start in range(0, total, together):
         stop = min(total, start + together)
         job = partial(tally_piece, cube, question, scheme, (start, stop), asked.maps)
-        parts, maps = [], []
+        parts, column = [], 0
+        whole = np.empty((stop - start, len(voxels) if asked.maps else 0), np.float32)
         for found, t in each(job, items, workers=workers, client=client):
             if found is not None:
                 parts.append(found)
             if t is not None:
-                maps.append(t)
+                whole[:, column : column + t.shape[1]] = t
+                column += t.shape[1]
         tallies.append(beside(parts))
         if asked.maps:
-            whole = np.concatenate(maps, axis=1)
             if start == 0 and asked.tfce:
                 support = volume.support(whole[0], asked)
             others += in_order(partial(volume.extremes, asked=asked), whole, workers=workers)

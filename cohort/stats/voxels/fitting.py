@@ -21,7 +21,18 @@ from cohort.stats.voxels.wording import sentences, warnings
 
 LEVEL = 0.05
 
-NARROW = ("q", "partial_r", "d", "p_permuted", "fwe_p", "support", "support_p", "hc3_p", "sigma")
+NARROW = (
+    "q",
+    "partial_r",
+    "d",
+    "p_permuted",
+    "fwe_p",
+    "support",
+    "support_p",
+    "hc3_p",
+    "sigma",
+    "mean",
+)
 """Maps that are stored as float32."""
 
 
@@ -165,7 +176,8 @@ def fit_maps(
         "versions": {"cohort": cohort.__version__, "numpy": np.__version__},
     }
     record["reading"] = sentences(record, found, peaks)
-    record["warnings"] = warnings(record, asked.design.warnings)
+    told = tuple(warnings(record, asked.design.warnings))
+    record["warnings"] = list(told)
     design = asked.design.X.loc[scans].rename_axis("scan_id").reset_index()
     tables = {"peaks": peaks, "design": design}
     if found.arranged:
@@ -181,7 +193,7 @@ def fit_maps(
         )
     dataset = stored.as_dataset(_volumes(found), affine)
     stored.write(store, name, dataset, tables, record, declared=declared(name, model), files=files)
-    return Mapped(record, peaks, tuple(record["warnings"]))
+    return Mapped(record, peaks, told)
 
 
 def maps_of(store: Store, name: str) -> Mapped | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from cohort.grid import steps_mm
 from cohort.kernels import clusters
 from cohort.stats.voxels.arrangements import CONNECTIVITY, Arranged
 
@@ -46,7 +47,7 @@ def table(
         one column for each of `maps`; of the cluster n_voxels, volume_ml, mass, extent_p, mass_p.
     """
     rows = []
-    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+    voxel_mm3 = float(steps_mm(affine).prod())
     t = maps["t"]
     for sign in (1, -1):
         heights = sign * t
@@ -59,7 +60,7 @@ def table(
                 "contrast": name,
                 "sign": sign,
                 "n_voxels": size,
-                "volume_ml": size * voxel_ml,
+                "volume_ml": size * voxel_mm3 / 1000,
                 "mass": mass,
                 "extent_p": _p(arranged, "extent", size),
                 "mass_p": _p(arranged, "mass", mass),

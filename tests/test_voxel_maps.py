@@ -158,6 +158,21 @@ def test_only_what_changed_is_read_or_fitted_again(catalog, tmp_path, monkeypatc
     assert state(catalog) == "fresh"
 
 
+def test_the_report_shows_them(catalog, tmp_path):
+    fitted(catalog)
+    said = call("report", catalog)
+    assert said.exit_code == 0, said.output
+    page = (tmp_path / "store/report/index.html").read_text()
+    assert "Maps <bdi>signal-map</bdi>" in page
+    assert "294 of 294 voxels of the mask fitted" in page
+    assert "Clusters and peaks" in page
+    assert "120 arrangements of the scans" in page
+    assert "No model was fitted" not in page
+    first = cohort.open(catalog).voxelwise("signal-map").attrs["peaks"].iloc[0]
+    at = f"t = {first['t']:.2f} at ({first['x_mm']:g}, {first['y_mm']:g}, {first['z_mm']:g}) mm"
+    assert at in page
+
+
 def test_a_store_with_maps_is_sound_and_damage_is_seen(catalog):
     fitted(catalog)
     assert call("verify", catalog).exit_code == 0, call("verify", catalog).output

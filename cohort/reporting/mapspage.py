@@ -1,0 +1,154 @@
+"""A model of maps as a page shows it: what was found in words, peaks in mm, pictures; gathered from the store."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from cohort.reporting import mapsplots, plots, slices
+from cohort.reporting.facts import Source
+from cohort.reporting.tableparts import Part, figure, part, probability, text
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+PEAKS = 2
+"""Peaks of each contrast through which slices are drawn."""
+
+LISTED = 20
+"""Lines of the table of peaks."""
+
+
+def contexts(store: Source) -> list[dict[str, Any]]:
+    """Everything that the template shows of each model of maps; none of what is no store."""
+    from cohort.io import maps
+    from cohort.io.store import Store
+
+    if not isinstance(store, Store):
+        return []
+    found = []
+    for number, name in enumerate(store.mapped(), 1):
+        said = maps.record(store, name)
+        if said is not None:
+            opened, peaks = maps.open_maps(store, name), maps.peaks(store, name)
+            found.append(context(name, said, opened, peaks, anchor=f"maps-{number}"))
+    return found
+
+
+def context(
+    name: str, said: Mapping[str, Any], maps: "xr.Dataset", peaks: pd.DataFrame, *, anchor: str
+) -> dict[str, Any]:
+    """One model; `said` is its ``maps.json``."""
+    pictures = []
+    mean = maps["mean"].load()
+    for contrast in said["contrasts"]:
+        t = maps["t"].sel(contrast=contrast).load()
+        permuted = said["permutations"].get(contrast) or {}
+        floor = float(permuted.get("critical_t") or said["threshold"])
+        pictures.append(
+            {
+                **plots.embedded(mapsplots.projections(t, floor=floor)),
+                "caption": f"{contrast}: the whole map looked through; of each line of sight the most extreme t"
+                f"{_judged(permuted)}. Red is higher, blue is lower. {slices.CONVENTION}",
+                "is_broad": True,
+            }
+        )
+        own = peaks[(peaks["contrast"] == contrast) & (peaks["peak"] == 1)]
+        for row in own.head(PEAKS).to_dict("records"):
+            at = (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"]))
+            drawn = mapsplots.overlay(mean, t, at_mm=at, floor=floor)
+            caption = f"{contrast}: t = {row['t']:.2f} at ({at[0]:g}, {at[1]:g}, {at[2]:g}) mm, over the mean of the scans"
+            pictures.append(
+                {
+                    **plots.embedded(drawn),
+                    "caption": f"{caption}{_judged(permuted)}.",
+                    "is_broad": True,
+                }
+            )
+    return {
+        "name": name,
+        "anchor": anchor,
+        "formula": said["fitted"],
+        "reading": said["reading"],
+        "warnings": said["warnings"],
+        "confounds": said["confounds"],
+        "n_used": said["rows"]["n_used"] - len(said["empty"]),
+        "reasons": said["rows"]["reasons"],
+        "parts": [*_peaks(peaks, said), _voxels(said)],
+        "pictures": pictures,
+        "methods": methods(said),
+    }
+
+
+def _judged(permuted: Mapping[str, Any]) -> str:
+    if permuted.get("critical_t") is None:
+        return ""
+    return ", coloured where p <= 0.05 corrected for all voxels"
+
+
+def _peaks(peaks: pd.DataFrame, said: Mapping[str, Any]) -> list[Part]:
+    if peaks.empty:
+        return []
+    caption = (
+        f"Clusters of voxels with |t| above {said['threshold']:.2f}, and up to three peaks of each, 8 mm apart. Places are in mm, to"
+        " the right, to the front and upwards (RAS) of the scans' own space."
+    )
+    columns = [
+        text("Contrast", "contrast"),
+        figure("Cluster", "cluster", decimals=0),
+        *(figure(f"{d} mm", f"{d}_mm", decimals=0) for d in "xyz"),
+        figure("t", "t", decimals=2),
+        figure("HC3 t", "hc3_t", decimals=2),
+        probability("p", "p"),
+        probability("p corrected", "fwe_p"),
+        probability("p of support", "support_p"),
+        figure("q", "q", digits=2),
+        figure("Volume [ml]", "volume_ml", decimals=1),
+        probability("p of extent", "extent_p"),
+        probability("p of mass", "mass_p"),
+    ]
+    made = part("Clusters and peaks", caption, peaks.head(LISTED), columns)
+    made["more"] = len(peaks) - len(made["lines"])
+    return [made]
+
+
+def _voxels(said: Mapping[str, Any]) -> Part:
+    voxels = said["voxels"]
+    lines = [("fitted", voxels["fitted"])]
+    lines += [(f"left out: {why}", n) for why, n in voxels["left_out"].items()]
+    lines += [("in the mask", voxels["mask"]), ("in the grid", voxels["grid"])]
+    table = pd.DataFrame(lines, columns=["what", "n"])
+    columns = [text("Voxels", "what"), figure("Number", "n", decimals=0)]
+    return part(
+        "Voxels", "Every voxel of the mask is fitted or left out for a reason.", table, columns
+    )
+
+
+def methods(said: Mapping[str, Any]) -> str:
+    """Write what was done as a methods section has it."""
+    declared = said["declared"]["voxelwise"]
+    used = said["rows"]["n_used"] - len(said["empty"])
+    told = [
+        f"In each of {said['voxels']['fitted']:,} voxels {said['fitted']} was fitted by least squares."
+    ]
+    told.append(f"Errors over the {used} scans are classical, and beside it robust (HC3).")
+    if width := declared.get("smooth_fwhm_mm"):
+        told.append(
+            f"Images were smoothed by a Gaussian of {width:g} mm (full width at half maximum)."
+        )
+    asked = declared.get("permutations")
+    n = {one["n"] for one in said["permutations"].values()}
+    if asked and n:
+        told.append(
+            f"Familywise error was controlled by the largest |t| of {int(np.max(list(n))):,} arrangements of the scans"
+            f" ({asked.get('scheme', 'freedman-lane')}, seed {asked['seed']}; Philox keyed by seed and arrangement), the data as"
+            " they are counted as the first."
+        )
+    else:
+        told.append("False discovery rates are those of Benjamini and Hochberg.")
+    if declared.get("tfce") and n:
+        told.append(
+            "Threshold-free cluster enhancement (E = 0.5, H = 2) was computed exactly, not in steps of the threshold."
+        )
+    return " ".join(told)
