@@ -74,10 +74,10 @@ class Call:
             raise StoreError(
                 f"nothing ingested yet in {self.store.url}; run `cohort ingest {self.catalog.path}` first"
             )
-        if (asked := self.options).scan_pages or asked.flagged_pages:
+        if (options := self.options).scan_pages or options.flagged_pages:
             from cohort.reporting.scanpage import chosen
 
-            self._pages = chosen(self.store, asked.scan_pages, flagged=asked.flagged_pages)
+            self._pages = chosen(self.store, options.scan_pages, flagged=options.flagged_pages)
         if self._client is None and self.options.workers != 0:
             cluster.check(self.options.on)
 

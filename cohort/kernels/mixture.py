@@ -72,7 +72,7 @@ def pick(
     tiles, cuts, sizes = [], [], [0]
     for index in np.ndindex(*(-(-n // TILE) for n in inside.shape)):
         cut = tuple(slice(TILE * i, TILE * (i + 1)) for i in index)
-        if size := np.count_nonzero(inside[cut]):
+        if size := int(np.count_nonzero(inside[cut])):
             number = [o // TILE + i for o, i in zip(first, index, strict=True)]
             tiles.append(int(np.ravel_multi_index(number, per_axis)))
             cuts.append((index, cut))
