@@ -59,6 +59,14 @@ def test_a_template_is_written_and_read_as_any_dataset(many, tmp_path):
     assert again["mean"].attrs == found["mean"].attrs
 
 
+def test_groups_are_merged_in_their_order_whenever_they_come(many, monkeypatch):
+    ids = many.store.scan_ids()
+    expected = many.template(scans=ids)
+    really = pool.each
+    monkeypatch.setattr(pool, "each", lambda *a, **k: reversed(list(really(*a, **k))))
+    xr.testing.assert_identical(many.template(scans=ids), expected)
+
+
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_any_number_of_workers_gives_the_same_bits(many):
