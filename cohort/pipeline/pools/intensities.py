@@ -14,7 +14,7 @@ from cohort.ops.histograms import histogram as count
 from cohort.ops.histograms import whole_bins
 from cohort.ops.landmarks import PERCENTILES, Landmarks, fit_landmarks, percentiles
 from cohort.ops.layout import check_image, check_labels, unit_of
-from cohort.pipeline.pools.pool import pooled, read
+from cohort.pipeline.pools.pool import Tally, pooled, read
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -35,7 +35,7 @@ class _Extent:
 
 
 @dataclass(frozen=True)
-class _Extents:
+class _Extents(Tally[_Extent, _Extent]):
     """Between which values all images lie."""
 
     variable: str
@@ -69,7 +69,7 @@ class _Counts:
 
 
 @dataclass(frozen=True)
-class _Counting:
+class _Counting(Tally[_Counts, _Counts]):
     """How often which values occur. Whole numbers: they add up in any order."""
 
     variable: str
@@ -160,7 +160,7 @@ def _agreed(
 
 
 @dataclass(frozen=True)
-class _Percentiles:
+class _Percentiles(Tally[np.ndarray, list[np.ndarray]]):
     """Percentiles of each image, in a mask."""
 
     variable: str

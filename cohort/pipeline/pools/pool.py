@@ -36,6 +36,11 @@ Part = TypeVar("Part")
 class Tally(Protocol[Item, Part]):
     """What to gather. Small and picklable."""
 
+    def among(self, scan_ids: Sequence[str]) -> "Tally[Item, Part]":
+        """As these scans need it: whole, or less to send."""
+        del scan_ids
+        return self
+
     def of(self, store: Store, scan_id: str) -> Item | None:
         """What one scan has to add; None if it does not have what is asked for. Raises ValueError if it cannot be added."""
 
@@ -102,10 +107,8 @@ def pooled(
         raise StoreError(
             f"no scan to take {what} of; there are none in {store.url}, or none were named"
         )
-    groups = [
-        _Group(number, store, tally, tuple(ids[first : first + GROUP]))
-        for number, first in enumerate(range(0, len(ids), GROUP))
-    ]
+    some = [tuple(ids[first : first + GROUP]) for first in range(0, len(ids), GROUP)]
+    groups = [_Group(n, store, tally.among(group), group) for n, group in enumerate(some)]
     left_out: list[str] = []
     total: Part | None = None
     n_scans = 0

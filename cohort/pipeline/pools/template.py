@@ -1,7 +1,7 @@
 """A cohort's template: how its images are on average, voxel by voxel, and how they spread about that."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,7 @@ import xarray as xr
 from cohort.io.store import Store, StoreError
 from cohort.kernels.voxelwise import Maps
 from cohort.ops import space
-from cohort.pipeline.pools.pool import Frame, opened, pooled, read
+from cohort.pipeline.pools.pool import Frame, Tally, opened, pooled, read
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -23,7 +23,7 @@ class _Mean:
 
 
 @dataclass(frozen=True)
-class _Averaging:
+class _Averaging(Tally[tuple[Frame, np.ndarray], _Mean]):
     """Images of one grid, each moved first if it is said where to."""
 
     variable: str
@@ -31,11 +31,14 @@ class _Averaging:
     poses: Mapping[str, np.ndarray]
     order: int
 
+    def among(self, scan_ids: Sequence[str]) -> "_Averaging":
+        return replace(self, poses={s: self.poses[s] for s in scan_ids if s in self.poses})
+
     def of(self, store: Store, scan_id: str) -> tuple[Frame, np.ndarray] | None:
         image = read(store, scan_id, self.variable)
         if image is None:
             return None
-        if self.like is not None or self.poses:
+        if self.like is not None or scan_id in self.poses:
             # Floats hold shares of a voxel and what is outside, which does not count.
             wide = image.dtype.kind in "iu" and image.dtype.itemsize > 2
             image = image.astype(np.float64 if wide or image.dtype == np.float64 else np.float32)
