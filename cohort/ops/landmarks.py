@@ -151,7 +151,13 @@ def fit_landmarks(
     table = np.stack(found)
     shares = (table - table[:, :1]) / (table[:, -1:] - table[:, :1])
     values = ends[0] + shares.mean(axis=0) * (ends[-1] - ends[0])
-    return Landmarks(*_checked(places, values.tolist()), n_scans=len(found))
+    if (alike := np.flatnonzero(np.diff(values) <= 0)).size:
+        i = int(alike[0])
+        raise ValueError(
+            f"percentiles {places[i]:g} and {places[i + 1]:g} are one value in all of {len(found)} images: give a mask that leaves "
+            "out the background, or fewer percentiles"
+        )
+    return Landmarks(places, tuple(values.tolist()), n_scans=len(found))
 
 
 def normalize(
