@@ -60,7 +60,8 @@ GIVEN = {
 OF_A_KIND = (
     *("skull_distance_mm", "intracranial_mask", "brain_tissues", "brain_mask", "tissue_volumes_ml"),
     *("affine_volume_ml", "registration_metric", "snr", "cnr"),
-    *("left_ventricle", "volume_curve_ml", "ejection_fraction", "ventricle_checks"),
+    *("left_ventricle", "volume_curve_ml", "ejection_fraction", "heart_rate_bpm"),
+    "ventricle_checks",
 )
 """What looks for a head or a beating heart: `tests/test_brain_volume.py` and `test_the_forecast_holds_for_a_heart`."""
 
