@@ -91,6 +91,27 @@ class Cohort:
         table.attrs["units"] = self.store.units(recipe)
         return table
 
+    def outliers(self, recipe: str) -> "pd.DataFrame":
+        """Scans with a measurement far from that of the others: worth a look before they enter a model.
+
+        Returns
+        -------
+        DataFrame
+            One row a scan and quantity: scan_id, quantity, value, median (of all scans that are done), robust_z
+            (``(value - median) / (1.4826 MAD)``, beyond `stats.outlying.OUTLIER_Z`), unit.
+
+        Raises
+        ------
+        StoreError
+            If nothing was measured by `recipe`.
+        """
+        from cohort.stats.outlying import outlying
+
+        table = self.measurements(recipe)
+        units = table.attrs["units"]
+        found = outlying(table, [str(c) for c in table if c in units])
+        return found.assign(unit=found["quantity"].map(units))
+
     def stack(self, variable: str = "image") -> "xr.DataArray":
         """All scans along a new dimension ``scan``, lazily.
 

@@ -74,13 +74,15 @@ def views(store: Store) -> "dict[str, Callable[[], pd.DataFrame]]":
     """Name of everything that a query may read -> what makes it, sorted.
 
     Every table under its own name; and, unless a table is called so, ``measurements`` (one row a scan, recipe and quantity), ``wide`` (one
-    row a scan, with its participant's covariates and everything that was measured) and ``fits`` (one row a model, outcome and term).
+    row a scan, with its participant's covariates and everything that was measured), ``outliers`` (one row a scan, recipe and quantity that
+    is far from the other scans') and ``fits`` (one row a model, outcome and term).
     """
     names = store.tables()
     recipes = store.recipes()
     made: dict[str, Callable[[], pd.DataFrame]] = {
         "measurements": partial(_long, store, recipes),
         "wide": partial(_wide, store, recipes),
+        "outliers": partial(_outliers, store, recipes),
         "fits": partial(_fits, store),
     }
     made |= {name: partial(_table, store, name) for name in names}
@@ -127,6 +129,23 @@ def _wide(store: Store, recipes: Sequence[str]) -> "pd.DataFrame":
             table[["scan_id", *quantities]].rename(columns=named), how="left", on="scan_id"
         )
     return wide
+
+
+def _outliers(store: Store, recipes: Sequence[str]) -> "pd.DataFrame":
+    """One row a scan, recipe and quantity that is far from those of the other scans."""
+    import pandas as pd
+
+    from cohort.stats.outlying import outlying
+
+    tables = []
+    for recipe in recipes:
+        table, units = _table(store, recipe), store.units(recipe)
+        far = outlying(table, [str(c) for c in table if c in units])
+        tables.append(far.assign(recipe=recipe, unit=far["quantity"].map(units)))
+    found = (
+        [table for table in tables if len(table)] or tables[:1] or [outlying(pd.DataFrame(), [])]
+    )
+    return pd.concat(found, ignore_index=True)
 
 
 def _fits(store: Store) -> "pd.DataFrame":

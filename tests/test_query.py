@@ -75,7 +75,7 @@ def test_fits_are_the_terms_of_every_model(store):
 
 
 def test_there_is_to_ask_what_the_store_has(store):
-    assert set(views(store)) == {"measurements", "wide", "fits", *store.tables()}
+    assert set(views(store)) == {"measurements", "wide", "fits", "outliers", *store.tables()}
     assert set(query(store, "SHOW TABLES")["name"]) == set(views(store))
     assert query(store, 'SELECT count(*) AS n FROM "ball.spots_of"').n[0] == len(
         store.table("ball.spots_of")

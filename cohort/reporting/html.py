@@ -25,6 +25,7 @@ from cohort.reporting.facts import Facts, Source, gather
 from cohort.reporting.news import PREVIOUS, News, news, summary, words
 from cohort.reporting.page import Section, assemble, own_scripts
 from cohort.reporting.wording import count, number
+from cohort.stats.outlying import OUTLIER_Z
 
 if TYPE_CHECKING:
     from cohort.io.store import Store
@@ -151,7 +152,7 @@ def _pictures(facts: Facts, contact: Mapping[str, Any]) -> Section:
 def _measurements(facts: Facts, anchors: Mapping[str, str]) -> Section:
     says = {
         "measured": [_measured(facts, recipe, anchors) for recipe in facts.measured],
-        "outlier_z": plots.OUTLIER_Z,
+        "outlier_z": OUTLIER_Z,
         "anchors": anchors,
     }
     return Section("measurements", "Measurements", "measurements.html.j2", says)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cohort.reporting.slices import data_uri
+from cohort.stats.outlying import is_outlying
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,50 +25,11 @@ FILL = "#c9d3df"
 LINE = "#1d4e89"
 MARK = "#a3320b"
 
-OUTLIER_Z = 3.5
-"""A value whose robust z-score exceeds this is marked [Iglewicz and Hoaglin 1993]."""
-
 MAX_GROUPS = 12
 """Groups that one box plot holds."""
 
 MAX_FIGURES = 24
 """Measurements of a recipe, and terms of a model, that get a picture of their own; all are in the tables."""
-
-
-def robust_z(values: Any) -> np.ndarray:
-    """Distance of each value from the median, in robust standard deviations.
-
-    Parameters
-    ----------
-    values : (n,) array-like of float
-        NaN and infinities take no part.
-
-    Returns
-    -------
-    (n,) float64 array
-        ``(x - median) / (1.4826 MAD)``; with the mean absolute deviation (x 1.2533) where more than half of the
-        values are equal, so that MAD is 0; 0 where all are equal; NaN where the value is not finite.
-
-    Notes
-    -----
-    Oracle: ``scipy.stats.median_abs_deviation(scale="normal")``.
-
-    Examples
-    --------
-    >>> robust_z([1, 2, 3, 4, 100]).round(2).tolist()
-    [-1.35, -0.67, 0.0, 0.67, 65.43]
-    """
-    numbers = np.asarray(values, np.float64)
-    finite = np.isfinite(numbers)
-    result = np.full(numbers.shape, np.nan)
-    if not finite.any():
-        return result
-    away = numbers[finite] - np.median(numbers[finite])
-    spread = np.median(np.abs(away)) / 0.6744897501960817
-    if spread == 0:
-        spread = np.abs(away).mean() * np.sqrt(np.pi / 2)
-    result[finite] = away / spread if spread > 0 else 0.0
-    return result
 
 
 def box_by_group(
@@ -181,7 +143,7 @@ def distribution(values: Any, *, label: str, unit: str = "") -> "Figure":
     Returns
     -------
     Figure
-        Outliers are values with ``abs(robust_z) > 3.5``.
+        Outliers are those of `stats.outlying`.
     """
     numbers = np.asarray(values, np.float64)
     figure = blank(3.6, 2.1)
@@ -196,7 +158,7 @@ def distribution(values: Any, *, label: str, unit: str = "") -> "Figure":
     bins = bins_of(finite)
     counts, _, _ = axes.hist(finite, bins=bins, color=FILL, edgecolor="white", linewidth=0.5)
     axes.axvline(float(np.median(finite)), color=INK, linewidth=1.5, label="median")
-    out = finite[np.abs(robust_z(finite)) > OUTLIER_Z]
+    out = finite[is_outlying(finite)]
     low = -0.06 * float(np.max(counts))
     axes.plot(finite, np.full(finite.size, low), "|", color=FAINT, markersize=5)
     if out.size:

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from cohort import provenance
-from cohort.reporting import plots
 from cohort.reporting.facts import Facts, Source
 from cohort.reporting.wording import count, decimals_for, number
+from cohort.stats.outlying import is_outlying, outlying
 
 KEYS = frozenset({"scan_id", "participant", "subject", "session", "state", "reason", "series"})
 """Columns of a recipe's table that are no measurements."""
@@ -254,12 +254,11 @@ def outliers(facts: Facts) -> dict[str, list[str]]:
     flagged: dict[str, list[str]] = {}
     for recipe in facts.measured:
         done = facts.done(recipe)
-        for column in measurement_columns(done):
-            z = plots.robust_z(done[column].to_numpy(np.float64, na_value=np.nan))
-            for i in np.flatnonzero(np.abs(z) > plots.OUTLIER_Z):
-                way = "above" if z[i] > 0 else "below"
-                text = f"{column} far {way} the others (robust z {number(z[i], decimals=1).text})"
-                flagged.setdefault(str(done["scan_id"].iloc[i]), []).append(text)
+        for row in outlying(done, measurement_columns(done)).to_dict("records"):
+            way = "above" if row["robust_z"] > 0 else "below"
+            z = number(row["robust_z"], decimals=1).text
+            text = f"{row['quantity']} far {way} the others (robust z {z})"
+            flagged.setdefault(str(row["scan_id"]), []).append(text)
     return flagged
 
 
@@ -271,7 +270,7 @@ def measurements(facts: Facts, recipe: str) -> list[dict[str, Any]]:
     for column in measurement_columns(done):
         values = done[column].to_numpy(np.float64, na_value=np.nan)
         finite = values[np.isfinite(values)]
-        far = np.abs(plots.robust_z(values)) > plots.OUTLIER_Z
+        far = is_outlying(values)
         # Three digits of the spread: what it takes to tell two scans apart, no more.
         decimals = decimals_for(finite.std(), digits=3) if finite.size else 0
         cuts = np.percentile(finite, (0, 25, 50, 75, 100)) if finite.size else [None] * 5

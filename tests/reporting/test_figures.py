@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.ndimage as ndi
-import scipy.stats
 import statsmodels.api as sm
 import xarray as xr
 from hypothesis import given
@@ -19,7 +18,8 @@ from hypothesis.extra.numpy import arrays
 from matplotlib.patches import PathPatch
 
 from cohort import grid, schema
-from cohort.reporting import figures, plots, slices
+from cohort.reporting import figures, slices
+from cohort.stats.outlying import is_outlying
 
 SHAPE, SPACING_XYZ = (7, 9, 11), (1.5, 2.0, 3.0)
 ORIENTATIONS = [
@@ -231,25 +231,6 @@ def test_an_empty_contact_sheet_is_a_figure():
 # -- numbers -----------------------------------------------------------------------------------------
 
 
-@given(arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e6, 1e6)))
-def test_robust_z_is_scipys_median_absolute_deviation(values):
-    spread = scipy.stats.median_abs_deviation(values, scale="normal")
-    z = plots.robust_z(values)
-    assert np.isfinite(z).all()
-    if spread > 1e-300:
-        np.testing.assert_allclose(z, (values - np.median(values)) / spread, rtol=1e-12)
-
-
-def test_robust_z_of_mostly_equal_values_still_finds_the_one_that_is_far():
-    values = np.r_[np.full(30, 5.0), 6.0, np.nan]
-    z = plots.robust_z(values)
-    assert z[30] > plots.OUTLIER_Z
-    assert (z[:30] == 0).all()
-    assert np.isnan(z[31])
-    assert (plots.robust_z([4.0, 4.0, 4.0]) == 0).all()
-    assert np.isnan(plots.robust_z([np.nan, np.inf])).all()
-
-
 @given(
     st.lists(
         st.tuples(st.floats(-1e3, 1e3), st.sampled_from(["a", "b", None])), min_size=1, max_size=30
@@ -303,7 +284,7 @@ def test_a_distribution_counts_every_value_and_marks_exactly_the_outliers(values
     finite = np.array([v for v in values if np.isfinite(v)])
     assert sum(bar.get_height() for bar in axes.patches) == finite.size
     marked = [line.get_xdata() for line in axes.lines if line.get_marker() == "^"]
-    expected = finite[np.abs(plots.robust_z(finite)) > plots.OUTLIER_Z]
+    expected = finite[is_outlying(finite)]
     np.testing.assert_array_equal(marked[0] if marked else [], expected)
 
 
