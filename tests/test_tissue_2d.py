@@ -128,3 +128,6 @@ def test_a_mistake_in_what_is_attached_is_named(tmp_path):
     path = catalog_of(tmp_path, second={"image": "{stm}.nii"})
     with pytest.raises(CatalogError, match=r"attach.second: '\{stm\}.nii' uses \{stm\}"):
         read_catalog(path)
+    path = catalog_of(tmp_path, labels={"image": "{stem}_a.nii"})
+    with pytest.raises(CatalogError, match="attach: 'labels' names no image"):
+        read_catalog(path)

@@ -114,6 +114,11 @@ class Catalog(Part):
             raise ValueError(
                 f"{taken[0]!r} is a variable of the scan itself; choose another name, such as 'mask'"
             )
+        images = {name for name, said in attach.items() if isinstance(said, ImageTemplate)}
+        if taken := sorted({"labels", "mask"} & images):
+            raise ValueError(
+                f"{taken[0]!r} names no image; choose another name for it, such as 'second'"
+            )
         return attach
 
     @field_validator("recipes")

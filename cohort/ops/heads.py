@@ -338,6 +338,7 @@ def _placed(head: xr.DataArray) -> tuple[np.ndarray, Registration]:
         start=_from_the_top(head),
         levels_mm=_LEVELS_MM,
         scale_range=_SCALE_RANGE,
+        check_turns=False,  # the gate below is stricter: it knows how well a head fits
     )
     if not found.accepted:
         raise HeadError(f"the head does not fit the template: {found.reason}")

@@ -37,6 +37,14 @@ _COMMON = 0.05
 _NO_BETTER = 0.02
 """By which share of itself the metric may be worse than at the start: between voxels it is a little better than on them."""
 
+_TURNED = 2
+"""Right-angled turns that are searched from at most to see whether a pose is the wrong way round."""
+_WORTH_A_SEARCH = 0.7
+"""Of what the images agree by in the pose found: a turn after which they agree by less leads nowhere. Over 27 pairs of synthetic heads
+the best turn had 0.84 to 1.5 of it where the pose was wrong, 0.55 to 0.78 where it was right."""
+_CLEARLY = 1.1
+"""How many times better they have to agree. The same pairs: 1.24 to 2.6 times where the pose was wrong, 0.6 to 0.81 where right."""
+
 
 @dataclass(frozen=True, eq=False)
 class Registration:
@@ -90,6 +98,7 @@ def register(
     scale_range: tuple[float, float] = (0.5, 2.0),
     least_overlap: float = 0.25,
     least_quality: float = 0.03,
+    check_turns: bool = True,
 ) -> Registration:
     """Find the transform that brings one image onto another.
 
@@ -116,13 +125,16 @@ def register(
         Below which `Registration.overlap` it is rejected.
     least_quality : float
         Below which `Registration.quality` it is rejected. By default only what chance would do is; whoever knows what the two images have
-        in common should ask for more, as a head turned the wrong way round still has a third of what it should.
+        in common should ask for more.
+    check_turns : bool
+        Whether it is rejected if the images agree clearly better after a right-angled turn of the moving one and a search from there: so a
+        head that lies upside down is known, of which the quality alone is a third of what it should be.
 
     Returns
     -------
     Registration
-        Rejected, with the reason, if the search broke off, the scale, overlap or quality is out of range, or the metric is worse than
-        at the start.
+        Rejected, with the reason, if the search broke off, the scale, overlap or quality is out of range, the metric is worse than at the
+        start, or the images agree better when one is turned.
 
     Raises
     ------
@@ -199,6 +211,9 @@ def register(
     matrix = np.full((4, 4), math.nan) if last.broken else last.matrix
     share = 0.0 if last.broken else _overlap(last.matrix, *levels[0])
     reason = _doubt(last, before, after, quality, share, scale_range, least_overlap, least_quality)
+    if check_turns and not reason:
+        with itk.one_thread():
+            reason = _turned(found[0], levels[0], metric, least_overlap)
     return Registration(
         matrix=matrix,
         metric_before=before,
@@ -270,6 +285,38 @@ def _doubt(
     return ""
 
 
+def _turned(found: itk.Found, level: tuple[Level, Level], metric: str, least_overlap: float) -> str:
+    """Why the rigid pose found on the first level is the wrong way round; empty if no right-angled turn of it leads to a better one."""
+    moving, fixed = level
+    pair, about = itk.Pair(moving, fixed, metric), fixed.mass_centre
+    # So that more is better: mean squares are what is left of the variance.
+    whole = (
+        float(fixed.values[fixed.inside].var(dtype=np.float64)) if metric == "mean_squares" else 0.0
+    )
+    agreed = max(whole - pair.metric_at(found.matrix), 0.0)
+    starts = [_carried(turn, about, about) @ found.matrix for turn in _right_angles()[1:]]
+    promise = {i: whole - pair.metric_at(start) for i, start in enumerate(starts)}
+    likely = sorted(promise, key=lambda i: -promise[i])[:_TURNED]
+    for start in (starts[i] for i in likely if promise[i] > _WORTH_A_SEARCH * agreed):
+        other = pair.search(start, "rigid")
+        if other.broken or _overlap(other.matrix, moving, fixed) < least_overlap:
+            continue
+        if (better := whole - pair.metric_at(other.matrix)) > _CLEARLY * agreed:
+            linear = (other.matrix @ np.linalg.inv(found.matrix))[:3, :3]
+            degrees = np.degrees(Rotation.from_matrix(linear).magnitude())
+            return (
+                f"turned by {degrees:.0f} degrees the images agree better, {better / max(agreed, 1e-300):.3g} times on the first level: "
+                "it may be the wrong way round; give start='turns', or a matrix near the pose"
+            )
+    return ""
+
+
+def _right_angles() -> np.ndarray:
+    """The 24 right-angled turns, (24, 3, 3), none at all first."""
+    turns = Rotation.create_group("O").as_matrix().round()
+    return turns[np.argsort([-np.trace(turn) for turn in turns], kind="stable")]
+
+
 def _several(start: Start | Sequence[Start]) -> Iterable[Start]:
     return [start] if isinstance(start, str | np.ndarray) else start
 
@@ -295,7 +342,7 @@ def _matrices(start: Start, moving: Level, fixed: Level) -> list[np.ndarray]:
         raise ValueError(
             f"start is {start!r}, expected 'moments', 'centers', 'world', 'turns' or a (4, 4) matrix"
         )
-    turns = Rotation.create_group("O").as_matrix().round() if start == "turns" else [np.eye(3)]
+    turns = _right_angles() if start == "turns" else [np.eye(3)]
     return [_carried(turn, moving.mass_centre, fixed.mass_centre) for turn in turns]
 
 

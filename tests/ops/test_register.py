@@ -284,6 +284,35 @@ def test_turns_right_a_head_that_lies_upside_down():
     assert distance < MM / 2
 
 
+@pytest.mark.parametrize(
+    ("degrees", "plane", "kind"),
+    [(170, ("y", "z"), "rigid"), (188, ("z", "x"), "rigid"), (175, ("y", "x"), "rigid"), (97, ("z", "x"), "similarity")],
+)  # fmt: skip
+def test_a_head_the_wrong_way_round_is_not_accepted_by_default(degrees, plane, kind):
+    index = 60 + degrees % 7
+    fixed = space.rotate(subject(index), degrees=degrees, plane=plane)
+    wrong = register(subject(1), fixed, transform=kind, levels_mm=[8.0])
+    assert not wrong.accepted
+    assert re.match(r"turned by \d+ degrees the images agree better, [\d.]+ times", wrong.reason)
+    with pytest.raises(RegistrationError, match="the wrong way round; give start='turns'"):
+        wrong.checked()
+    unasked = register(subject(1), fixed, transform=kind, levels_mm=[8.0], check_turns=False)
+    assert unasked.accepted
+    assert same(unasked, wrong)
+    right = register(subject(1), fixed, transform=kind, levels_mm=[8.0], start="turns")
+    assert right.accepted
+    assert right.quality > 1.2 * wrong.quality
+
+
+@pytest.mark.parametrize("metric", ["mutual_information", "correlation", "mean_squares"])
+def test_two_heads_the_same_way_round_are_accepted_whatever_is_compared(metric):
+    fixed = space.rotate(subject(71), degrees=-14, plane=("y", "z"))
+    found = register(subject(72), fixed, metric=metric, levels_mm=[8.0])
+    assert found.accepted, found.reason
+    upside_down = space.rotate(fixed, degrees=180, plane=("z", "x"))
+    assert not register(subject(72), upside_down, metric=metric, levels_mm=[8.0]).accepted
+
+
 # What cannot be
 
 

@@ -158,7 +158,7 @@ def _attached(unit: Unit, name: str, path: Path, image: xr.DataArray) -> xr.Data
         raise Refused(
             "ATT-GRID",
             f"{name} in {{1}} does not lie on the grid of {{0}}: {error}",
-            fix="resample it onto the scan's grid (order 0) and put that file there",
+            fix=f"resample it onto the scan's grid (order {1 if name in unit.images else 0}) and put that file there",
             files=(scan, path),
         ) from error
     # The same grid within a micrometre: from here on to the bit.
