@@ -15,9 +15,10 @@ import numpy as np
 from cohort import provenance
 from cohort.io.storage import scanpages
 from cohort.io.storage.backend import StoreError
-from cohort.reporting import plots, scanplanes, sections, slices, viewer
+from cohort.reporting import scanplanes, sections, slices, viewer
 from cohort.reporting.facts import Facts, gather
 from cohort.reporting.wording import clean, count, decimals_for, number
+from cohort.stats.outlying import OUTLIER_Z, robust_z
 
 if TYPE_CHECKING:
     import jinja2
@@ -302,7 +303,7 @@ def standing(values: np.ndarray, place: int) -> dict[str, Any]:
     finite, value = values[np.isfinite(values)], float(values[place])
     decimals = decimals_for(finite.std(), digits=3) if finite.size else 0
     cuts = np.percentile(finite, (0, 25, 50, 75, 100)) if finite.size else np.full(5, np.nan)
-    z = float(plots.robust_z(values)[place])
+    z = float(robust_z(values)[place])
     names = ("low", "q1", "median", "q3", "high")
     shown = {n: number(c, decimals=decimals) for n, c in zip(names, cuts, strict=True)}
     strip = None
@@ -315,7 +316,7 @@ def standing(values: np.ndarray, place: int) -> dict[str, Any]:
         "n": int(finite.size),
         "words": _rank(finite, value),
         "z": number(z, decimals=1),
-        "is_far": bool(abs(z) > plots.OUTLIER_Z),
+        "is_far": bool(abs(z) > OUTLIER_Z),
         "strip": strip,
     }
 
