@@ -31,33 +31,84 @@ def residuals(augment: pd.DataFrame) -> "Figure":
     Figure
         Three axes. Rows of a Cook's distance above 4/n are rings in the third.
     """
-    from scipy import special
-
-    rows = augment[np.isfinite(augment["rstudent"].to_numpy(np.float64))]
-    values = rows["rstudent"].to_numpy(np.float64)
-    far = np.abs(values) > FAR
+    rows, values, far = _studentised(augment)
     figure = plots.blank(9.6, 3.2)
-    along, normal, lever = (_axes(figure, place) for place in (1, 2, 3))
+    along, normal, lever = (_axes(figure, place, 3) for place in (1, 2, 3))
     _points(along, rows["fitted"].to_numpy(np.float64), values, far)
     along.axhline(0, color=plots.FAINT, linewidth=1, linestyle="--", zorder=0)
     along.set(xlabel="fitted value", ylabel="studentised residual")
+    _draw_qq(normal, values, far)
+    _draw_leverage(lever, rows, values, far, len(augment))
+    return figure
+
+
+def qq(augment: pd.DataFrame) -> "Figure":
+    """Studentised residuals against what a normal distribution would give; along the line errors are normal.
+
+    Parameters
+    ----------
+    augment : DataFrame
+        With ``rstudent`` of the rows of a fit.
+
+    Returns
+    -------
+    Figure
+    """
+    _, values, far = _studentised(augment)
+    figure = plots.blank(3.8, 3.4)
+    _draw_qq(_axes(figure, 1, 1), values, far)
+    return figure
+
+
+def leverage(augment: pd.DataFrame) -> "Figure":
+    """Studentised residuals along the leverage; rows of a Cook's distance above 4/n are rings.
+
+    Parameters
+    ----------
+    augment : DataFrame
+        With ``leverage``, ``rstudent`` and ``cook`` of the rows of a fit.
+
+    Returns
+    -------
+    Figure
+    """
+    rows, values, far = _studentised(augment)
+    figure = plots.blank(3.8, 3.4)
+    _draw_leverage(_axes(figure, 1, 1), rows, values, far, len(augment))
+    return figure
+
+
+def _studentised(augment: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Rows with a residual, their residuals, and which are marked."""
+    rows = augment[np.isfinite(augment["rstudent"].to_numpy(np.float64))]
+    values = rows["rstudent"].to_numpy(np.float64)
+    return rows, values, np.abs(values) > FAR
+
+
+def _draw_qq(axes: "Axes", values: np.ndarray, far: np.ndarray) -> None:
+    from scipy import special
+
     order = np.argsort(values, kind="stable")
     expected = special.ndtri((np.arange(len(values)) + 0.5) / max(1, len(values)))
-    normal.axline((0, 0), slope=1, color=plots.FAINT, linewidth=1, linestyle="--", zorder=0)
-    _points(normal, expected, values[order], far[order])
-    normal.set(xlabel="expected of a normal distribution", ylabel="studentised residual")
+    axes.axline((0, 0), slope=1, color=plots.FAINT, linewidth=1, linestyle="--", zorder=0)
+    _points(axes, expected, values[order], far[order])
+    axes.set(xlabel="expected of a normal distribution", ylabel="studentised residual")
+
+
+def _draw_leverage(
+    axes: "Axes", rows: pd.DataFrame, values: np.ndarray, far: np.ndarray, n: int
+) -> None:
     leverage = rows["leverage"].to_numpy(np.float64)
-    _points(lever, leverage, values, far)
-    high = rows["cook"].to_numpy(np.float64) > 4 / len(augment)
-    lever.plot(
+    _points(axes, leverage, values, far)
+    high = rows["cook"].to_numpy(np.float64) > 4 / n if n else np.zeros(0, bool)
+    axes.plot(
         leverage[high], values[high], "o", markersize=9, markerfacecolor="none", markeredgecolor=plots.MARK,
         label="Cook's distance above 4/n",
     )  # fmt: skip
-    lever.axhline(0, color=plots.FAINT, linewidth=1, linestyle="--", zorder=0)
-    lever.set(xlabel="leverage", ylabel="studentised residual")
+    axes.axhline(0, color=plots.FAINT, linewidth=1, linestyle="--", zorder=0)
+    axes.set(xlabel="leverage", ylabel="studentised residual")
     if high.any():
-        plots.legend(lever)
-    return figure
+        plots.legend(axes)
 
 
 def design(matrix: pd.DataFrame) -> "Figure":
@@ -92,8 +143,8 @@ def design(matrix: pd.DataFrame) -> "Figure":
     return figure
 
 
-def _axes(figure: "Figure", place: int) -> "Axes":
-    axes = figure.add_subplot(1, 3, place)
+def _axes(figure: "Figure", place: int, of: int) -> "Axes":
+    axes = figure.add_subplot(1, of, place)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(plots.FAINT)
     axes.tick_params(colors=plots.INK, labelsize=8)

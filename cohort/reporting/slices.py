@@ -50,6 +50,8 @@ class Slice:
         Dimension that the slice cuts.
     position_mm : float
         Coordinate of the slice along `dim`.
+    labels : (rows, columns) int array, or None
+        0 is background.
     """
 
     pixels: np.ndarray
@@ -60,6 +62,7 @@ class Slice:
     left: str
     dim: str
     position_mm: float
+    labels: np.ndarray | None = None
 
     @property
     def aspect(self) -> float:
@@ -83,6 +86,7 @@ def take(
     plane: str = "axial",
     at_mm: float | None = None,
     mask: xr.DataArray | None = None,
+    labels: xr.DataArray | None = None,
 ) -> Slice:
     """Cut one slice; only the chunks that hold it are read.
 
@@ -96,6 +100,8 @@ def take(
         Coordinate, mm, along that axis; the nearest slice is taken. The middle one by default.
     mask : DataArray, shape (..., z, y, x), bool or labels
         On the grid of `image`; not 0 counts as inside.
+    labels : DataArray, shape (..., z, y, x), bool or integer
+        On the grid of `image`, 0 for background.
 
     Returns
     -------
@@ -105,12 +111,14 @@ def take(
     Raises
     ------
     GridError
-        If a dim or a coordinate is missing, `at_mm` lies outside the scan, or the mask has another grid.
+        If a dim or a coordinate is missing, `at_mm` lies outside the scan, or mask or labels have another grid.
     """
     dims = axes_of(image)
     (normal, vertical, horizontal), (top, left) = _view(dims, plane)
     if mask is not None:
         grid.check_same_grid(image=image, mask=mask)
+    if labels is not None:
+        grid.check_same_grid(image=image, labels=labels)
     index = _index(image, normal, at_mm)
     rows, columns = (grid.spacing_mm(image, (d,))[d] for d in (vertical, horizontal))
 
@@ -124,6 +132,7 @@ def take(
     return Slice(
         pixels=np.asarray(cut(image), np.float64),
         mask=None if mask is None else cut(mask) != 0,
+        labels=None if labels is None else cut(labels).astype(np.int64),
         row_mm=rows,
         column_mm=columns,
         top=top,
@@ -139,6 +148,12 @@ def axes_of(image: xr.DataArray) -> dict[str, str]:
     if absent:
         raise grid.GridError(f"a scan has the dims z, y and x; this array has {tuple(image.dims)}")
     return dict(zip("xyz", grid.axis_codes(grid.affine_of(image)), strict=True))
+
+
+def normal_of(image: xr.DataArray, plane: str) -> str:
+    """Dimension that a slice of this plane cuts."""
+    (normal, *_), _ = _view(axes_of(image), plane)
+    return normal
 
 
 def _view(dims: Mapping[str, str], plane: str) -> tuple[tuple[str, str, str], tuple[str, str]]:

@@ -12,13 +12,15 @@ import pytest
 import scipy.ndimage as ndi
 import statsmodels.api as sm
 import xarray as xr
-from hypothesis import given
+import zarr
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from matplotlib.colors import to_rgba
 from matplotlib.patches import PathPatch
 
 from cohort import grid, schema
-from cohort.reporting import figures, slices
+from cohort.reporting import figures, plots, sliceplots, slices
 from cohort.stats.outlying import is_outlying
 
 SHAPE, SPACING_XYZ = (7, 9, 11), (1.5, 2.0, 3.0)
@@ -49,7 +51,7 @@ def turned(image: xr.DataArray, orientation: np.ndarray) -> xr.DataArray:
 
 def drawn(figure) -> None:
     """Draw it: only then do bad text and collapsed axes show."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
 
 
 # -- slices ------------------------------------------------------------------------------------------
@@ -224,6 +226,145 @@ def test_a_contact_sheet_cuts_each_scan_where_its_mask_is():
     np.testing.assert_array_equal(pictures[1], image.to_numpy()[3][::-1, ::-1])
 
 
+@given(
+    spacing=st.tuples(*[st.sampled_from([0.5, 0.9375, 1.0, 3.27, 8.0])] * 3),
+    order=st.sampled_from(range(48)),
+)
+@settings(max_examples=15)
+def test_planes_have_pixels_of_true_aspect_in_any_axis_order(spacing, order):
+    dx, dy, dz = spacing
+    expected = (
+        (9, 11, dy / dx, "RLAP"),
+        (7, 11, dz / dx, "RLSI"),
+        (7, 9, dz / dy, "APSI"),
+    )
+    figure = figures.planes(turned(scan(spacing_xyz=spacing), ORIENTATIONS[order]))
+    for axes, (rows, columns, ratio, letters) in zip(figure.axes, expected, strict=True):
+        assert axes.images[0].get_array().shape == (rows, columns)
+        axes.apply_aspect()
+        box = axes.get_window_extent()
+        assert box.height / box.width == pytest.approx(rows * ratio / columns, rel=1e-6)
+        assert [t.get_text() for t in axes.texts] == list(letters)
+
+
+def test_labels_have_their_colours_outside_them_nothing_is_there():
+    image = scan()
+    labels = xr.zeros_like(image, dtype=np.int32)
+    labels[3, 2:5, 1:4] = 1
+    labels[3, 5:8, 6:9] = 9
+    figure = figures.overlay(image, labels, alpha=0.25)
+    (grey, colours) = figure.axes[0].images
+    np.testing.assert_array_equal(grey.get_array(), image.to_numpy()[3][::-1, ::-1])
+    picture = np.asarray(colours.get_array())
+    turned_round = labels.to_numpy()[3][::-1, ::-1]
+    assert (picture[turned_round == 0] == 0).all()
+    for label in (1, 9):
+        expected = to_rgba(sliceplots.LABEL_COLOURS[(label - 1) % 7], 0.25)
+        assert (picture[turned_round == label] == expected).all()
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["1", "9"]
+    assert len(figures.overlay(image, labels, style="contours").axes[0].images) == 1
+    assert len(figures.overlay(image, labels, style="both").axes[0].collections) == 2
+    assert not figures.overlay(image, labels, style="translucent").axes[0].collections
+    drawn(figures.overlay(image, labels > 0, plane="coronal"))
+    drawn(figures.overlay(image, xr.zeros_like(labels)))
+
+
+@given(values=arrays(np.float32, SHAPE, elements=st.floats(-100, 100, width=32)))
+@settings(max_examples=8)
+def test_differences_are_drawn_around_zero(values):
+    a, b = scan(values), scan(np.full(SHAPE, 3.0, np.float32))
+    figure = figures.difference(a, b)
+    axial, coronal, sagittal = (axes.images[0] for axes in figure.axes[:3])
+    expected = values.astype(np.float64) - 3.0
+    np.testing.assert_array_equal(axial.get_array(), expected[3][::-1, ::-1])
+    np.testing.assert_array_equal(coronal.get_array(), expected[:, 4][::-1, ::-1])
+    np.testing.assert_array_equal(sagittal.get_array(), expected[:, :, 5][::-1, ::-1])
+    shown = [np.abs(expected[3]), np.abs(expected[:, 4]), np.abs(expected[:, :, 5])]
+    limit = max(each.max() for each in shown) or 1.0
+    for picture in (axial, coronal, sagittal):
+        assert picture.get_clim() == pytest.approx((-limit, limit))
+        red, green, blue, _ = picture.cmap(picture.norm(0.0))
+        assert min(red, green, blue) > 0.95  # zero is white
+
+
+def test_distances_have_their_unit_on_the_bar_and_end_where_they_are_told_to():
+    distance = scan(np.linspace(-9, 30, np.prod(SHAPE)).reshape(SHAPE).astype(np.float32))
+    distance.attrs["units"] = "mm"
+    figure = figures.distance_map(distance, limit=12.0, at_mm={"z": 0.0})
+    assert figure.axes[0].images[0].get_clim() == (-12.0, 12.0)
+    assert figure.axes[3].get_ylabel() == "distance [mm]"
+    drawn(figure)
+    with pytest.raises(ValueError, match="limit is -1, expected a number above 0"):
+        figures.distance_map(distance, limit=-1)
+    with pytest.raises(grid.GridError, match="a and b"):
+        figures.difference(distance, scan(origin=(0.0, 0.0, 0.0)))
+
+
+@pytest.mark.parametrize(
+    ("draw", "voxels"),
+    [
+        (lambda image, _: figures.planes(image, labels=None), 3 * 40**2),
+        (lambda image, mask: figures.planes(image, mask=mask), 3 * 40**2),
+        (lambda image, _: figures.montage(image, n=4), 4 * 40**2),
+        (lambda image, _: figures.montage(image, every=20), 2 * 40**2),
+        (lambda image, mask: figures.overlay(image, mask, at_mm=-9.0), 40**2),
+        (lambda image, mask: figures.difference(image, mask), 3 * 40**2),
+        (lambda image, _: figures.distance_map(image), 3 * 40**2),
+        (lambda image, _: figures.contact_sheet([("a", image, None)]), 40**2),
+    ],
+    ids=["planes", "mask", "montage", "every", "overlay", "difference", "distance", "sheet"],
+)
+def test_figures_of_slices_read_the_voxels_they_show_and_no_other(draw, voxels):
+    source = Counting(np.random.default_rng(0).random((40, 40, 40)).astype(np.float32))
+    like = scan(np.zeros((40, 40, 40), np.float32))
+    lazy = like.copy(data=da.from_array(source, chunks=10))
+    draw(lazy, (like > 0).astype(np.uint8))
+    assert source.read == voxels
+
+
+def test_of_a_store_only_the_chunks_that_are_shown_are_read(tmp_path):
+    values = np.random.default_rng(0).random((40, 40, 40)).astype(np.float32)
+    array = zarr.create_array(tmp_path, data=values, chunks=(10, 10, 10))
+    image = scan(np.zeros((40, 40, 40), np.float32)).copy(data=da.from_array(array, chunks=10))
+    at_mm = {"z": -9.0, "y": -7.0, "x": -8.0}
+    # What is not shown is rubbish on the disk: whoever reads it fails.
+    for z, y, x in itertools.product(range(1, 4), repeat=3):
+        (tmp_path / f"c/{z}/{y}/{x}").write_bytes(b"rubbish")
+    axial = figures.planes(image, at_mm=at_mm).axes[0]
+    np.testing.assert_array_equal(axial.images[0].get_array(), values[0][::-1, ::-1])
+    with pytest.raises(RuntimeError, match=r"(?i)zstd|decompress"):
+        figures.planes(image)
+
+
+def test_a_montage_shows_every_so_many_slices():
+    titles = [a.get_title() for a in figures.montage(scan(), every=3).axes if a.get_title()]
+    assert titles == ["z = 9.0 mm", "z = 0.0 mm", "z = -9.0 mm"]
+    for bad in ({"n": 0}, {"every": 0}):
+        with pytest.raises(ValueError, match="expected 1 or more"):
+            figures.montage(scan(), **bad)
+
+
+@given(values=st.dictionaries(st.sampled_from("abcde"), st.floats(), max_size=5))
+@settings(max_examples=10)
+def test_a_contact_sheet_is_sorted_by_what_was_measured_and_marks_what_is_flagged(values):
+    images = {name: scan(np.full(SHAPE, i, np.float32)) for i, name in enumerate("abcde")}
+    items = [(name, image, None) for name, image in images.items()]
+    figure = figures.contact_sheet(items, values=values, label="csf", unit="ml", flagged={"b"})
+    titles = [a.get_title().splitlines()[0] for a in figure.axes if a.images]
+    order = sorted(
+        "abcde",
+        key=lambda n: (
+            not np.isfinite(values.get(n, np.nan)),
+            values.get(n) if np.isfinite(values.get(n, np.nan)) else 0.0,
+        ),
+    )
+    assert titles == [f"{sliceplots.FLAG} b" if name == "b" else name for name in order]
+    for axes, name in zip(figure.axes, order, strict=False):
+        assert (axes.images[0].get_array() == images[name].to_numpy()[0, 0, 0]).all()
+        assert (axes.spines["left"].get_linewidth() == 3) == (name == "b")
+    assert figure.get_suptitle() == "sorted by csf [ml]"
+
+
 def test_an_empty_contact_sheet_is_a_figure():
     drawn(figures.contact_sheet([]))
 
@@ -329,3 +470,107 @@ def test_figures_touch_neither_pyplot_nor_matplotlib_until_they_draw():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- images as numbers, hearts, flows ----------------------------------------------------------------
+
+
+@given(
+    values=arrays(np.float32, SHAPE, elements=st.floats(-1e3, 1e3, width=32)),
+    bins=st.integers(1, 40),
+)
+@settings(max_examples=15)
+def test_a_histogram_and_its_cdf_are_numpys(values, bins):
+    image = scan(values)
+    mask = scan(np.arange(np.prod(SHAPE)).reshape(SHAPE)) % 3 == 0
+    figure = figures.histogram(image, bins=bins, mask=mask)
+    counted, cumulated = figure.axes
+    low, high = float(values.min()), float(values.max())
+    inside = values[mask.to_numpy()].astype(np.float64)
+    expected, edges = np.histogram(inside, bins=bins, range=(low, high if high > low else low + 1))
+    heights, shown, _ = counted.patches[0].get_data()
+    np.testing.assert_array_equal(heights, expected)
+    np.testing.assert_allclose(shown, edges)
+    x, y = cumulated.lines[0].get_data()
+    np.testing.assert_allclose(y, np.r_[0, np.cumsum(expected) / expected.sum()])
+    np.testing.assert_allclose(x, edges)
+
+
+def test_a_histogram_of_nothing_is_a_figure_and_one_with_a_unit_says_it():
+    empty = scan(np.full(SHAPE, np.nan, np.float32))
+    empty.attrs["units"] = "HU"
+    figure = figures.histogram(empty)
+    assert figure.axes[0].get_xlabel() == "value [HU]"
+    drawn(figure)
+    drawn(figures.joint_histogram(empty, empty))
+
+
+def test_a_joint_histogram_is_numpys():
+    rng = np.random.default_rng(1)
+    a, b = (scan(rng.normal(size=SHAPE).astype(np.float32)) for _ in range(2))
+    figure = figures.joint_histogram(a, b, bins=9, names=("T1", "T2"))
+    expected, *_ = np.histogram2d(
+        a.values.ravel().astype(float), b.values.ravel().astype(float), bins=9
+    )
+    shown = figure.axes[0].collections[0].get_array().reshape(9, 9)
+    np.testing.assert_array_equal(shown.filled(0).T, expected)
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("T1", "T2")
+    drawn(figure)
+
+
+@given(
+    volumes=st.lists(st.floats(10, 200), min_size=2, max_size=30),
+    start=st.floats(0, 1),
+)
+@settings(max_examples=15)
+def test_end_diastole_and_end_systole_stand_at_the_extremes_of_the_curve(volumes, start):
+    times = start + 0.03 * np.arange(len(volumes))
+    time = xr.Variable("time", times, {"units": "s"})
+    curve = xr.DataArray(volumes, dims="time", coords={"time": time}, attrs={"units": "ml"})
+    axes = figures.volume_curve(curve).axes[0]
+    line, diastole, systole = axes.lines
+    np.testing.assert_array_equal(line.get_ydata(), volumes)
+    assert float(diastole.get_ydata()[0]) == max(volumes)
+    assert float(systole.get_ydata()[0]) == min(volumes)
+    assert float(diastole.get_xdata()[0]) == times[int(np.argmax(volumes))]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("time [s]", "volume [ml]")
+
+
+def test_a_flow_says_every_stage_its_number_and_each_loss():
+    losses = [
+        {"n": 2, "kind": "failed", "reason": "no $head_{ found"},
+        {"n": 1, "kind": "stale", "reason": "x " * 90},
+    ]
+    stages = [
+        {"title": "Found", "n": 1234, "noun": "series", "losses": [], "joins": False},
+        {"title": "Measured by <b>", "n": 1231, "noun": "scans", "losses": losses, "joins": True},
+    ]
+    figure = figures.flow(stages)
+    drawn(figure)
+    texts = [t.get_text() for t in figure.axes[0].texts]
+    assert "Found\n1,234 series" in texts
+    assert "Measured by <b>\n1,231 scans" in texts
+    assert "none lost" in texts
+    (said,) = [" ".join(t.split()) for t in texts if t.startswith("2 failed")]
+    assert said.startswith("2 failed: no $head_{ found 1 stale: x x")
+    assert said.count("x") == 90
+    drawn(figures.flow([]))
+
+
+def test_single_looks_at_residuals_draw_what_the_three_together_draw():
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({name: rng.random(30) for name in ("fitted", "leverage", "cook")})
+    rows["rstudent"] = np.r_[rng.normal(size=28), 5.0, np.nan]
+    three = figures.residuals(rows).axes
+    for figure, expected in ((figures.qq(rows), three[1]), (figures.leverage(rows), three[2])):
+        (axes,) = figure.axes
+        assert axes.get_xlabel() == expected.get_xlabel()
+        assert len(axes.lines) == len(expected.lines) > 1
+        for line, other in zip(axes.lines, expected.lines, strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), other.get_ydata())
+        drawn(figure)
+
+
+def test_the_menu_of_figures_is_whole():
+    assert sorted(figures.__all__) == figures.__all__
+    assert all(callable(getattr(figures, name)) for name in figures.__all__)
