@@ -22,6 +22,7 @@ from cohort.reporting import (
 from cohort.reporting.contact import MAX_CELLS, contact_sheet, of_people
 from cohort.reporting.distributions import drawing
 from cohort.reporting.facts import Facts, Source, gather
+from cohort.reporting.methods import paragraphs
 from cohort.reporting.news import PREVIOUS, News, news, summary, words
 from cohort.reporting.page import Section, assemble, own_scripts
 from cohort.reporting.wording import count, number
@@ -125,6 +126,9 @@ def _page(
         _checks(store, title, of_people(facts, anchors)),
         _agreement(store, title),
         *_models(models, mapspage.contexts(store)),
+        Section(
+            "methods", "Methods", "methods.html.j2", {"paragraphs": paragraphs(facts, recipes)}
+        ),
         _provenance(store, facts, recipes),
         Section(
             "acknowledgements",

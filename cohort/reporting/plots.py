@@ -175,7 +175,10 @@ def bins_of(finite: np.ndarray) -> int:
     unit = float(np.abs(finite).max()) or 1.0
     scaled = finite / unit
     width = 2 * float(np.subtract(*np.percentile(scaled, (75, 25)))) / np.cbrt(finite.size)
-    return 6 if width <= 0 else int(np.clip(np.ceil(min(np.ptp(scaled) / width, 60)), 6, 60))
+    span = float(np.ptp(scaled))
+    if width <= 0:
+        return 6
+    return 60 if span >= 60 * width else max(6, int(np.ceil(span / width)))
 
 
 def forest(

@@ -20,7 +20,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import PathPatch
 
 from cohort import grid, schema
-from cohort.reporting import figures, plots, sliceplots, slices
+from cohort.reporting import figures, sliceplots, slices
 from cohort.stats.outlying import is_outlying
 
 SHAPE, SPACING_XYZ = (7, 9, 11), (1.5, 2.0, 3.0)

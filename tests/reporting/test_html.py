@@ -16,7 +16,7 @@ import statsmodels.api as sm
 import xarray as xr
 from PIL import Image
 
-from cohort import schema
+from cohort import provenance, schema
 from cohort.io.store import Store
 from cohort.reporting import effects
 from cohort.reporting.contact import MAX_CELLS
@@ -567,6 +567,8 @@ def test_an_empty_store_says_so(tmp_path):
         "The cohort is empty",
         "0 series The sources hold no scan.",
         "There is no scan to show.",
+        "No run has noted how the cohort stands",
+        "Nothing was done that a paper could describe.",
         "No model was fitted.",
         "No run has left a record.",
     ):
@@ -721,7 +723,9 @@ def test_a_scan_that_moves_a_model_is_drawn_though_there_are_more_than_a_page_ho
     glance = pd.DataFrame({"n": [len(ids)]})
     store.write_model("m", {"tidy": tidy, "glance": glance, "augment": augment}, model)
     source = report(store).source
-    (anchor,) = re.findall(rf'<a href="#([^"]+)"><bdi>{last}</bdi>', source)
+    anchors = re.findall(rf'<a href="#([^"]+)"><bdi>{last}</bdi>', source)
+    assert len(anchors) == 2  # at the picture, and in the table of rows that move the model
+    (anchor,) = set(anchors)
     (cell,) = re.findall(rf'<li id="{anchor}".*?</li>', source, flags=re.DOTALL)
     assert last in cell
 
@@ -796,6 +800,18 @@ def test_a_model_of_this_package_is_shown_with_its_group_reading_and_verdicts(tm
     ):
         assert " ".join(text.split()) in page.text
     assert len(page.pictures()) == 5
+
+
+def test_methods_say_what_was_done_to_what_with_which_versions_and_what_to_cite(page):
+    for text in (
+        "12 scans of 12 subjects (MR) were brought to the closest canonical axes by flips and transposes, without resampling",
+        "1 series whose geometry or content could not be trusted was set aside",
+        f"The recipe ventricles (SHA-256 {provenance.digest(RECIPE)[:12]}) applied threshold, threshold in this order",
+        "and measured csf_ml, share (1), scan by scan and alike for all. It succeeded on 11 scans and failed on 1,",
+        "Values more than 3.5 robust standard deviations",
+        f"Software: cohort 0.1.0; numpy {np.__version__} (Harris et al. 2020, doi:10.1038/s41586-020-2649-2).",
+    ):
+        assert text in page.text
 
 
 @pytest.mark.slow
