@@ -85,7 +85,8 @@ def _recipe(facts: Facts, name: str, recipe: Mapping[str, Any]) -> str:
     ]
     done, failed = len(facts.done(name)), len(facts.failed(name))
     through = (
-        f" applied {', '.join(calls)} in this order, with the parameters listed under provenance,"
+        f" applied {', '.join(dict.fromkeys(calls))} in {count(len(calls), 'step')}, whose order and parameters stand under "
+        "provenance,"
         if calls
         else ""
     )

@@ -33,7 +33,7 @@
     };
     make("path", { d: `M${x} 14V142` });
     const text = make("text", { x, y: 12 });
-    text.textContent = mark.dataset.shown;
+    text.textContent = mark.querySelector("title").textContent.split(": ").pop();
   };
 
   const show = () => {
