@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from cohort.io import deidentify, private, traces
+from cohort.io import deidentify, private, thumbnail, traces
 from cohort.io.gunzip import Gunzip
 from cohort.io.storage.chunks import CODECS, FORMAT_2, all_codecs, array_of, decoded, is_chunk
 from cohort.io.traces import Originals, Trace, masked
@@ -238,6 +238,11 @@ class _Audit:
             yield from self.parquet(name, content)
         elif suffix == ".html":
             yield from self.page(name, content.decode("utf-8"))
+        elif suffix == thumbnail.SUFFIX:
+            header, pixels = thumbnail.opened(content)
+            yield from self.texts(name, list(_json_lines(header, "")))
+            for trace in self.originals.in_voxels(pixels):
+                yield Finding(trace.kind, name, f"byte {trace.start}", masked(trace.text))
         else:
             yield from self.other(name, content)
 
@@ -328,7 +333,7 @@ class _Audit:
 
 def _named(path: PurePosixPath) -> tuple[str, str] | None:
     """Whose name a file carries in a store of tokens: kind and name."""
-    stem = re.sub(r"\.(json|zarr)$", "", path.parts[1]) if len(path.parts) > 1 else ""
+    stem = re.sub(r"\.(json|zarr|thumbnail)$", "", path.parts[1]) if len(path.parts) > 1 else ""
     match path.parts:
         case ("scans", _, *_):
             return "scan_id", stem

@@ -16,8 +16,10 @@ from typing import Any
 import xarray as xr
 
 from cohort import grid, provenance, schema
+from cohort.io import thumbnail
 from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import Locked, StoreError, Unwritable
+from cohort.io.storage.contents import contents_of, digests_of
 from cohort.io.storage.disk import LocalFiles
 from cohort.io.storage.group import encode_group, encode_groups, open_group, write_blocks
 from cohort.io.storage.metadata import json_attrs
@@ -28,8 +30,8 @@ from cohort.io.storage.scanpages import FOLDER as PAGES
 __all__ = ["Locked", "Store", "StoreError"]
 
 
-_SLAB_BYTES = 64 << 20
-"""Voxels are digested in slabs of about this size."""
+BESIDE_RECORDS = ("zarr", thumbnail.SUFFIX[1:])
+"""Endings of what is there only if there is a record."""
 
 
 class Store(Papers):
@@ -112,13 +114,15 @@ class Store(Papers):
             digests = self._publish(dataset, place, durable=True)
             # What Dask would have to compute again lies in the store now.
             stored = open_group(self.files, place, digests, decoded=False)
-            contents = _contents(stored, dataset)
+            contents = contents_of(stored, dataset)
+            picture = self._write_thumbnail(scan_id, stored, dataset)
         else:
             files = encode_group(dataset)
             with ThreadPoolExecutor(1) as pool:
                 # The disk works while the processor digests; nothing refers to the group before both are done.
                 published = pool.submit(self.files.publish, place, files, durable=True)
-                digests, contents = _digests(files), _contents(dataset, dataset)
+                digests, contents = digests_of(files), contents_of(dataset, dataset)
+                picture = self._write_thumbnail(scan_id, dataset, dataset)
                 published.result()
         image = dataset["image"]
         full = {
@@ -135,14 +139,42 @@ class Store(Papers):
                 str(n): {"dtype": str(v.dtype), "shape": list(v.shape)}
                 for n, v in dataset.data_vars.items()
             },
+            "thumbnail": picture,
             "chunks": digests,
         }
         self._commit(f"scans/{scan_id}.json", full)
         return full
 
+    def _write_thumbnail(
+        self, scan_id: str, stored: xr.Dataset, dataset: xr.Dataset
+    ) -> tuple[str, int]:
+        content = thumbnail.make(stored, dataset)
+        self._create(f"scans/{scan_id}{thumbnail.SUFFIX}", content, settled=False)
+        return hashlib.sha256(content).hexdigest(), len(content)
+
+    def thumbnail(self, scan_id: str) -> thumbnail.Thumbnail:
+        """Mid planes and coarse volume of a scan, from the file made at ingest; two small files are read.
+
+        A scan without one, or whose is damaged, is read chunk by chunk instead; nothing is written.
+
+        Raises
+        ------
+        StoreError
+            As `open_scan`.
+        """
+        record = self.record(scan_id)
+        if record is not None and "thumbnail" in record:
+            with suppress(FileNotFoundError):
+                content = self.files.read(f"scans/{scan_id}{thumbnail.SUFFIX}")
+                if hashlib.sha256(content).hexdigest() == record["thumbnail"][0]:
+                    return thumbnail.read(content)
+        scan = self.open_scan(scan_id)
+        return thumbnail.read(thumbnail.make(scan, scan))
+
     def remove_scan(self, scan_id: str) -> None:
         """Remove a scan, record first; nothing happens if it is not there."""
         self._remove(f"scans/{scan_id}")
+        self.files.remove(f"scans/{scan_id}{thumbnail.SUFFIX}")
 
     def open_scan(self, scan_id: str, *, decoded: bool = True) -> xr.Dataset:
         """Open one scan lazily: float32 numbers (float64 for float64 sources), nothing read yet.
@@ -245,7 +277,7 @@ class Store(Papers):
         elif kept is not None and not isinstance(kept, xr.Dataset) and kept:
             files = encode_groups(kept)
             self.files.publish(f"{place}.zarr", files, durable=False)
-            chunks = _digests(files)
+            chunks = digests_of(files)
         full = {
             "format": schema.FORMAT_VERSION,
             "scan_id": scan_id,
@@ -289,12 +321,13 @@ class Store(Papers):
         for folder in ("scans", *recipes):
             names = set(self.files.names(folder))
             for name in sorted(names):
-                if name.endswith(".tmp"):
-                    self.files.remove(f"{folder}/{name}")
-                elif name.endswith(".zarr") and f"{name.removesuffix('.zarr')}.json" not in names:
+                stem, _, ending = name.rpartition(".")
+                if ending != "tmp" and (ending not in BESIDE_RECORDS or f"{stem}.json" in names):
+                    continue
+                if ending == "zarr":
                     self.files.remove_tree(f"{folder}/{name}")
                 else:
-                    continue
+                    self.files.remove(f"{folder}/{name}")
                 swept += 1
         if self.is_local:  # in a bucket nothing is written beside its place
             models = [f"models/{name}" for name in self.files.names("models")]
@@ -322,7 +355,7 @@ class Store(Papers):
                 return self._publish_folder(folder, place, durable=durable)
         files = encode_group(dataset)
         self.files.publish(place, files, durable=durable)
-        return _digests(files)
+        return digests_of(files)
 
     def _publish_folder(
         self, folder: Path, place: str, *, durable: bool
@@ -337,8 +370,11 @@ class Store(Papers):
         return digests
 
     def _commit(self, name: str, record: Mapping[str, Any], *, settled: bool = True) -> None:
+        self._create(name, jsonfile.encode(record), settled=settled)
+
+    def _create(self, name: str, content: bytes, *, settled: bool) -> None:
         try:
-            self.files.create(name, jsonfile.encode(record), settled=settled)
+            self.files.create(name, content, settled=settled)
         except FileExistsError as error:
             raise Locked(f"{self.url}: somebody else wrote {name} just now; call again") from error
 
@@ -366,31 +402,3 @@ class Store(Papers):
 
 def _is_lazy(dataset: xr.Dataset) -> bool:
     return any(v.chunks is not None for v in dataset.variables.values())
-
-
-def _digests(files: Mapping[str, bytes]) -> dict[str, tuple[str, int]]:
-    return {name: (hashlib.sha256(c).hexdigest(), len(c)) for name, c in files.items()}
-
-
-def _contents(stored: xr.Dataset, dataset: xr.Dataset) -> dict[str, str]:
-    names = [str(name) for name in dataset.data_vars if name != "affine"]
-    return {name: _content(stored, dataset, name) for name in names}
-
-
-def _content(stored: xr.Dataset, dataset: xr.Dataset, name: str) -> str:
-    """What a variable says, whatever the header around it: voxels, scaling, unit, dims and where they lie."""
-    variable, said = stored[name], dataset[name]
-    leading = {
-        str(d): dataset[d].values for d in said.dims if d not in grid.SPACE and d in dataset.coords
-    }
-    thick = max(1, int(_SLAB_BYTES * said.shape[0] // max(1, said.nbytes)))
-    slabs = (variable[i : i + thick].values for i in range(0, said.shape[0], thick))
-    return provenance.digest(
-        {
-            "voxels": provenance.array_digest(said.dtype, said.shape, slabs),
-            "dims": [str(d) for d in said.dims],
-            "affine": dataset["affine"].values,
-            "leading": leading,
-            "attrs": {k: said.attrs.get(k) for k in ("scale_factor", "add_offset", "units")},
-        }
-    )

@@ -18,6 +18,7 @@ from cohort.io.storage.backend import StoreError
 from cohort.io.storage.papers import OF_ALL
 from cohort.io.storage.scanpages import PAGE_OF_A_SCAN
 from cohort.io.storage.scanpages import files_of as page_files
+from cohort.io.thumbnail import SUFFIX
 
 if TYPE_CHECKING:
     from cohort.io.store import Store
@@ -77,7 +78,8 @@ def discard(store: "Store", problems: Iterable[Problem]) -> list[str]:
         section, _, rest = problem.file.partition("/")
         match section:
             case "scans" | "derivatives":
-                removed[f"{problem.file.removesuffix('.json').partition('.zarr/')[0]}.json"] = None
+                place = problem.file.removesuffix(".json").removesuffix(SUFFIX)
+                removed[f"{place.partition('.zarr/')[0]}.json"] = None
             case "models":
                 for record in ("model.json", "maps.json"):
                     removed[f"models/{rest.partition('/')[0]}/{record}"] = None
@@ -155,7 +157,7 @@ class _Check(Accounts):
         for name in [name for name in there if name.endswith(".tmp")]:
             yield leftover(unit, name, there.pop(name))
         if f"{place}.json" not in there:
-            mine = [name for name in there if name.startswith(f"{place}.zarr/")]
+            mine = [n for n in there if n.startswith((f"{place}.zarr/", f"{place}{SUFFIX}"))]
             for name in sorted(there.keys() - mine):
                 yield foreign(unit, name, there[name])
             if mine and known:
@@ -176,6 +178,11 @@ class _Check(Accounts):
         if "recipe_digest" in record:
             self.recipes.setdefault(f"{record['recipe_digest']}.json", f"{unit} names it")
         listed = {f"{place}.zarr/{name}": said for name, said in record["chunks"].items()}
+        if (picture := f"{place}{SUFFIX}") in there and "thumbnail" in record:
+            listed[picture] = record["thumbnail"]
+        elif "thumbnail" in record:
+            text = f"until it is made again, pictures cost more; remove {place}.json and call `cohort update`"
+            yield Problem("missing", unit, picture, text)
         yield from self.listed(unit, listed, there, record=f"{place}.json")
 
     # -- tables, models, runs, the report ----------------------------------------------------------------

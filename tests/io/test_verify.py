@@ -69,7 +69,7 @@ def unit_of(name: str) -> tuple[str, str, str]:
     """Unit, array and chunk that a problem with a file should name."""
     first, _, inner = name.partition(".zarr/")
     section, *rest = first.split("/")
-    stem = rest[-1].removesuffix(".json") if rest else ""
+    stem = rest[-1].removesuffix(".json").removesuffix(".thumbnail") if rest else ""
     array, _, chunk = inner.partition("/")
     if array == "zarr.json":
         array, chunk = "", "zarr.json"
@@ -99,7 +99,8 @@ def test_a_sound_store_has_no_problem_and_every_byte_was_looked_at(store):
 
 def test_the_store_of_these_tests_has_every_kind_of_file(store):
     assert set(files(store)) == {
-        "cohort.json .json", "scans .json", "scans chunk", "scans zarr.json", "derivatives .json",
+        "cohort.json .json", "scans .json", "scans .thumbnail", "scans chunk", "scans zarr.json",
+        "derivatives .json",
         "derivatives chunk", "derivatives zarr.json", "tables .parquet", "tables .json",
         "tables checksums.json", "quarantine .json", "recipes .json", "models .json", "models .parquet",
         "models .csv", "models .yaml", "runs .json", "runs .jsonl", "runs .txt", "report .html", "report stamp.json",
@@ -130,6 +131,7 @@ def test_every_flipped_bit_in_any_kind_of_file_is_found_and_named(store, flips):
 
 
 KINDS = (
+    "scans .thumbnail",
     *("cohort.json .json", "scans .json", "scans chunk", "scans zarr.json", "derivatives .json"),
     *("derivatives chunk", "derivatives zarr.json", "tables .parquet", "tables .json"),
     *(

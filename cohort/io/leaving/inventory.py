@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any, Self
 
 from cohort import provenance
-from cohort.io import private
+from cohort.io import private, thumbnail
 from cohort.io.leaving.redact import Subject
 from cohort.io.storage import scanpages
 from cohort.io.store import Store
@@ -110,7 +110,9 @@ def _units(store: Store) -> list[str]:
     """Scan ids of every record or group, of scans and derivatives, whole or not."""
     folders = ["scans", *(f"derivatives/{n}" for n in store.files.names("derivatives"))]
     names = {n for folder in folders for n in store.files.names(folder)}
-    return sorted({re.sub(r"\.(json|zarr)$", "", n) for n in names if n.startswith("sub-")})
+    return sorted(
+        {re.sub(r"\.(json|zarr|thumbnail)$", "", n) for n in names if n.startswith("sub-")}
+    )
 
 
 def _subject_of(scan_id: str) -> str | None:
@@ -192,7 +194,7 @@ def _files_of(store: Store, found: Inventory) -> Iterator[tuple[str, tuple[str, 
     """Every file of the store that is the subject's own, with SHA-256 and bytes."""
     for place in places(store, found):
         names = [n for n, _ in store.files.listing(f"{place}.zarr")]
-        for name in (*names, f"{place}.json"):
+        for name in (*names, f"{place}{thumbnail.SUFFIX}", f"{place}.json"):
             size = store.files.size(name)
             if size is not None:
                 yield name, (_digest(store, name), size)

@@ -12,7 +12,7 @@ from pathlib import Path
 from cohort.io.sources.filecache import FileCache
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.papers import CHECKSUMS
-from cohort.io.store import Store
+from cohort.io.store import BESIDE_RECORDS, Store
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,9 @@ def _leftovers(store: Store) -> Iterator[Rubbish]:
     for folder in ("scans", *folders):
         names = set(store.files.names(folder))
         for name in sorted(names):
-            if name.endswith(".tmp") or (
-                name.endswith(".zarr") and f"{name.removesuffix('.zarr')}.json" not in names
-            ):
-                place = f"{folder}/{name}" + ("" if name.endswith(".tmp") else "/")
+            stem, _, ending = name.rpartition(".")
+            if ending == "tmp" or (ending in BESIDE_RECORDS and f"{stem}.json" not in names):
+                place = f"{folder}/{name}" + ("/" if ending == "zarr" else "")
                 yield _of(store, "staging", "an interrupted write", [place])
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cohort.io import private
+from cohort.io import private, thumbnail
 from cohort.io.audit import search
 from cohort.io.leaving.inventory import Inventory, places
 from cohort.io.leaving.redact import Subject
@@ -110,6 +110,7 @@ def carry_out(
     rewritten = {**_tables(store, who), **_runs(store, who)}
     for place in places(store, inventory):
         store.files.remove(f"{place}.json")
+        store.files.remove(f"{place}{thumbnail.SUFFIX}")
         store.files.remove_tree(f"{place}.zarr")
     rewritten |= _refusals(store, who)
     forgotten = private.forget(tokens, inventory.rows)

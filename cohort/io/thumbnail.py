@@ -1,0 +1,161 @@
+"""A small picture of a scan: its three mid planes to look at, and a coarse volume to compare it with others.
+
+Made while the scan is in memory at ingest and kept beside it, ``scans/<scan_id>.thumbnail``, with its digest in the scan's
+record; what of it is damaged, or of a store from before there were any, is made from the image when it is asked for. The
+file is one line of JSON and the pixels after it, 8 bits each, compressed; nothing in it is executable.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numcodecs import Zstd
+
+from cohort import grid
+from cohort.io.storage import metadata
+from cohort.kernels.previews import Preview, shrunk
+
+SUFFIX = ".thumbnail"
+
+WINDOW = (1.0, 99.5)
+"""Percentiles of the planes' pixels between which 255 shades lie, where an image has more values."""
+
+_SHADES = 255
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """What one sees of a scan at a glance.
+
+    Parameters
+    ----------
+    planes : mapping of dim -> DataArray, float32
+        Dimension that is cut (z, y, x) -> its middle plane: an array (z, y, x) of one voxel along that dimension and at most 160
+        along the others, with coordinates in mm and the affine, so that whatever draws a slice of a scan draws it. Of leading
+        dims (time, echo) the first entry.
+    coarse : DataArray, (z, y, x), at most 32 cells along each axis, float32
+        Block means on the scan's own axes, with coordinates. The last cell of an axis may cover less than its step says.
+    """
+
+    planes: Mapping[str, xr.DataArray]
+    coarse: xr.DataArray
+
+
+def make(stored: xr.Dataset, scan: xr.Dataset) -> bytes:
+    """Make the file of a scan.
+
+    Parameters
+    ----------
+    stored : Dataset
+        Its ``image``, (..., z, y, x), is in memory, or read a chunk at a time.
+    scan : Dataset
+        Says where the voxels lie, and with CF attributes what number a stored one stands for. May be the same.
+
+    Returns
+    -------
+    bytes
+        The same for every chunking.
+    """
+    image, attrs = stored["image"].variable, scan["image"].attrs
+    scale, offset = float(attrs.get("scale_factor", 1.0)), float(attrs.get("add_offset", 0.0))
+    shape = image.shape[-3:]
+    preview = Preview(shape, image.dtype)
+    for start, block in _blocks(image):
+        preview.add(block, start)
+    shown = [shrunk(plane) for plane in preview.planes]
+    low, step = _shades([pixels for pixels, _ in shown])
+    parts = [_quantised(plane, low, step) for plane, _ in shown]
+    means = preview.means()
+    least, most = float(np.float32(means.min())), float(np.float32(means.max()))
+    rise = (most - least) / _SHADES
+    parts.append(_quantised(means, least, rise))
+    header = {
+        "format": 1,
+        "affine": scan["affine"].values.ravel().tolist(),
+        "at": preview.at,
+        "planes": [{"shape": plane.shape, "voxels": factors} for plane, factors in shown],
+        "shades": [offset + scale * low, scale * step],
+        "coarse": {"shape": means.shape, "voxels": preview.cell},
+        "cells": [offset + scale * least, scale * rise],
+    }
+    pixels = b"".join(part.tobytes() for part in parts)
+    text = json.dumps(header, allow_nan=False).encode("ascii")
+    return bytes(Zstd(level=metadata.LEVEL, checksum=True).encode(b"%b\n%b" % (text, pixels)))
+
+
+def opened(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Header and pixels of a file. Raises RuntimeError or ValueError if it is damaged."""
+    header, _, pixels = bytes(Zstd().decode(content)).partition(b"\n")
+    return json.loads(header), pixels
+
+
+def read(content: bytes) -> Thumbnail:
+    """The thumbnail that a file holds. Raises RuntimeError or ValueError if it is damaged."""
+    header, pixels = opened(content)
+    affine = np.array(header["affine"], float).reshape(4, 4)
+    rest = np.frombuffer(pixels, np.uint8)
+    low, step = header["shades"]
+    planes = {}
+    for axis, (dim, said) in enumerate(zip(grid.SPACE, header["planes"], strict=True)):
+        own, rest = _taken(rest, said["shape"])
+        voxels = list(said["voxels"])
+        voxels.insert(axis, 1)
+        start = [0, 0, 0]
+        start[axis] = header["at"][axis]
+        values = np.expand_dims(own, axis) * np.float32(step) + np.float32(low)
+        planes[dim] = _placed(values, affine, start, voxels)
+    cells, _ = _taken(rest, header["coarse"]["shape"])
+    least, rise = header["cells"]
+    values = cells * np.float32(rise) + np.float32(least)
+    return Thumbnail(planes, _placed(values, affine, [0, 0, 0], header["coarse"]["voxels"]))
+
+
+def _blocks(image: xr.Variable) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """The first volume of an image, in blocks that fit into memory: chunks as they lie in the store."""
+    first = image[(0,) * (image.ndim - 3)]
+    if isinstance(image._data, np.ndarray) or first.nbytes <= metadata.WHOLE_BYTES:
+        yield (0, 0, 0), first.values
+        return
+    for start in itertools.product(*(range(0, n, metadata.CHUNK) for n in first.shape)):
+        yield start, first[tuple(slice(s, s + metadata.CHUNK) for s in start)].values
+
+
+def _shades(planes: list[np.ndarray]) -> tuple[float, float]:
+    """Darkest shade and the step between shades; of integers that have no more values, those."""
+    if all(p.dtype.kind in "iub" for p in planes):
+        least, most = min(int(p.min()) for p in planes), max(int(p.max()) for p in planes)
+        if most - least <= _SHADES:
+            return float(least), 1.0
+    low, high = np.percentile(np.concatenate([p.ravel() for p in planes]), WINDOW)
+    low, high = np.float32(low), np.float32(high)
+    return float(low), float(high - low) / _SHADES
+
+
+def _quantised(values: np.ndarray, low: float, step: float) -> np.ndarray:
+    if step == 1.0 and values.dtype.kind in "iub":
+        return (values.astype(np.int64) - int(low)).astype(np.uint8)
+    if not step:
+        return np.zeros(values.shape, np.uint8)
+    return np.rint(np.clip((values - low) / step, 0, _SHADES)).astype(np.uint8)
+
+
+def _taken(pixels: np.ndarray, shape: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    n = int(np.prod(shape))
+    if pixels.size < n:
+        raise ValueError(f"{pixels.size} pixels, expected {n} of {shape}")
+    return pixels[:n].reshape(shape).astype(np.float32), pixels[n:]
+
+
+def _placed(
+    values: np.ndarray, affine: np.ndarray, start: list[int], voxels: list[int]
+) -> xr.DataArray:
+    """Blocks of voxels on a grid of their own: the first begins at `start`."""
+    select = np.eye(4)
+    for axis, (first, n) in enumerate(zip(start[::-1], voxels[::-1], strict=True)):
+        select[axis, axis], select[axis, 3] = n, first + (n - 1) / 2
+    coords = grid.coordinates(affine @ select, values.shape)
+    return xr.DataArray(values, dims=grid.SPACE, coords=coords)
