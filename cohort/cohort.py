@@ -306,6 +306,20 @@ class Cohort:
 
         return xr.DataTree.from_dict({str(s): self.scan(str(s)) for s in self.scans["scan_id"]})
 
+    def similar(self) -> "pd.DataFrame":
+        """Scans that resemble each other more than those of different persons do, found by their thumbnails.
+
+        Returns
+        -------
+        DataFrame
+            One row a finding: ``kind`` (``duplicate``: one image twice; ``flipped``: left and right exchanged; ``swapped``: the
+            labels of two subjects exchanged; ``one_person``: one person under two names), ``scan_id``, ``other``, ``r``,
+            ``expected`` and ``reason`` in words. Scans that cannot be read are listed in ``.attrs["unread"]``.
+        """
+        from cohort.reporting.resemblance import similar
+
+        return similar(self.store, self.scans)
+
     def sql(self, query: str) -> "pd.DataFrame":
         """Query the tables with DuckDB, read-only; which there are is said in `cohort.query.views`.
 

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import pandas as pd
 import xarray as xr
 
+from cohort.io.thumbnail import Thumbnail
+
 
 class Source(Protocol):
     """What the report reads of a `cohort.io.store.Store`."""
@@ -17,6 +19,7 @@ class Source(Protocol):
     def record(self, scan_id: str, /) -> dict[str, Any] | None: ...  # noqa: D102
     def open_scan(self, scan_id: str, /) -> xr.Dataset: ...  # noqa: D102
     def open_derivative(self, recipe: str, scan_id: str, /) -> xr.Dataset: ...  # noqa: D102
+    def thumbnail(self, scan_id: str, /) -> Thumbnail: ...  # noqa: D102
     def quarantine(self) -> list[dict[str, Any]]: ...  # noqa: D102
     def runs(self) -> list[str]: ...  # noqa: D102
     def manifest(self, run_id: str | None = None, /) -> dict[str, Any]: ...  # noqa: D102

@@ -16,6 +16,7 @@ from cohort.reporting import (
     modelpage,
     modeltables,
     plots,
+    resemblance,
     sections,
     slices,
 )
@@ -122,6 +123,7 @@ def _page(
             {**words(found, facts), "anchors": anchors},
         ),
         _pictures(facts, contact),
+        _resemblance(store, facts, anchors),
         _measurements(facts, anchors),
         _checks(store, title, of_people(facts, anchors)),
         _agreement(store, title),
@@ -151,6 +153,12 @@ def _pictures(facts: Facts, contact: Mapping[str, Any]) -> Section:
         "protocols": acquisition.protocols(facts),
     }
     return Section("pictures", "Pictures", "pictures.html.j2", says)
+
+
+def _resemblance(store: Source, facts: Facts, anchors: Mapping[str, str]) -> Section | None:
+    found = resemblance.context(store, facts.scans, anchors)
+    title, says = "Scans that resemble each other", {"resemblance": found}
+    return Section("resemblance", title, "resemblance.html.j2", says) if found["n"] > 1 else None
 
 
 def _measurements(facts: Facts, anchors: Mapping[str, str]) -> Section:

@@ -1,0 +1,319 @@
+"""Which scans of a cohort resemble each other more than those of different persons do.
+
+Every scan is a volume on a common grid (`cohort.ops.likeness`). What all scans share, their median made symmetric, and the
+directions in which most of them differ are taken out; what is left sets a person apart. Its even and its odd part, left against
+right, correlate with those of another scan: their sum is the correlation r with it, their difference that with its mirror image.
+
+Which r is more than chance is read from the cohort: the upper tail of r (as Fisher's z) between scans of different subjects
+falls off exponentially, so its 99th percentile and the median excess above give the value which the largest of all pairs
+exceeds by chance in one cohort of a thousand (peaks over a threshold; Pickands 1975, Ann Stat 3:119).
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+KINDS = ("flipped", "duplicate", "swapped", "one_person")
+"""What may be found, in the order in which it is told."""
+
+COLUMNS = ("kind", "scan_id", "other", "r", "expected", "reason")
+
+SAMPLE = 1000
+"""Scans from which the cohort's own distribution is read; evenly spaced among all."""
+
+FEWEST = 10
+"""Scans below which there is no distribution to read: then only whole volumes that agree to 1 in 1000 are told."""
+
+DIRECTIONS = 10
+"""Most principal directions that are taken out, and never more than one of 16 scans."""
+
+BY_CHANCE = 1e-3
+"""Probability that a cohort without any such pair shows one."""
+
+TAIL = 0.01
+"""Share of the pairs from which the tail is read; of few pairs at least 20."""
+
+COPY = 0.97
+"""r of a copy: less than 6 % of what sets it apart is not shared. A person scanned again stays below."""
+
+SAME_VISIT_COPY = 0.995
+"""r of a copy within one subject, who may lie still in the scanner: only the noise of storing it again is left."""
+
+WHOLE = 0.999
+"""r of whole volumes that are copies, where the cohort is too small to know what its scans share."""
+
+BLOCK = 1024
+"""Scans that are compared with as many others at a time."""
+
+IN_MEMORY = 512 << 20
+"""Bytes of an array beyond which it lies in a temporary file, mapped."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What sets each scan apart.
+
+    Parameters
+    ----------
+    even, odd : (N, P) float32 arrays
+        Parts that a mirror leaves and turns round; the squares of a row of both add up to 1.
+    side : (N,) float array
+        Correlation of the odd part of a scan, before anything is taken out, with that of the cohort: lowest where left is right.
+    """
+
+    even: np.ndarray
+    odd: np.ndarray
+    side: np.ndarray
+
+
+def traits(volumes: np.ndarray) -> Traits:
+    """What sets each scan of a cohort apart.
+
+    Parameters
+    ----------
+    volumes : (N, Z, Y, X) array
+        On a common grid, X from left to right; may be mapped from a file. Read block by block.
+    """
+    n = len(volumes)
+    sample = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(int))
+    some = np.asarray(volumes[sample], np.float32)
+    shared: np.ndarray = np.median(some, axis=0)
+    shared = (shared + shared[..., ::-1]) / 2
+    mask = shared > 0.15 * shared.max()
+    half = mask.copy()
+    half[..., mask.shape[-1] // 2 + mask.shape[-1] % 2 :] = False
+    centre = shared if n >= FEWEST else np.zeros_like(shared)
+    even, odd = _halves(some - centre, half)
+    bases = [_directions(part, min(DIRECTIONS, n // 16)) for part in (even, odd)]
+    typical = np.median(odd, axis=0)
+    parts = room((2, n, int(half.sum())), np.float32)
+    side = np.zeros(n)
+    for start in range(0, n, BLOCK):
+        rows = slice(start, start + BLOCK)
+        own = np.asarray(volumes[rows], np.float32)
+        # A scan without anything in it is nobody's copy: what it lacks of the others is not its own.
+        own = np.where(own.any(axis=(1, 2, 3), keepdims=True), own - centre, 0)
+        block = _halves(own, half)
+        lengths = np.sqrt((block[1] ** 2).sum(axis=1)) * np.sqrt((typical**2).sum())
+        side[rows] = np.divide(
+            block[1] @ typical, lengths, out=np.zeros_like(lengths), where=lengths > 0
+        )
+        for i, basis in enumerate(bases):
+            parts[i, rows] = block[i] - (block[i] @ basis) @ basis.T
+        norm = np.sqrt((parts[:, rows] ** 2).sum(axis=(0, 2)))[:, None]
+        parts[:, rows] /= np.where(norm > 0, norm, 1)
+    return Traits(parts[0], parts[1], side)
+
+
+def room(shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> np.ndarray:
+    """An array to be filled: in memory, or mapped from a temporary file that is gone when the array is."""
+    if np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize <= IN_MEMORY:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def _halves(volumes: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Even part, without its mean, and odd part of volumes, within one half of them."""
+    mirrored = volumes[..., ::-1]
+    even, odd = (volumes + mirrored)[:, half] / 2, (volumes - mirrored)[:, half] / 2
+    return even - even.mean(axis=1, keepdims=True), odd
+
+
+def _directions(rows: np.ndarray, k: int) -> np.ndarray:
+    """The first k principal directions of rows: (P, k) array, orthonormal."""
+    if not k:
+        return np.zeros((rows.shape[1], 0), np.float32)
+    _, vectors = np.linalg.eigh(rows @ rows.T)
+    return np.linalg.qr(rows.T @ vectors[:, ::-1][:, :k])[0].astype(np.float32)
+
+
+def resemblances(
+    volumes: np.ndarray, scan_ids: Sequence[str], subjects: Sequence[str]
+) -> pd.DataFrame:
+    """Scans that resemble each other more than they should.
+
+    Parameters
+    ----------
+    volumes : (N, Z, Y, X) array
+        As `traits` takes them.
+    scan_ids, subjects : sequence of N str
+
+    Returns
+    -------
+    DataFrame
+        One row a finding, by kind, strongest first: ``kind`` (``flipped``, ``duplicate``, ``swapped``, ``one_person``),
+        ``scan_id``, ``other``, ``r`` (with the mirror image for a flip), ``expected`` (median r between different subjects) and
+        ``reason`` in words. N = 100,000 takes N^2 P multiplications and the memory of `traits`; no N x N array is made.
+    """
+    ids, who = (
+        [str(s) for s in scan_ids],
+        np.unique([str(s) for s in subjects], return_inverse=True)[1],
+    )
+    if len(ids) < 2:
+        return _table([])
+    found = traits(volumes)
+    level = _levels(found, who) if len(ids) >= FEWEST else _Levels(WHOLE, WHOLE, -0.5, 0.0)
+    pairs = list(_alike(found, level, who))
+    rows = list(_flips(pairs, level, found, ids))
+    near = {(p.i, p.j) for p in pairs if p.r >= level.r}
+    plain = [p for p in pairs if p.r >= level.r and not p.is_flip(level)]
+    rows += _copies(plain, level, ids, who)
+    across = [p for p in plain if who[p.i] != who[p.j] and p.r < COPY]
+    rows += _people(across, near, level, found, ids, who)
+    return _table(rows)
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """What is more than chance: correlation, that with a mirror image, that of odd parts; and the median."""
+
+    r: float
+    mirrored: float
+    odd: float
+    expected: float
+
+
+@dataclass(frozen=True)
+class _Pair:
+    i: int
+    j: int
+    r: float
+    mirrored: float
+    odd: float
+    """Correlation of the odd parts."""
+
+    def is_flip(self, level: _Levels) -> bool:
+        return self.mirrored >= level.mirrored and self.mirrored > self.r and self.odd <= level.odd
+
+
+def _levels(found: Traits, who: np.ndarray) -> _Levels:
+    n = len(who)
+    sample = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(int))
+    even, odd = found.even[sample], found.odd[sample]
+    first, second = np.triu_indices(len(sample), 1)
+    apart = who[sample][first] != who[sample][second]
+    e, o = ((part @ part.T)[first, second][apart] for part in (even, odd))
+    if not e.size:
+        return _Levels(COPY, COPY, -0.5, 0.0)
+    length = np.sqrt((odd**2).sum(axis=1))
+    lengths = (length[first] * length[second])[apart]
+    turned = np.divide(o, lengths, out=np.zeros_like(o), where=lengths > 0)
+    pairs = n * (n - 1) / 2
+    return _Levels(
+        beyond_chance(e + o, pairs),
+        beyond_chance(e - o, pairs),
+        -beyond_chance(-turned, pairs),
+        float(np.median(e + o)),
+    )
+
+
+def beyond_chance(r: np.ndarray, pairs: float) -> float:
+    """The correlation which the largest of so many exceeds by chance once in a thousand cohorts; at most that of a copy.
+
+    Parameters
+    ----------
+    r : (M,) array
+        Correlations between scans of different subjects.
+    pairs : float
+        How many of them there are in all.
+    """
+    z = np.arctanh(np.clip(r, -0.999999, 0.999999))
+    share = max(TAIL, min(0.5, 20 / z.size))
+    edge = float(np.quantile(z, 1 - share))
+    # The median of an exponential tail is ln 2 of its mean, and does not hear of the few pairs that are looked for.
+    excess = float(np.median(z[z >= edge] - edge)) / np.log(2)
+    return float(min(COPY, np.tanh(edge + excess * np.log(share * pairs / BY_CHANCE))))
+
+
+def _alike(found: Traits, level: _Levels, who: np.ndarray) -> Iterator[_Pair]:
+    """Pairs above a level, block by block; those of one subject too."""
+    n = len(who)
+    odd = np.sqrt((found.odd**2).sum(axis=1))
+    for top in range(0, n, BLOCK):
+        rows = slice(top, min(n, top + BLOCK))
+        for left in range(top, n, BLOCK):
+            columns = slice(left, min(n, left + BLOCK))
+            e = found.even[rows] @ found.even[columns].T
+            o = found.odd[rows] @ found.odd[columns].T
+            for i, j in np.argwhere((e + o >= level.r) | (e - o >= level.mirrored)):
+                if left + j > top + i:
+                    lengths = odd[top + i] * odd[left + j]
+                    turned = float(o[i, j] / lengths) if lengths else 0.0
+                    sums = float(e[i, j] + o[i, j]), float(e[i, j] - o[i, j])
+                    yield _Pair(int(top + i), int(left + j), *sums, turned)
+
+
+def _flips(
+    pairs: Sequence[_Pair], level: _Levels, found: Traits, ids: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    for p in pairs:
+        if p.is_flip(level):
+            # The one that lies the other way round than the cohort does.
+            i, j = sorted((p.i, p.j), key=lambda k: found.side[k])
+            reason = (
+                f"is the mirror image of {ids[j]} (r {p.mirrored:.3f} with it mirrored, {p.r:.3f} as it lies; "
+                f"of what differs left and right {p.odd:.2f}): left and right of one of them are exchanged"
+            )
+            yield _row("flipped", ids[i], ids[j], p.mirrored, level, reason)
+
+
+def _copies(
+    pairs: Sequence[_Pair], level: _Levels, ids: Sequence[str], who: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    for p in pairs:
+        same = who[p.i] == who[p.j]
+        if p.r >= (SAME_VISIT_COPY if same else COPY):
+            whose = "one subject" if same else "two subjects"
+            reason = f"holds the image of {ids[p.j]} once more (r {p.r:.4f}); both count, as scans of {whose}"
+            yield _row("duplicate", ids[p.i], ids[p.j], p.r, level, reason)
+
+
+def _people(
+    pairs: Sequence[_Pair],
+    near: set[tuple[int, int]],
+    level: _Levels,
+    found: Traits,
+    ids: Sequence[str],
+    who: np.ndarray,
+) -> Iterator[dict[str, Any]]:
+    """One person under two names: exchanged labels where the other scans of a name do not resemble this one."""
+    told: dict[tuple[int, int], _Pair] = {}
+    strangers: dict[tuple[int, int], dict[int, float]] = {}
+    for p in sorted(pairs, key=lambda p: -p.r):
+        names = (int(min(who[p.i], who[p.j])), int(max(who[p.i], who[p.j])))
+        told.setdefault(names, p)
+        for k in (p.i, p.j):
+            for other in np.flatnonzero(who == who[k]):
+                if other != k and (min(k, other), max(k, other)) not in near:
+                    r = float(found.even[k] @ found.even[other] + found.odd[k] @ found.odd[other])
+                    strangers.setdefault(names, {})[int(other)] = r
+    for names, p in told.items():
+        unlike = strangers.get(names, {})
+        if unlike:
+            others = ", ".join(f"{ids[k]} (r {r:.3f})" for k, r in sorted(unlike.items()))
+            reason = (
+                f"resembles {ids[p.j]} as one person does (r {p.r:.3f}), and not as its subject's own: {others}; "
+                "labels seem to be exchanged"
+            )
+        else:
+            reason = f"resembles {ids[p.j]} as scans of one person do (r {p.r:.3f}), and they are said to be of two subjects"
+        kind = "swapped" if unlike else "one_person"
+        yield _row(kind, ids[p.i], ids[p.j], p.r, level, reason)
+
+
+def _row(
+    kind: str, scan_id: str, other: str, r: float, level: _Levels, reason: str
+) -> dict[str, Any]:
+    return dict(zip(COLUMNS, (kind, scan_id, other, r, level.expected, reason), strict=True))
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    numbers = ("r", "expected")
+    types = {name: "float64" if name in numbers else "str" for name in COLUMNS}
+    ordered = sorted(rows, key=lambda row: (KINDS.index(row["kind"]), -row["r"]))
+    return pd.DataFrame(ordered, columns=list(COLUMNS)).astype(types)
