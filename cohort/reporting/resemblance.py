@@ -98,7 +98,9 @@ def context(
     """
     n = len(scans)
     if n > MAX_SCANS:
-        return {"n": n, "rows": [], "more": 0, "unread": 0, "compared": False, "few": False}
+        return {"n": n, "rows": [], "more": 0, "unread": 0, "many": True, "few": False}
+    if n < resemblance.FEWEST:
+        return {"n": n, "rows": [], "more": 0, "unread": 0, "many": False, "few": True}
     found = similar(store, scans)
     rows = [
         {
@@ -119,8 +121,8 @@ def context(
         "rows": rows,
         "more": max(0, len(found) - MAX_ROWS),
         "unread": len(found.attrs["unread"]),
-        "compared": n > 1,
-        "few": n < resemblance.FEWEST,
+        "many": False,
+        "few": False,
     }
 
 

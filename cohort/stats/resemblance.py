@@ -26,7 +26,7 @@ SAMPLE = 1000
 """Scans from which the cohort's own distribution is read; evenly spaced among all."""
 
 FEWEST = 10
-"""Scans below which there is no distribution to read: then only whole volumes that agree to 1 in 1000 are told."""
+"""Scans below which nobody knows what they share, and nothing is told."""
 
 DIRECTIONS = 10
 """Most principal directions that are taken out, and never more than one of 16 scans."""
@@ -42,9 +42,6 @@ COPY = 0.97
 
 SAME_VISIT_COPY = 0.995
 """r of a copy within one subject, who may lie still in the scanner: only the noise of storing it again is left."""
-
-WHOLE = 0.999
-"""r of whole volumes that are copies, where the cohort is too small to know what its scans share."""
 
 BLOCK = 1024
 """Scans that are compared with as many others at a time."""
@@ -86,8 +83,7 @@ def traits(volumes: np.ndarray) -> Traits:
     mask = shared > 0.15 * shared.max()
     half = mask.copy()
     half[..., mask.shape[-1] // 2 + mask.shape[-1] % 2 :] = False
-    centre = shared if n >= FEWEST else np.zeros_like(shared)
-    even, odd = _halves(some - centre, half)
+    even, odd = _halves(some - shared, half)
     bases = [_directions(part, min(DIRECTIONS, n // 16)) for part in (even, odd)]
     typical = np.median(odd, axis=0)
     parts = room((2, n, int(half.sum())), np.float32)
@@ -96,7 +92,7 @@ def traits(volumes: np.ndarray) -> Traits:
         rows = slice(start, start + BLOCK)
         own = np.asarray(volumes[rows], np.float32)
         # A scan without anything in it is nobody's copy: what it lacks of the others is not its own.
-        own = np.where(own.any(axis=(1, 2, 3), keepdims=True), own - centre, 0)
+        own = np.where(own.any(axis=(1, 2, 3), keepdims=True), own - shared, 0)
         block = _halves(own, half)
         lengths = np.sqrt((block[1] ** 2).sum(axis=1)) * np.sqrt((typical**2).sum())
         side[rows] = np.divide(
@@ -148,16 +144,16 @@ def resemblances(
     DataFrame
         One row a finding, by kind, strongest first: ``kind`` (``flipped``, ``duplicate``, ``swapped``, ``one_person``),
         ``scan_id``, ``other``, ``r`` (with the mirror image for a flip), ``expected`` (median r between different subjects) and
-        ``reason`` in words. N = 100,000 takes N^2 P multiplications and the memory of `traits`; no N x N array is made.
+        ``reason`` in words. Nothing of fewer than 10 scans. N = 100,000 takes N^2 P multiplications and the memory of `traits`; no N x N array is made.
     """
     ids, who = (
         [str(s) for s in scan_ids],
         np.unique([str(s) for s in subjects], return_inverse=True)[1],
     )
-    if len(ids) < 2:
+    if len(ids) < FEWEST:
         return _table([])
     found = traits(volumes)
-    level = _levels(found, who) if len(ids) >= FEWEST else _Levels(WHOLE, WHOLE, -0.5, 0.0)
+    level = _levels(found, who)
     pairs = list(_alike(found, level, who))
     rows = list(_flips(pairs, level, found, ids))
     near = {(p.i, p.j) for p in pairs if p.r >= level.r}

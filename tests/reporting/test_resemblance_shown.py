@@ -71,9 +71,16 @@ def test_the_report_shows_both_of_each_pair_side_by_side(store):
 def test_a_cohort_in_which_nothing_stands_twice_says_so(store):
     scans = store.table("scans").iloc[:N]
     shown = resemblance.context(store, scans)
-    assert (shown["rows"], shown["compared"], shown["few"]) == ([], True, False)
-    assert resemblance.context(store, scans.iloc[:1])["compared"] is False
+    assert (shown["rows"], shown["many"], shown["few"]) == ([], False, False)
+    assert resemblance.context(store, scans.iloc[:9])["few"]
     assert resemblance.context(store, pd.DataFrame())["n"] == 0
+
+
+def test_more_scans_than_a_report_compares_are_left_to_the_notebook(store, monkeypatch):
+    monkeypatch.setattr(resemblance, "MAX_SCANS", 25)
+    shown = resemblance.context(store, store.table("scans"))
+    assert (shown["rows"], shown["many"]) == ([], True)
+    assert "<code>Cohort.similar()</code> compares them" in render(store, title="t")
 
 
 def test_a_scan_that_cannot_be_read_is_counted_and_costs_nothing_else(store):
