@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cohort.grid import GridError
 from cohort.io.catalog import Catalog, CatalogError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from cohort.fitted import Fitted
+    from cohort.lineage import Explanation
     from cohort.ops.landmarks import Landmarks
 
 
@@ -37,6 +38,25 @@ class Cohort:
         info = self.store.info()
         recipes = ", ".join(self.recipes) or "none"
         return f"<Cohort {info.get('cohort', '?')!r}: {len(self.scans)} scans; recipes: {recipes}; models: {', '.join(self.store.models()) or 'none'}>"
+
+    def _repr_html_(self) -> str:
+        """The same with a table of recipes, for a notebook."""
+        from cohort import markup
+
+        scans = self.scans
+        states = scans["state"].value_counts() if "state" in scans else {}
+        counts = ", ".join(f"{n:,} {state}" for state, n in states.items()) or "none"
+        rows = []
+        for recipe in self.recipes:
+            table, units = self.measurements(recipe), self.store.units(recipe)
+            named = [f"{q} [{u}]" if u != "1" else q for q, u in units.items()]
+            rows.append([recipe, int((table["state"] == "done").sum()), ", ".join(named)])
+        return markup.block(
+            f"Cohort {self.store.info().get('cohort', '?')}",
+            markup.paragraph(f"Scans: {counts}"),
+            markup.table(["recipe", "scans measured", "measurements"], rows),
+            markup.paragraph(f"Models: {', '.join(self.store.models()) or 'none'}"),
+        )
 
     @property
     def scans(self) -> "pd.DataFrame":
@@ -396,31 +416,26 @@ class Cohort:
         about = {key: list(said.get(key) or ()) for key in ("reading", "warnings")}
         return found.assign_attrs(about, peaks=maps.peaks(self.store, model))
 
-    def explain(self, scan_id: str, quantity: str) -> dict[str, Any]:
-        """Where a number comes from: value, unit, recipe, its steps as they were run, inputs and their digests.
+    def explain(self, scan: str, quantity: str) -> "Explanation":
+        """Follow a number back: value, unit, recipe, the calls it depends on and their revisions, inputs, digests, versions.
+
+        Parameters
+        ----------
+        scan : str
+            A scan, or a part of its name that no other has.
+        quantity : str
+            A column of `measurements`; ``recipe.quantity`` where two recipes measure under one name.
+
+        Returns
+        -------
+        Explanation
+            A mapping that shows itself line by line; its keys are said there.
 
         Raises
         ------
         StoreError
             If no recipe measured `quantity` on the scan.
         """
-        for recipe in self.recipes:
-            found = self.store.derivative(recipe, scan_id)
-            if found is None or quantity not in found.get("measurements", {}):
-                continue
-            scan = self.store.record(scan_id) or {}
-            said = self.store.recipe(found["recipe_digest"])
-            return {
-                "scan_id": scan_id,
-                "quantity": quantity,
-                "value": found["measurements"][quantity],
-                "unit": found["units"].get(quantity, "1"),
-                "recipe": recipe,
-                "steps": said.get("steps"),
-                "measure": said.get("measure"),
-                "keys": found["keys"],
-                "inputs": found["contents"],
-                "source": scan.get("source"),
-                "chunks": scan.get("chunks"),
-            }
-        raise StoreError(f"no recipe measured {quantity!r} on {scan_id}; see .measurements(recipe)")
+        from cohort.lineage import explain
+
+        return explain(self.store, self.scan_id(scan), quantity)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cohort import markup
 from cohort.pipeline.memory import block_bytes, made, peak_bytes, whole_bytes
 from cohort.pipeline.recipe import Recipe
 from cohort.pipeline.staleness import URGENT, Kind, Stale, staleness
@@ -67,6 +68,26 @@ class Plan:
     """In the order in which they are to run, see `order`."""
     failed: tuple[str, ...]
     """Scans that failed on these very inputs and steps before, and would again."""
+
+    def __repr__(self) -> str:
+        """Counts, however many scans there are."""
+        why = ", ".join(f"{n} {reason}" for reason, n in self.reasons().items())
+        total = len(self.tasks) + len(self.fresh) + len(self.failed)
+        return (
+            f"<Plan {self.recipe!r}: {len(self.tasks)} of {total} scans to do{f' ({why})' if why else ''}; "
+            f"{len(self.fresh)} fresh, {len(self.failed)} failed before>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The same with reasons and steps, for a notebook."""
+        return markup.block(
+            f"Plan {self.recipe}",
+            markup.paragraph(
+                f"{len(self.tasks):,} scans to do, {len(self.fresh):,} fresh, {len(self.failed):,} failed before"
+            ),
+            markup.table(["because", "scans"], self.reasons().items()),
+            markup.table(["step", "stale for scans"], self.stale_steps().items()),
+        )
 
     def reasons(self) -> dict[str, int]:
         """How many scans are stale for which reason."""

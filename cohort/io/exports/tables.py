@@ -79,10 +79,16 @@ def measured(store: Store, name: str) -> dict[str, str]:
         return {c: f"{c}: {text}" for c in store.units(name)} if text else {}
     calls: dict[str, str] = {}
     for column in store.units(name):
-        of = max((m for m in measures if f"{column}_".startswith(f"{m}_")), key=len, default=None)
+        of = measure_of(column, measures)
         if of is not None:
             calls[column] = f"{call_text(measures[of])} of recipe {recipe}"
     return calls
+
+
+def measure_of(column: str, measures: Mapping[str, Any]) -> str | None:
+    """The measurement of a recipe that gave a column: it is called so, or begins with its name (``where_x`` of ``where``)."""
+    named = [m for m in measures if f"{column}_".startswith(f"{m}_")]
+    return max(named, key=len, default=None)
 
 
 def call_text(said: Mapping[str, Any]) -> str:

@@ -1,0 +1,123 @@
+"""What a notebook holds: it shows itself, finds scans by parts of their names, and leads a number back to its bytes."""
+
+import hashlib
+import subprocess
+import sys
+
+import cohorts
+import pytest
+
+from cohort import api, markup
+from cohort.io.store import StoreError
+from cohort.lineage import lineage
+from cohort.pipeline.recipe import STEPS
+
+SCAN = "sub-001_ses-1_001v1"
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    catalog = cohorts.write_cohort(tmp_path_factory.mktemp("held"), 3)
+    api.update(catalog, options=api.Options(workers=0))
+    return catalog
+
+
+@pytest.fixture
+def study(catalog):
+    return api.open(catalog)
+
+
+def test_a_cohort_and_a_plan_show_themselves_in_a_few_escaped_lines(catalog, study):
+    shown = study._repr_html_()
+    assert "Cohort balls" in shown
+    assert "Scans: 3 done" in shown
+    assert "<td>ball</td><td>3</td>" in shown
+    assert "head_ml [ml]" in shown
+    (plan,) = api.plan(catalog)
+    assert repr(plan) == "<Plan 'ball': 0 of 3 scans to do; 3 fresh, 0 failed before>"
+    for text in (shown, plan._repr_html_()):
+        assert "<script" not in text
+        assert len(text) < 5000
+
+
+def test_a_plan_of_work_says_why(tmp_path):
+    catalog = cohorts.write_cohort(tmp_path, 2)
+    api.ingest(catalog, options=api.Options(workers=0))
+    (plan,) = api.plan(catalog)
+    assert repr(plan) == "<Plan 'ball': 2 of 2 scans to do (2 new); 0 fresh, 0 failed before>"
+    assert "<td>new</td><td>2</td>" in plan._repr_html_()
+    assert "<td>head_ml</td><td>2</td>" in plan._repr_html_()
+
+
+def test_what_is_shown_is_text_and_small():
+    shown = markup.block(
+        "<b>", markup.paragraph("a & b"), markup.table(["<i>"], [["<script>"]] * 99)
+    )
+    assert "<script>" not in shown
+    assert "<b>" not in shown
+    assert "a &amp; b" in shown
+    assert shown.count("<tr>") == 21
+    assert "and 79 more" in shown
+
+
+def test_a_scan_is_found_by_a_part_of_its_name(study):
+    assert study.scan_id("001") == study.scan_id(SCAN) == SCAN
+    assert study.scan("001")["image"].sizes == study.scan(SCAN)["image"].sizes
+    with pytest.raises(StoreError, match="3 scans are called 'ses-1': sub-000_ses-1_000v1, "):
+        study.scan("ses-1")
+    with pytest.raises(
+        StoreError, match=r"no scan 'sub-001_ses-1_001v2' in .*did you mean sub-001"
+    ):
+        study.scan("sub-001_ses-1_001v2")
+    with pytest.raises(StoreError, match="no measurements of 'bal', did you mean ball; there are"):
+        study.measurements("bal")
+
+
+def test_a_number_leads_back_to_calls_revisions_versions_and_bytes(study):
+    found = study.explain("001", "share")
+    assert found["value"] == study.measurements("ball").set_index("scan_id").loc[SCAN, "share"]
+    steps = {s["name"]: s for s in found["lineage"]}
+    assert list(steps) == [
+        "head",
+        "level",
+        "core",
+        "dark",
+        "spots",
+        "big",
+        "n_head",
+        "n_big",
+        "share",
+    ]
+    assert steps["big"]["revision"] == STEPS["largest_component"].revision
+    assert steps["dark"]["call"] == "threshold(image=image, below=0.9 * level)"
+    import numpy
+
+    assert found["versions"]["numpy"] == numpy.__version__
+    folder = study.store.root / f"scans/{SCAN}.zarr"
+    for name, (digest, size) in found["chunks"].items():
+        content = (folder / name).read_bytes()
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == (digest, size)
+    assert "share = " in repr(found)
+    assert "  big = largest_component(mask=spots)  (revision " in repr(found)
+    assert "<td>image/c/0/0/0</td>" in found._repr_html_()
+
+
+def test_a_part_of_a_measurement_has_its_lineage_and_another_recipes_name_can_be_given(study):
+    assert study.explain("001", "where_x")["lineage"][-1]["call"] == "centroid_mm(mask=big)"
+    assert study.explain("001", "ball.n_big")["quantity"] == "n_big"
+    with pytest.raises(StoreError, match=r"no measurement 'head_mm' in .*did you mean head_ml"):
+        study.explain("001", "head_mm")
+
+
+def test_a_recipe_that_nobody_kept_has_no_lineage():
+    assert lineage({}, "ml") == []
+
+
+def test_opening_a_cohort_loads_no_statistics_figures_or_cluster():
+    code = (
+        "import sys, cohort; cohort.open; cohort.Cohort;"
+        "print([m for m in ('distributed', 'matplotlib', 'statsmodels', 'SimpleITK', 'skimage', 'sklearn', 'numba',"
+        " 'duckdb', 'IPython') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
