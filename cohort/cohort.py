@@ -44,7 +44,7 @@ class Cohort:
         from cohort import markup
 
         scans = self.scans
-        states = scans["state"].value_counts() if "state" in scans else {}
+        states = scans["state"].value_counts()
         counts = ", ".join(f"{n:,} {state}" for state, n in states.items()) or "none"
         rows = []
         for recipe in self.recipes:

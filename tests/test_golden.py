@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from hearts import Heart
 
 from cohort.grid import coordinates
 from cohort.ops import heads
@@ -18,6 +17,7 @@ from cohort.ops.register import Registration
 from cohort.ops.space import shift
 from cohort.ops.tissue import gmm_posteriors
 from cohort.phantom import head
+from cohort.phantom.hearts import Heart
 from cohort.pipeline.recipe import STEPS
 from cohort.provenance import digest
 

@@ -2,16 +2,13 @@
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run import HERE, Row
-
-sys.path.insert(0, str(HERE.parent))  # tests/hearts.py
+from run import Row
 
 SCANS = 400
 FEW = 50
@@ -70,7 +67,8 @@ def measured(folder: Path, n: int) -> list[dict[str, Any]]:
 def write_hearts(folder: Path, n: int) -> None:
     """Write `n` hearts, no two alike, as NIfTI files of 8 frames, and their catalog."""
     import nibabel as nib
-    from hearts import Heart
+
+    from cohort.phantom.hearts import Heart
 
     rng = np.random.default_rng(0)
     (folder / "scans").mkdir(parents=True)

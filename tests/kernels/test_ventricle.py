@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hearts import Heart
 
 from cohort.kernels import ventricle
 from cohort.kernels.ventricle import NoVentricleError, Rules
+from cohort.phantom.hearts import Heart
 
 PIXEL = (1.0, 1.0)
 

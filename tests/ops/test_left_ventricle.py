@@ -4,7 +4,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import xarray as xr
-from hearts import Heart
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from strategies import nothing_computed
@@ -12,6 +11,7 @@ from strategies import nothing_computed
 from cohort.grid import GridError
 from cohort.ops import motion
 from cohort.ops.motion import NoVentricleError
+from cohort.phantom.hearts import Heart
 
 SMALL = Heart(
     shape=(7, 70, 74),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hearts import Heart
 
+from cohort.phantom.hearts import Heart
 from cohort.pipeline.execute import execute
 from cohort.pipeline.recipe import read_recipe
 

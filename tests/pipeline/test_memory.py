@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
-from hearts import Heart
 
 from cohort import schema
 from cohort.io.store import Store
+from cohort.phantom.hearts import Heart
 from cohort.pipeline.memory import peak_bytes
 from cohort.pipeline.plan import WORKER_BASE_BYTES
 from cohort.pipeline.recipe import bind

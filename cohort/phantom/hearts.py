@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 
@@ -15,7 +16,9 @@ class Heart:
     """
 
     shape: tuple[int, int, int] = (11, 110, 120)
+    """Voxels along z, y, x."""
     spacing: tuple[float, float, float] = (8.0, 1.6, 1.6)
+    """Of voxels along z, y, x, mm."""
     radius_mm: float = 25.0
     length_mm: float = 72.0
     ejection_fraction: float = 0.55
@@ -48,7 +51,8 @@ class Heart:
         radius = self.radius_mm * self.shrinkage()
         return 2 / 3 * np.pi * radius**2 * self.length_mm / 1000
 
-    def _places(self):
+    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distance below the base, (z, 1, 1), and from the long axis along y and x, which broadcast to (z, y, x); mm."""
         z, y, x = (np.arange(n) * mm for n, mm in zip(self.shape, self.spacing, strict=True))
         base = (self.base_slice - 0.5) * self.spacing[0]
         below = (base - z)[:, None, None]
@@ -67,13 +71,19 @@ class Heart:
         """Voxels with their centre inside the ventricle, (time, z, y, x) bool."""
         return self.outside_mm() < 0
 
-    def cine(self, *, dtype=np.int16, gain: float = 400.0) -> xr.DataArray:
-        """The series, blood at about `gain`."""
+    def cine(self, *, dtype: npt.DTypeLike = np.int16, gain: float = 400.0) -> xr.DataArray:
+        """The series, blood at about `gain`.
+
+        Returns
+        -------
+        DataArray, (time, z, y, x)
+            `dtype`; coordinates in mm, and ``time`` in seconds of a beat of 0.9 s.
+        """
         below, y, x = self._places()
         rng = np.random.default_rng(self.seed)
         image = np.full((self.n_frames, *self.shape), 0.08)
 
-        def put(level, outside):
+        def put(level: float, outside: np.ndarray) -> None:
             nonlocal image
             share = 1 / (1 + np.exp(np.clip(outside / 0.5, -50, 50)))
             image = image + share * (level - image)
@@ -82,7 +92,12 @@ class Heart:
         r, beat = self.radius_mm, self.shrinkage()[:, None, None, None]
         toward_y, toward_x = np.sin(self.towards_rv), np.cos(self.towards_rv)
 
-        def disc(away, radius, *, across=0.0):
+        def disc(
+            away: np.ndarray | float,
+            radius: np.ndarray | float,
+            *,
+            across: np.ndarray | float = 0.0,
+        ) -> np.ndarray:
             cy = toward_y * away - toward_x * across
             cx = toward_x * away + toward_y * across
             return np.hypot(y - cy, x - cx) - radius
