@@ -282,7 +282,7 @@ def _project(Y, Q, robust, shifted, z, left, total, hc3, base, mean):  # type: i
     """Coefficients on Q, sums of squares of residuals and of the outcome (about its first value), and HC3 sums."""
     n, v = Y.shape
     r, k = Q.shape[1], robust.shape[1]
-    y = np.empty((n, LANE))
+    y = np.zeros((n, LANE))
     e = np.empty(LANE)
     sums = np.empty((r, LANE))
     for start in range(0, v, LANE):
@@ -299,26 +299,39 @@ def _project(Y, Q, robust, shifted, z, left, total, hc3, base, mean):  # type: i
         for i in range(n):
             for c in range(w):
                 y[i, c] = Y[i, start + c] - first[c]
-            for c in range(w):
+            for c in range(LANE):
                 squares[c] += y[i, c] * y[i, c]
                 plain[c] += y[i, c]
+        # Four rows, and two columns, at a time: a sum is loaded and stored once for all of them.
+        for i in range(0, n - 3, 4):
             for j in range(r):
-                q = Q[i, j]
-                for c in range(w):
-                    sums[j, c] += q * y[i, c]
+                q0, q1, q2, q3 = Q[i, j], Q[i + 1, j], Q[i + 2, j], Q[i + 3, j]
+                for c in range(LANE):
+                    sums[j, c] += (q0 * y[i, c] + q1 * y[i + 1, c]) + (
+                        q2 * y[i + 2, c] + q3 * y[i + 3, c]
+                    )
+        for i in range(n // 4 * 4, n):
+            for j in range(r):
+                q0 = Q[i, j]
+                for c in range(LANE):
+                    sums[j, c] += q0 * y[i, c]
         for i in range(n):
-            for c in range(w):
+            for c in range(LANE):
                 e[c] = y[i, c]
-            for j in range(r):
-                q = Q[i, j]
-                for c in range(w):
-                    e[c] -= q * sums[j, c]
-            for c in range(w):
+            for j in range(0, r - 1, 2):
+                q0, q1 = Q[i, j], Q[i, j + 1]
+                for c in range(LANE):
+                    e[c] -= q0 * sums[j, c] + q1 * sums[j + 1, c]
+            if r % 2:
+                q0 = Q[i, r - 1]
+                for c in range(LANE):
+                    e[c] -= q0 * sums[r - 1, c]
+            for c in range(LANE):
                 e[c] *= e[c]
                 rest[c] += e[c]
             for j in range(k):
                 q = robust[i, j]
-                for c in range(w):
+                for c in range(LANE):
                     own[j, c] += q * e[c]
         for c in range(w):
             base[start + c] = first[c]

@@ -37,7 +37,7 @@ def overlay(
     """
     figure = plots.blank(9.6, 3.4)
     places = coordinates_at(t, at_mm)
-    cuts = [(plane, *(slices.take(a, plane=plane, at_mm=_along(a, plane, places)) for a in (mean, t))) for plane in slices.VIEWS]  # fmt: skip
+    cuts = [(plane, _cut(mean, plane, places), _cut(t, plane, places)) for plane in slices.VIEWS]
     low, high = slices.window(*(background.pixels for _, background, _ in cuts))
     most = _most(t, floor)
     for place, (plane, background, front) in enumerate(cuts, 1):
@@ -71,7 +71,9 @@ def projections(t: xr.DataArray, *, floor: float) -> "Figure":
     most = _most(t, floor)
     for place, plane in enumerate(slices.VIEWS, 1):
         seen = _through(t, plane)
-        inside = slices.take(_through(np.isfinite(t).astype(float), plane), plane=plane)
+        inside = slices.take(
+            _through(t.copy(data=np.isfinite(t.to_numpy()).astype(float)), plane), plane=plane
+        )
         cut = slices.take(seen, plane=plane)
         axes = _blank(figure, place, f"{plane}, all slices", cut)
         grey = np.where(inside.pixels > 0, 0.93, 1.0)
@@ -97,6 +99,11 @@ def coordinates_at(image: xr.DataArray, at_mm: tuple[float, float, float]) -> di
         d: float(image.coords[d].values[int(np.clip(round(index["xyz".index(d)]), 0, image.sizes[d] - 1))])
         for d in grid.SPACE
     }  # fmt: skip
+
+
+def _cut(image: xr.DataArray, plane: str, places: dict[str, float]) -> slices.Slice:
+    """The slice of a plane through a place."""
+    return slices.take(image, plane=plane, at_mm=_along(image, plane, places))
 
 
 def _along(image: xr.DataArray, plane: str, places: dict[str, float]) -> float:
@@ -132,7 +139,7 @@ def _cross(axes: "Axes", t: xr.DataArray, plane: str, places: dict[str, float]) 
     """Two thin lines that meet at the place."""
     mark = xr.zeros_like(t, dtype=float)
     mark.loc[places] = 1.0
-    where = slices.take(mark, plane=plane, at_mm=_along(t, plane, places)).pixels
+    where = _cut(mark, plane, places).pixels
     row, column = np.argwhere(where == 1)[0]
     axes.axhline(row, color=plots.MARK, linewidth=0.6, alpha=0.7)
     axes.axvline(column, color=plots.MARK, linewidth=0.6, alpha=0.7)

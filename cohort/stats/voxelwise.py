@@ -70,6 +70,8 @@ class Maps:
         Rows of the cube without a number in the mask, which are left out.
     threshold : float
         Value of t above which voxels form clusters.
+    complete : (v,) bool or None
+        Voxels that every scan has, which `arranged` is about.
     """
 
     names: tuple[str, ...]
@@ -86,6 +88,7 @@ class Maps:
     threshold: float = float("nan")
     neighbours: int = 6
     arranged: dict[str, Arranged] = field(default_factory=dict)
+    complete: np.ndarray | None = None
 
     def volume(self, values: np.ndarray, fill: float = np.nan) -> np.ndarray:
         """Lay numbers of the fitted voxels out in space, (z, y, x)."""
@@ -99,10 +102,17 @@ class Maps:
         parts = []
         for i, name in enumerate(self.names):
             maps = {k: self.volume(self.by_contrast[k][i]) for k in told if k in self.by_contrast}
+            heights = maps["t"]
+            if name in self.arranged and self.complete is not None:
+                # The very numbers of the first arrangement, with which clusters are compared.
+                exact = np.full(len(self.voxels), np.nan, np.float32)
+                exact[self.complete] = self.arranged[name].t
+                heights = self.volume(exact)
             parts.append(
                 peaks.table(
                     name,
                     maps,
+                    heights=heights,
                     affine=affine,
                     threshold=self.threshold,
                     neighbours=self.neighbours,
@@ -304,7 +314,9 @@ def _with_arranged(maps: Maps, found: dict[str, Arranged], complete: np.ndarray)
     more = {"p_permuted": spread("p"), "fwe_p": spread("fwe_p")}
     if all(one.support is not None for one in found.values()):
         more |= {"support": spread("support"), "support_p": spread("support_p")}
-    return replace(maps, by_contrast={**maps.by_contrast, **more}, arranged=found)
+    return replace(
+        maps, by_contrast={**maps.by_contrast, **more}, arranged=found, complete=complete
+    )
 
 
 def _forming(df: int) -> float:

@@ -122,6 +122,8 @@ def test_clusters_and_support_of_each_arrangement(tmp_path):
     np.testing.assert_allclose(found["support"], support, rtol=1e-12)
     listed = maps.peaks(np.diag([-2.0, 2, 2, 1]))
     first = listed.iloc[0]
+    assert listed[["extent_p", "mass_p", "fwe_p", "support_p"]].min().min() >= 1 / 120
+    assert first["mass_p"] == np.mean(np.array(mass) >= first["mass"])
     assert first["extent_p"] == np.mean(np.array(extent) >= first["n_voxels"])
     best = np.nanargmax(np.abs(maps.volume(maps.by_contrast["t"][0])))
     z, y, x = np.unravel_index(best, SHAPE)

@@ -20,6 +20,7 @@ def table(
     name: str,
     maps: Mapping[str, np.ndarray],
     *,
+    heights: np.ndarray,
     affine: np.ndarray,
     threshold: float,
     neighbours: int,
@@ -32,7 +33,9 @@ def table(
     name : str
         Of the contrast.
     maps : mapping of name -> (z, y, x) float64
-        ``t``, whose clusters are listed, and whatever else is told of each peak; NaN outside.
+        What is told of each peak, ``t`` among it; NaN outside.
+    heights : (z, y, x) float
+        t, whose clusters are listed, as `arranged` has it.
     affine : (4, 4) array
         Voxel indices (x, y, z) -> world RAS+ mm.
     threshold : float
@@ -50,9 +53,9 @@ def table(
     voxel_mm3 = float(steps_mm(affine).prod())
     t = maps["t"]
     for sign in (1, -1):
-        heights = sign * t
-        found = clusters.clusters(heights, above=threshold, connectivity=CONNECTIVITY[neighbours])
-        summits = clusters.peaks(heights, above=threshold)
+        signed = sign * heights
+        found = clusters.clusters(signed, above=threshold, connectivity=CONNECTIVITY[neighbours])
+        summits = clusters.peaks(signed, above=threshold)
         member = found.labels.reshape(-1)[summits]
         for label in range(1, len(found.size) + 1):
             size, mass = int(found.size[label - 1]), float(found.mass[label - 1])

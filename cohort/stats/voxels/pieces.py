@@ -88,9 +88,12 @@ def fit_piece(cube: Cube, question: Question, item: tuple[Tile, np.ndarray | Non
     counted = np.ones(values.shape[1], bool) if mask is None else mask.reshape(-1).copy()
     parts, fitted, seen = [], [], np.zeros(len(question.rows), np.int64)
     counts, inside = np.zeros(6, np.int64), 0
-    for start in range(0, values.shape[1], BLOCK):
-        here = np.flatnonzero(counted[start : start + BLOCK]) + start
-        Y = values[np.ix_(question.rows, here)]
+    whole = counted.all() and np.array_equal(question.rows, np.arange(len(values)))
+    step = values.shape[1] if whole else BLOCK
+    for start in range(0, values.shape[1], step):
+        here = np.flatnonzero(counted[start : start + step]) + start
+        # A piece that is taken whole is not copied.
+        Y = values if whole else values[np.ix_(question.rows, here)]
         if question.above is not None:
             enough = (question.above < Y).sum(axis=0) >= question.share * len(Y)
             here, Y = here[enough], Y[:, enough]
