@@ -147,8 +147,8 @@ def bench_permutations() -> Iterator[Row]:
 
 def bench_memory() -> Iterator[Row]:
     """Peak of a process that makes maps and arrangements, at three sizes of the cohort."""
-    for n in (50, 200, 800):
-        yield memory(n, (24, 55, 46), 100, 16 << 20)
+    for n in (100, 400, 1600):
+        yield memory(n, SHAPE, 100, cube.TILE_BYTES)
 
 
 def memory(n: int, shape: tuple[int, int, int], arrangements: int, tile_bytes: int) -> Row:

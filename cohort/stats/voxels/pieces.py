@@ -15,11 +15,11 @@ import numpy as np
 
 from cohort.io.cube import Cube, Tile, in_order
 from cohort.kernels import glm
-from cohort.stats.exchanges.maximum import Tally, beside, tally
+from cohort.stats.exchanges.maximum import TILE, Tally, beside, tally
 from cohort.stats.exchanges.scheme import Scheme
 
-BLOCK = 8192
-"""Voxels of a piece that are held in float64 at a time."""
+BLOCK_BYTES = 16 << 20
+"""Of a piece, so much is held in float64 at a time."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -89,7 +89,7 @@ def fit_piece(cube: Cube, question: Question, item: tuple[Tile, np.ndarray | Non
     parts, fitted, seen = [], [], np.zeros(len(question.rows), np.int64)
     counts, inside = np.zeros(6, np.int64), 0
     whole = counted.all() and np.array_equal(question.rows, np.arange(len(values)))
-    step = values.shape[1] if whole else BLOCK
+    step = values.shape[1] if whole else _voxels_of(len(values))
     for start in range(0, values.shape[1], step):
         here = np.flatnonzero(counted[start : start + step]) + start
         # A piece that is taken whole is not copied.
@@ -140,9 +140,9 @@ def tally_piece(
     block = cube.read(tile)
     values = block.reshape(len(block), -1)
     start, stop = arrangements
-    found, t = [], []
-    for first in range(0, len(voxels), BLOCK):
-        Y = values[np.ix_(question.rows, voxels[first : first + BLOCK])]
+    found, t, step = [], [], _voxels_of(len(values))
+    for first in range(0, len(voxels), step):
+        Y = values[np.ix_(question.rows, voxels[first : first + step])]
         out = np.empty((stop - start, Y.shape[1]), np.float32) if maps else None
         found.append(tally(scheme, Y, start=start, stop=stop, out=out))
         if out is not None:
@@ -198,6 +198,11 @@ def joined(parts: Sequence[glm.Fits], k: int, m: int) -> glm.Fits:
             for name in vars(empty)
         }
     )
+
+
+def _voxels_of(n: int) -> int:
+    """Voxels of `n` scans that are held in float64 at a time: whole tiles of products."""
+    return max(TILE, BLOCK_BYTES // (8 * n) // TILE * TILE)
 
 
 def _whole(flat: np.ndarray, shape: Sequence[int], tile: Tile, whole: Sequence[int]) -> np.ndarray:
