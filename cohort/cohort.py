@@ -37,7 +37,7 @@ class Cohort:
         """Name, scans, recipes and models."""
         info = self.store.info()
         recipes = ", ".join(self.recipes) or "none"
-        return f"<Cohort {info.get('cohort', '?')!r}: {len(self.scans)} scans; recipes: {recipes}; models: {', '.join(self.store.models()) or 'none'}>"
+        return f"<Cohort {info.get('cohort', '?')!r}: {len(self.scans)} scans; recipes: {recipes}; models: {', '.join([*self.store.models(), *self.store.mapped()]) or 'none'}>"
 
     def _repr_html_(self) -> str:
         """The same with a table of recipes, for a notebook."""

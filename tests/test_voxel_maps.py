@@ -249,17 +249,17 @@ def test_dementia_shows_in_and_around_the_ventricles(shared, tmp_path):
     """The real scans: fluid is dark, so that where ventricles and sulci grow, brains with dementia are darker."""
     folder = tmp_path / "catalogs/cohorts"
     folder.mkdir(parents=True)
-    source = Path(__file__).resolve().parents[1] / "catalogs/cohorts/oasis1.yaml"
+    source = Path(__file__).resolve().parents[1] / "catalogs/cohorts/oasis1-maps.yaml"
     content = yaml.safe_load(source.read_text())
     data = shared / "oasis1-mni2mm/uint8"
-    content |= {"sources": [str(data)], "store": str(tmp_path / "store"), "recipes": []}
+    content |= {"sources": [str(data)], "store": str(tmp_path / "store")}
     content["participants"]["table"] = str(shared / "oasis/oasis1_cross_sectional.csv")
     content["models"] = {"intensity-by-ad": content["models"]["intensity-by-ad"]}
     content["models"]["intensity-by-ad"]["voxelwise"] |= {
         "permutations": {"seed": 1, "n": 100},
         "tfce": False,
     }
-    catalog = folder / "oasis1.yaml"
+    catalog = folder / "oasis1-maps.yaml"
     catalog.write_text(yaml.safe_dump(content, sort_keys=False))
     said = fitted(catalog)
     assert "158 scans" in said
