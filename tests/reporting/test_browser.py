@@ -18,7 +18,6 @@ from cohort.reporting.html import write_report
 
 HERE = api.Options(workers=0)
 ROOT = Path(__file__).resolve().parents[2]
-SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def balls(tmp_path_factory, private):
 def demo(tmp_path_factory, private):
     """The report of the demo, and a page of each scan that was flagged, and of one."""
     folder = tmp_path_factory.mktemp("demo")
-    result, problems = make_demo(folder, scans=8, seed=0, options=HERE)
+    result, problems = make_demo(folder, scans=6, seed=0, options=HERE)
     assert problems == []
     one = api.open(result.catalog.path).scans["scan_id"].iloc[0]
     return api.report(result.catalog.path, scans=[one], flagged=True, options=HERE)
@@ -66,7 +65,8 @@ def oasis(tmp_path_factory, private, shared):
     return api.report(catalog, scans=[one], options=options)
 
 
-COHORTS = ["balls", pytest.param("demo", marks=SLOW), pytest.param("oasis", marks=SLOW)]
+COHORTS = ["balls", *(pytest.param(name, marks=pytest.mark.slow) for name in ("demo", "oasis"))]
+SMALL = pytest.mark.parametrize("made", ["balls"], indirect=True)
 
 
 @pytest.fixture(params=COHORTS)
@@ -172,12 +172,14 @@ def test_the_contact_sheet_is_sorted_by_any_measurement_both_ways(made, report):
     assert report.quiet()
 
 
+@SMALL
 def test_the_keyboard_reaches_every_control_of_the_report_and_the_focus_is_seen(report):
     reached = report.tabbed()
     assert {"sheet-text", "sheet-by", "sheet-reset"} <= {each["id"] for each in reached}
     assert [each for each in reached if not each["seen"]] == []
 
 
+@SMALL
 def test_the_report_prints(report):
     report.page.emulate_media(media="print")
     assert colours(report.shot(f"print-{report.name}")) > 100
@@ -216,6 +218,7 @@ def test_the_viewer_draws_three_planes_and_no_face(scan):
     assert scan.quiet()
 
 
+@SMALL
 def test_the_cross_moves_by_the_arrow_keys_one_voxel_a_time(made, scan):
     opened(scan)
     image = made[1].store.open_scan(Path(scan.page.url).stem)["image"]
@@ -234,6 +237,7 @@ def test_the_cross_moves_by_the_arrow_keys_one_voxel_a_time(made, scan):
     assert scan.quiet()
 
 
+@SMALL
 def test_masks_fade_and_the_window_changes_what_is_drawn(scan):
     opened(scan)
     first = scan.shot(f"viewer-{scan.name}-mask", "#viewer canvas").astype(int)
@@ -258,6 +262,7 @@ def test_masks_fade_and_the_window_changes_what_is_drawn(scan):
     assert scan.quiet()
 
 
+@SMALL
 def test_a_scans_page_prints_without_its_viewer(scan):
     opened(scan)
     scan.page.emulate_media(media="print")
