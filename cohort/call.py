@@ -12,7 +12,6 @@ from cohort.checking import check_models, read_recipes
 from cohort.io.catalog import Catalog, CatalogError, read_catalog
 from cohort.io.deidentify import key_file
 from cohort.io.private import misplaced
-from cohort.io.storage.scanpages import page_ids
 from cohort.io.store import Store, StoreError
 from cohort.options import Options, Result
 from cohort.pipeline import cluster
@@ -74,10 +73,10 @@ class Call:
             raise StoreError(
                 f"nothing ingested yet in {self.store.url}; run `cohort ingest {self.catalog.path}` first"
             )
-        if (options := self.options).scan_pages or options.flagged_pages:
+        if (wish := self.options).scan_pages or wish.flagged_pages:
             from cohort.reporting.scanpage import chosen
 
-            self._pages = chosen(self.store, options.scan_pages, flagged=options.flagged_pages)
+            self._pages = chosen(self.store, wish.scan_pages, flagged=wish.flagged_pages)
         if self._client is None and self.options.workers != 0:
             cluster.check(self.options.on)
 
@@ -364,7 +363,7 @@ class Call:
 
     def _report_scans(self) -> None:
         """Pages of single scans: what is no longer so goes, what is asked for is made anew."""
-        if page_ids(self.store) or self._pages:
+        if self.store.scan_pages() or self._pages:
             from cohort.reporting.scanpage import drop_stale, write_pages
 
             drop_stale(self.store)
@@ -386,7 +385,7 @@ class Call:
                 "files": self.store.shown(),
                 "code": [provenance.file_digest(p) for p in code],
                 "found": {k: found.get(k) for k in ("found", "unmatched")},
-                "pages": page_ids(self.store),
+                "pages": self.store.scan_pages(),
                 "catalog": self.catalog.digest,
                 "recipes": [r.digest for r in self.recipes],
             }

@@ -23,9 +23,8 @@ from cohort.io.storage.contents import contents_of, digests_of
 from cohort.io.storage.disk import LocalFiles
 from cohort.io.storage.group import encode_group, encode_groups, open_group, write_blocks
 from cohort.io.storage.metadata import json_attrs
-from cohort.io.storage.papers import Papers
+from cohort.io.storage.papers import PAGES, Papers
 from cohort.io.storage.place import files_of
-from cohort.io.storage.scanpages import FOLDER as PAGES
 
 __all__ = ["Locked", "Store", "StoreError"]
 

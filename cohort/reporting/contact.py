@@ -31,6 +31,7 @@ def contact_sheet(
     flagged: Mapping[str, list[str]],
     keep: Mapping[str, list[str]],
     influential: AbstractSet[str],
+    pages: Mapping[str, str],
 ) -> dict[str, Any]:
     """One small picture a scan; those that failed, stand out or move a model come first.
 
@@ -42,6 +43,8 @@ def contact_sheet(
         Images that a recipe keeps, in its order.
     influential : set of scans
         Those that move a model.
+    pages : mapping of scan -> address
+        Of scans that have a page of their own.
 
     Returns
     -------
@@ -73,6 +76,7 @@ def contact_sheet(
             {
                 "id": scan_id,
                 "anchor": f"scan-{len(cells) + 1}",
+                "page": pages.get(scan_id),
                 **picture,
                 "failed": failed.get(scan_id, []),
                 "flags": flagged.get(scan_id, []),

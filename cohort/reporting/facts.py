@@ -20,6 +20,7 @@ class Source(Protocol):
     def open_scan(self, scan_id: str, /) -> xr.Dataset: ...  # noqa: D102
     def open_derivative(self, recipe: str, scan_id: str, /) -> xr.Dataset: ...  # noqa: D102
     def thumbnail(self, scan_id: str, /) -> Thumbnail: ...  # noqa: D102
+    def scan_pages(self) -> list[str]: ...  # noqa: D102
     def quarantine(self) -> list[dict[str, Any]]: ...  # noqa: D102
     def runs(self) -> list[str]: ...  # noqa: D102
     def manifest(self, run_id: str | None = None, /) -> dict[str, Any]: ...  # noqa: D102

@@ -26,6 +26,7 @@ from cohort.reporting.facts import Facts, Source, gather
 from cohort.reporting.methods import paragraphs
 from cohort.reporting.news import PREVIOUS, News, news, summary, words
 from cohort.reporting.page import Section, assemble, own_scripts
+from cohort.reporting.scanpage import links
 from cohort.reporting.wording import count, number
 from cohort.stats.outlying import OUTLIER_Z
 
@@ -99,7 +100,7 @@ def _page(
     flagged = sections.outliers(facts)
     keep = {name: [str(k) for k in recipe.get("keep") or []] for name, recipe in recipes.items()}
     influential = {i for m in facts.models.values() for i in m.get("influence") or []}
-    contact = contact_sheet(store, facts, flagged, keep, influential)
+    contact = contact_sheet(store, facts, flagged, keep, influential, links(store))
     anchors = {cell["id"]: cell["anchor"] for cell in contact["cells"]}
     models = [
         modelpage.context(

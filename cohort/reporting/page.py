@@ -74,7 +74,7 @@ def assemble(
     """
     from markupsafe import Markup
 
-    environment = _environment()
+    environment = templates()
     bodies = [Markup(environment.get_template(s.template).render(s.says)) for s in sections]
     return environment.get_template("report.html.j2").render(
         title=title,
@@ -125,7 +125,8 @@ def _standing(script: str) -> str:
     return script
 
 
-def _environment() -> "jinja2.Environment":
+def templates() -> "jinja2.Environment":
+    """How every page is made: what comes from data is escaped, and cleaned of what no page may hold."""
     import jinja2
     from markupsafe import Markup
 

@@ -16,13 +16,12 @@ from cohort import provenance
 from cohort.io.storage import scanpages
 from cohort.io.storage.backend import StoreError
 from cohort.reporting import scanplanes, sections, slices, viewer
-from cohort.reporting.facts import Facts, gather
-from cohort.reporting.wording import clean, count, decimals_for, number
+from cohort.reporting.facts import Facts, Source, gather
+from cohort.reporting.page import policy, templates
+from cohort.reporting.wording import count, decimals_for, number
 from cohort.stats.outlying import OUTLIER_Z, robust_z
 
 if TYPE_CHECKING:
-    import jinja2
-
     from cohort.io.store import Store
 
 MAX_PAGES = 50
@@ -91,9 +90,9 @@ def flags(facts: Facts) -> dict[str, list[str]]:
     return found
 
 
-def links(store: "Store") -> dict[str, str]:
+def links(store: Source) -> dict[str, str]:
     """Scan -> address of its page as seen from ``report/index.html``, for scans that have one."""
-    return {s: f"scans/{quote(s)}.html" for s in scanpages.page_ids(store)}
+    return {s: f"scans/{quote(s)}.html" for s in store.scan_pages()}
 
 
 def write_pages(
@@ -113,14 +112,14 @@ def write_pages(
     title : str
         Name of the cohort.
     recipes : mapping of recipe -> its YAML
-        Steps to list.
+        Steps to list. Without any, what every recipe in the store measured is shown, and no step.
 
     Returns
     -------
     list of Path or str
         Where they lie. One scan is held at a time, of it what a page embeds and `viewer.TILE_BYTES` more.
     """
-    facts = gather(store, recipes or {})
+    facts = gather(store, recipes or store.recipes())
     flagged = flags(facts)
     return [
         scanpages.write_page(
@@ -139,7 +138,7 @@ def drop_stale(store: "Store") -> list[str]:
     What others measure moves a scan's place among them and leaves its page, which names the run it compares with.
     """
     gone = []
-    for scan_id in scanpages.page_ids(store):
+    for scan_id in store.scan_pages():
         record = scanpages.page_record(store, scan_id)
         if record is None or record.get("inputs") != basis(store, scan_id):
             scanpages.remove_page(store, scan_id)
@@ -176,13 +175,14 @@ def render(
     record = store.record(scan_id) or {}
     derivatives = {r: d for r in facts.measured if (d := store.derivative(r, scan_id)) is not None}
     look = scanplanes.look(store, scan_id, derivatives, recipes)
-    scripts = [look.program.source] if look.program is not None else []
-    adapter = _environment().get_template("viewer.js").render()
-    hashes = [viewer.sha256_source(s) for s in (adapter, *scripts)] if scripts else []
+    environment = templates()
+    scripts: list[str] = []
+    if look.program is not None:
+        scripts = [environment.get_template("viewer.js").render(), look.program.source]
     context = {
         "title": title,
         "scan_id": scan_id,
-        "hashes": hashes,
+        "policy": policy(scripts),
         "program": _packed_program() if scripts else None,
         "identity": _identity(facts, scan_id, record),
         "geometry": _geometry(record),
@@ -197,31 +197,13 @@ def render(
         "provenance": _provenance(facts, record, derivatives),
         "get_it": viewer.GET_IT,
     }
-    return _environment().get_template("scan.html.j2").render(context)
+    return environment.get_template("scan.html.j2").render(context)
 
 
 @cache
 def _packed_program() -> str:
     """Packing it takes half a second, and it is the same on every page."""
     return viewer.packed(viewer.program().source.encode("utf-8"))
-
-
-@cache
-def _environment() -> "jinja2.Environment":
-    import jinja2
-    from markupsafe import Markup
-
-    def printable(value: Any) -> Any:
-        return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    return jinja2.Environment(
-        autoescape=True,
-        loader=jinja2.PackageLoader("cohort.reporting"),
-        undefined=jinja2.StrictUndefined,
-        finalize=printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 # -- facts of one scan -------------------------------------------------------------------------------

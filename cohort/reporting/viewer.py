@@ -6,7 +6,6 @@ which `templates/viewer.js` turns into a script when somebody asks for it: a pag
 
 import base64
 import gzip
-import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Hashable, Mapping, Sequence
@@ -93,11 +92,6 @@ def program() -> Program:
         version=wheel.version,
         licence=next((str(f.read_text()) for f in wheel.files or () if f.name == "LICENSE"), ""),
     )
-
-
-def sha256_source(script: str) -> str:
-    """A script as a content-security policy names it: ``sha256-`` and the digest, base64."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}"
 
 
 def packed(content: bytes) -> str:

@@ -26,7 +26,7 @@ from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.chunks import is_chunk
 from cohort.io.storage.disk import sync
-from cohort.io.storage.scanpages import FOLDER as PAGES
+from cohort.io.storage.papers import PAGES
 from cohort.io.store import Store
 
 FORMAT = 1

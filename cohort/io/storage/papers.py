@@ -26,6 +26,8 @@ OF_ALL = ("participants", "protocols", "scans")
 
 CHECKSUMS = "checksums.json"
 _PAGE = "report/index.html"
+PAGES = "report/scans"
+"""Where pages of single scans lie, `io.storage.scanpages`."""
 
 FORMULA = ("=", "+", "-", "@")
 """How text begins that a spreadsheet would compute."""
@@ -300,6 +302,11 @@ class Papers:
             return None
         whole = stamp == {"inputs": inputs, "page": hashlib.sha256(page).hexdigest()}
         return self.place(_PAGE) if whole else None
+
+    def scan_pages(self) -> list[str]:
+        """Scans that have a page of their own, sorted; see `io.storage.scanpages`."""
+        names = set(self.files.names(PAGES))
+        return [s for s in self._stems(PAGES, ".json") if f"{s}.html" in names]
 
     # -- bytes -----------------------------------------------------------------------------------------
 

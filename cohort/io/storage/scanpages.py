@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from cohort.io.storage.backend import StoreError
-from cohort.io.storage.papers import Papers
+from cohort.io.storage.papers import PAGES, Papers
 
-FOLDER = "report/scans"
-
-PAGE_OF_A_SCAN = re.compile(rf"{FOLDER}/[^/]+\.(html|json)")
+PAGE_OF_A_SCAN = re.compile(rf"{PAGES}/[^/]+\.(html|json)")
 
 
 def files_of(scan_id: str) -> tuple[str, str]:
     """Names in a store of a scan's page and of its record."""
-    return f"{FOLDER}/{scan_id}.html", f"{FOLDER}/{scan_id}.json"
+    return f"{PAGES}/{scan_id}.html", f"{PAGES}/{scan_id}.json"
 
 
 def write_page(store: Papers, scan_id: str, page: str, *, inputs: str) -> Path | str:
@@ -29,13 +27,6 @@ def write_page(store: Papers, scan_id: str, page: str, *, inputs: str) -> Path |
     store.files.write(name, content)
     store.write_json(record, {"inputs": inputs, "page": hashlib.sha256(content).hexdigest()})
     return store.place(name)
-
-
-def page_ids(store: Papers) -> list[str]:
-    """Scans that have a page with a record, sorted."""
-    names = set(store.files.names(FOLDER))
-    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
-    return sorted(stem for stem in stems if f"{stem}.html" in names)
 
 
 def page_record(store: Papers, scan_id: str) -> dict[str, Any] | None:
