@@ -1,6 +1,7 @@
 """The pages in a real browser without a network: quiet, complete, in working order, reached by the keyboard, and inert."""
 
 import os
+import re
 from pathlib import Path
 
 import browser as browsers
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import Visit, colours
+from PIL import Image
 
 from cohort import api, schema
 from cohort.demo import make_demo
@@ -229,6 +231,10 @@ def test_the_cross_moves_by_the_arrow_keys_one_voxel_a_time(made, scan):
         text = scan.page.text_content("#viewer-where")
         places.append([float(part.split()[1]) for part in text.split(":")[0].split(", ")])
     steps = np.diff(places, axis=0)
+    focus = scan.focus()
+    assert (focus["tag"], focus["seen"]) == ("CANVAS", True)
+    scan.page.keyboard.press("Tab")
+    assert scan.focus()["id"] == "viewer-low"  # the viewer lets go
     # To the right in the picture is to the patient's left.
     mm = [abs(image[d].values[1] - image[d].values[0]) for d in "xyz"]
     np.testing.assert_allclose(
@@ -344,6 +350,15 @@ def test_hostile_metadata_never_runs_neither_in_the_report_nor_in_a_scans_page(t
         assert visit.page.title().count(EVIL) == 1
         assert visit.quiet()
         visit.page.close()
+
+
+def test_the_picture_of_a_report_in_the_readme_is_there_described_and_small():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    ((words, name),) = re.findall(r"^!\[(.+)\]\((\S+\.png)\)$", readme, flags=re.MULTILINE)
+    assert len(words) > 40
+    assert (ROOT / name).stat().st_size < 300_000
+    with Image.open(ROOT / name) as picture:
+        assert colours(np.asarray(picture.convert("RGB"))) > 50
 
 
 def test_a_missing_browser_skips_with_a_reason_and_fails_in_ci(monkeypatch):
