@@ -8,7 +8,7 @@ file is one line of JSON and the pixels after it, 8 bits each, compressed; nothi
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,22 +27,54 @@ WINDOW = (1.0, 99.5)
 _SHADES = 255
 
 
-@dataclass(frozen=True)
 class Thumbnail:
     """What one sees of a scan at a glance.
 
     Parameters
     ----------
-    planes : mapping of dim -> DataArray, float32
-        Dimension that is cut (z, y, x) -> its middle plane: an array (z, y, x) of one voxel along that dimension and at most 160
-        along the others, with coordinates in mm and the affine, so that whatever draws a slice of a scan draws it. Of leading
-        dims (time, echo) the first entry.
-    coarse : DataArray, (z, y, x), at most 32 cells along each axis, float32
-        Block means on the scan's own axes, with coordinates. The last cell of an axis may cover less than its step says.
+    header : mapping
+        Of the file.
+    pixels : (N,) uint8 array
+        Those of the planes one after the other, then those of the coarse volume.
     """
 
-    planes: Mapping[str, xr.DataArray]
-    coarse: xr.DataArray
+    def __init__(self, header: Mapping[str, Any], pixels: np.ndarray) -> None:
+        self._header = header
+        self._affine = np.array(header["affine"], float).reshape(4, 4)
+        shapes = [*(said["shape"] for said in header["planes"]), header["coarse"]["shape"]]
+        ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
+        if pixels.size != ends[-1]:
+            raise ValueError(f"{pixels.size} pixels, expected {ends[-1]} of {shapes}")
+        parts = np.split(pixels, ends[:-1])
+        self._parts = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    @cached_property
+    def planes(self) -> dict[str, xr.DataArray]:
+        """Dimension that is cut (z, y, x) -> its middle plane, float32.
+
+        Each is an array (z, y, x) of one voxel along that dimension and at most 160 along the others, with coordinates in mm
+        and the affine, so that whatever draws a slice of a scan draws it. Of leading dims (time, echo) the first entry.
+        """
+        low, step = self._header["shades"]
+        found = {}
+        for axis, dim in enumerate(grid.SPACE):
+            voxels = list(self._header["planes"][axis]["voxels"])
+            voxels.insert(axis, 1)
+            start = [0, 0, 0]
+            start[axis] = self._header["at"][axis]
+            values = np.expand_dims(self._parts[axis], axis) * np.float32(step) + np.float32(low)
+            found[dim] = _placed(values, self._affine, start, voxels)
+        return found
+
+    @cached_property
+    def coarse(self) -> xr.DataArray:
+        """Block means on the scan's own axes: (z, y, x), at most 32 cells along each, float32, with coordinates.
+
+        The last cell of an axis may cover less than its step says.
+        """
+        least, rise = self._header["cells"]
+        values = self._parts[3] * np.float32(rise) + np.float32(least)
+        return _placed(values, self._affine, [0, 0, 0], self._header["coarse"]["voxels"])
 
 
 def make(stored: xr.Dataset, scan: xr.Dataset) -> bytes:
@@ -96,22 +128,7 @@ def opened(content: bytes) -> tuple[dict[str, Any], bytes]:
 def read(content: bytes) -> Thumbnail:
     """The thumbnail that a file holds. Raises RuntimeError or ValueError if it is damaged."""
     header, pixels = opened(content)
-    affine = np.array(header["affine"], float).reshape(4, 4)
-    rest = np.frombuffer(pixels, np.uint8)
-    low, step = header["shades"]
-    planes = {}
-    for axis, (dim, said) in enumerate(zip(grid.SPACE, header["planes"], strict=True)):
-        own, rest = _taken(rest, said["shape"])
-        voxels = list(said["voxels"])
-        voxels.insert(axis, 1)
-        start = [0, 0, 0]
-        start[axis] = header["at"][axis]
-        values = np.expand_dims(own, axis) * np.float32(step) + np.float32(low)
-        planes[dim] = _placed(values, affine, start, voxels)
-    cells, _ = _taken(rest, header["coarse"]["shape"])
-    least, rise = header["cells"]
-    values = cells * np.float32(rise) + np.float32(least)
-    return Thumbnail(planes, _placed(values, affine, [0, 0, 0], header["coarse"]["voxels"]))
+    return Thumbnail(header, np.frombuffer(pixels, np.uint8))
 
 
 def _blocks(image: xr.Variable) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
@@ -141,13 +158,6 @@ def _quantised(values: np.ndarray, low: float, step: float) -> np.ndarray:
     if not step:
         return np.zeros(values.shape, np.uint8)
     return np.rint(np.clip((values - low) / step, 0, _SHADES)).astype(np.uint8)
-
-
-def _taken(pixels: np.ndarray, shape: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    n = int(np.prod(shape))
-    if pixels.size < n:
-        raise ValueError(f"{pixels.size} pixels, expected {n} of {shape}")
-    return pixels[:n].reshape(shape).astype(np.float32), pixels[n:]
 
 
 def _placed(
