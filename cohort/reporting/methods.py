@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cohort.reporting import modelparts, plots
+from cohort.reporting import modelparts
 from cohort.reporting.facts import Facts
 from cohort.reporting.sections import recipe_steps
 from cohort.reporting.wording import count
+from cohort.stats.outlying import OUTLIER_Z
 
 SHORT = 12
 """Digits of a digest that tell recipes apart in a text."""
@@ -45,7 +46,7 @@ def paragraphs(facts: Facts, recipes: Mapping[str, Mapping[str, Any]]) -> list[s
     ]
     if any(len(facts.done(name)) for name in facts.measured):
         said.append(
-            f"Values more than {plots.OUTLIER_Z} robust standard deviations (1.4826 times the median absolute deviation) from "
+            f"Values more than {OUTLIER_Z} robust standard deviations (1.4826 times the median absolute deviation) from "
             "the median of their measurement were flagged for inspection; none was removed."
         )
     said += [text for model in facts.models.values() if (text := modelparts.methods(model))]
