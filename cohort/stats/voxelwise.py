@@ -1,6 +1,6 @@
 """A regression in every voxel of a cohort: one read of the cube gives the maps, arrangements of the scans their p."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -251,7 +251,7 @@ def _fitted(
 def _maps(
     cube: Cube,
     question: Question,
-    pieces: Sequence[Piece],
+    pieces: list[Piece],
     names: tuple[str, ...],
     groups: tuple[str, ...],
     empty: tuple[int, ...],
@@ -272,6 +272,7 @@ def _maps(
         said = "; ".join(f"{n}: {why}" for why, n in left_out.items())
         raise DesignError(f"none of the {n_mask} voxels of the mask can be fitted: {said}")
     found = joined([piece.fits for piece in pieces], len(names), len(groups))
+    pieces.clear()  # what they held is held once more by now
     df = found.df.astype(np.float64)
     p = 2 * special.stdtr(df, -np.abs(found.t))
     by_contrast = {
