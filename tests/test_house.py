@@ -29,8 +29,8 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def readme_commands(program):
-    lines = "".join(blocks("console")).splitlines()
+def readme_commands(program, *languages):
+    lines = "".join("".join(blocks(language)) for language in languages).splitlines()
     return [line.split("#")[0][2:].strip() for line in lines if line.startswith(f"$ {program} ")]
 
 
@@ -92,8 +92,8 @@ def test_every_command_of_the_readme_exists_with_its_options():
     from cohort.cli import app
 
     group = typer.main.get_command(app)
-    commands = readme_commands("cohort")
-    assert len(commands) >= 8
+    commands = readme_commands("cohort", "console", "text")
+    assert len(commands) >= 30
     for line in commands:
         name, *arguments = shlex.split(line)[1:]
         command = group.commands[name]
@@ -122,7 +122,7 @@ def test_every_make_recipe_that_is_named_exists():
         "bench",
         "clean",
     }
-    assert {line.split()[1] for line in readme_commands("make")} == {"demo", "test"}
+    assert {line.split()[1] for line in readme_commands("make", "console")} == {"demo", "test"}
     ci = re.findall(r"^step (.*)$", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
     assert " ".join(ci).split() == ["lint", "types", "layers", "test", "test-slow"]
     assert (ROOT / ".ci/run").stat().st_mode & 0o111
@@ -224,7 +224,7 @@ def test_the_walk_of_the_readme_runs_as_written(tmp_path):
 
     report = run(program, "demo", "demo-output", "--scans", "8").split()[-1]
     assert (tmp_path / report).is_file()
-    for line in readme_commands("cohort"):
+    for line in readme_commands("cohort", "console"):
         assert run(program, *shlex.split(line)[1:]).strip(), f"{line} printed nothing"
     for code in blocks("python"):
         assert "csf_ml" in run(sys.executable, "-c", code)
