@@ -215,7 +215,7 @@ def test_sunnybrooks_left_ventricle_agrees_with_an_expert_without_a_seed_in_both
         ours, theirs = found[frame, mid], truth[frame, mid]
         dice = 2 * (ours & theirs).sum((1, 2)) / (ours.sum((1, 2)) + theirs.sum((1, 2)))
         record_property(
-            f"dice of frame {frame}", dict(zip(mid.tolist(), dice.round(3), strict=True))
+            f"dice of frame {frame}", dict(zip(mid.tolist(), dice.round(3).tolist(), strict=True))
         )
         assert dice.mean() >= least
         assert dice.min() >= 0.6  # the right object in every slice
