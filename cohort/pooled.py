@@ -188,4 +188,6 @@ class Pooled:
         )
 
     def _ids(self, scans: Iterable[str] | None) -> list[str]:
+        if isinstance(scans, str):
+            return [scans]
         return [str(s) for s in (self.scans["scan_id"] if scans is None else scans)]

@@ -243,4 +243,4 @@ def test_help_answers_at_once():
 def test_every_command_has_an_example():
     for command in cli.app.registered_commands:
         assert command.epilog is not None
-        assert command.epilog.startswith("Example: cohort ")
+        assert command.epilog.startswith(("Example: cohort ", "Examples: cohort "))

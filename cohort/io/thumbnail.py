@@ -62,8 +62,8 @@ class Thumbnail:
             voxels.insert(axis, 1)
             start = [0, 0, 0]
             start[axis] = self._header["at"][axis]
-            values = np.expand_dims(self._parts[axis], axis) * np.float32(step) + np.float32(low)
-            found[dim] = _placed(values, self._affine, start, voxels)
+            values = np.expand_dims(self._parts[axis], axis) * step + low
+            found[dim] = _placed(values.astype(np.float32), self._affine, start, voxels)
         return found
 
     @cached_property
@@ -73,8 +73,10 @@ class Thumbnail:
         The last cell of an axis may cover less than its step says.
         """
         least, rise = self._header["cells"]
-        values = self._parts[3] * np.float32(rise) + np.float32(least)
-        return _placed(values, self._affine, [0, 0, 0], self._header["coarse"]["voxels"])
+        values = self._parts[3] * rise + least
+        return _placed(
+            values.astype(np.float32), self._affine, [0, 0, 0], self._header["coarse"]["voxels"]
+        )
 
 
 def make(stored: xr.Dataset, scan: xr.Dataset) -> bytes:
@@ -148,13 +150,15 @@ def _shades(planes: list[np.ndarray]) -> tuple[float, float]:
         if most - least <= _SHADES:
             return float(least), 1.0
     low, high = np.percentile(np.concatenate([p.ravel() for p in planes]), WINDOW)
-    low, high = np.float32(low), np.float32(high)
-    return float(low), float(high - low) / _SHADES
+    low, high = float(np.float32(low)), float(np.float32(high))
+    return low, (high - low) / _SHADES
 
 
 def _quantised(values: np.ndarray, low: float, step: float) -> np.ndarray:
     if step == 1.0 and values.dtype.kind in "iub":
-        return (values.astype(np.int64) - int(low)).astype(np.uint8)
+        whole = values.view(np.uint8) if values.dtype == np.bool_ else values
+        # Round about the end of the type, if need be: the difference is a byte.
+        return (whole - whole.dtype.type(int(low))).astype(np.uint8)
     if not step:
         return np.zeros(values.shape, np.uint8)
     return np.rint(np.clip((values - low) / step, 0, _SHADES)).astype(np.uint8)

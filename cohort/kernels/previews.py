@@ -17,6 +17,10 @@ PIXELS = 160
 """Most pixels along a side of a plane."""
 
 
+LARGEST = 3e38
+"""What lies beyond has no float32, and is shown as this."""
+
+
 class Preview:
     """Mid planes and block means of one volume.
 
@@ -54,6 +58,8 @@ class Preview:
         """Take a block whose first voxel has the index `start`; what is not finite counts as 0."""
         if block.dtype.kind == "f" and not np.isfinite(block).all():
             block = np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0)
+        if block.dtype == np.float64:
+            block = block.clip(-LARGEST, LARGEST)
         stops = [s + n for s, n in zip(start, block.shape, strict=True)]
         for axis, (plane, at) in enumerate(zip(self.planes, self.at, strict=True)):
             if start[axis] <= at < stops[axis]:

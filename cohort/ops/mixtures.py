@@ -261,7 +261,10 @@ def _scores(kept: Sequence[graph.Kept], names: Sequence[str]) -> tuple[int, np.n
             raise ValueError(
                 f"{name} is NaN or infinite in {wrong} of the mask's {n} voxels: leave them out of the mask"
             )
-        if spread == 0:
+        if not np.isfinite(spread):
+            raise ValueError(f"{name} holds numbers too large to be squared: divide it first")
+        # The mean of equal numbers is theirs but for rounding.
+        if spread <= 1e-12 * abs(level):
             raise ValueError(f"{name} is {level:g} in all of the mask's {n} voxels")
     return n, mean, std
 

@@ -242,7 +242,7 @@ def ejection_fraction(
     ------
     ValueError
         If the curve has other dims than time, fewer than two frames, a volume that is negative, NaN or infinite, or
-        is zero throughout; if `smooth` is even, less than one or more than there are frames; if the heart rate is
+        is zero throughout, or is no larger where its smoothed curve is largest than where that is smallest; if `smooth` is even, less than one or more than there are frames; if the heart rate is
         not positive.
 
     Notes
@@ -268,6 +268,11 @@ def ejection_fraction(
     mean = np.add.reduce([np.roll(volumes, k) for k in range(-reach, reach + 1)])
     largest, smallest = int(mean.argmax()), int(mean.argmin())
     edv, esv = volumes[largest], volumes[smallest]
+    if edv < esv or edv == 0:
+        raise ValueError(
+            f"the volume is {edv:g} ml in frame {largest}, where its mean over {smooth} frames is largest, and {esv:g} ml in frame "
+            f"{smallest}, where that is smallest: the curve jumps; look at the mask"
+        )
     share = (edv - esv) / edv
     output = np.nan if heart_rate_bpm is None else (edv - esv) * heart_rate_bpm / 1000
     return xr.Dataset(

@@ -46,7 +46,7 @@ def paragraphs(facts: Facts, recipes: Mapping[str, Mapping[str, Any]]) -> list[s
     ]
     if any(len(facts.done(name)) for name in facts.measured):
         said.append(
-            f"Values more than {OUTLIER_Z} robust standard deviations (1.4826 times the median absolute deviation) from "
+            f"Values more than {OUTLIER_Z:g} robust standard deviations (1.4826 times the median absolute deviation) from "
             "the median of their measurement were flagged for inspection; none was removed."
         )
     said += [text for model in facts.models.values() if (text := modelparts.methods(model))]

@@ -54,7 +54,9 @@ def similar(store: Pictures, scans: pd.DataFrame) -> pd.DataFrame:
         As `cohort.stats.resemblance.resemblances`. ``attrs["unread"]`` lists scans whose thumbnail cannot be had.
     """
     ids = [str(s) for s in scans["scan_id"]] if "scan_id" in scans else []
-    who = [str(s) for s in scans["subject"]] if "subject" in scans else ids
+    # A scan of nobody known is somebody of its own.
+    names = scans["subject"] if "subject" in scans else [None] * len(ids)
+    who = [f"scan {i}" if pd.isna(s) else f"subject {s}" for i, s in zip(ids, names, strict=True)]
     step = _step_mm(store, ids)
     volumes = resemblance.room((len(ids), *(likeness.SIDE,) * 3), np.float16)
     kept: list[int] = []

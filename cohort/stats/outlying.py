@@ -40,11 +40,18 @@ def robust_z(values: Any) -> np.ndarray:
     result = np.full(numbers.shape, np.nan)
     if not finite.any():
         return result
-    away = numbers[finite] - np.median(numbers[finite])
+    known = numbers[finite]
+    if largest := np.abs(known).max():
+        # By a power of two, which rounds nothing: neither sums nor quotients overflow.
+        known = np.ldexp(known, 1 - int(np.frexp(largest)[1]))
+    away = known - np.median(known)
+    # What differs by rounding is equal.
+    least = 8 * np.finfo(np.float64).eps * np.abs(known).max()
+    differs = np.abs(away) > least
     spread = np.median(np.abs(away)) / 0.6744897501960817
-    if spread == 0:
-        spread = np.abs(away).mean() * np.sqrt(np.pi / 2)
-    result[finite] = away / spread if spread > 0 else 0.0
+    if spread <= least:
+        spread = np.abs(away[differs]).sum() / away.size * np.sqrt(np.pi / 2)
+    result[finite] = np.where(differs, away / spread, 0.0) if spread > 0 else 0.0
     return result
 
 

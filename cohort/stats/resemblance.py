@@ -146,13 +146,17 @@ def resemblances(
         ``scan_id``, ``other``, ``r`` (with the mirror image for a flip), ``expected`` (median r between different subjects) and
         ``reason`` in words. Nothing of fewer than 10 scans. N = 100,000 takes N^2 P multiplications and the memory of `traits`; no N x N array is made.
     """
-    ids, who = (
-        [str(s) for s in scan_ids],
-        np.unique([str(s) for s in subjects], return_inverse=True)[1],
-    )
-    if len(ids) < FEWEST:
+    # A scan of one value, or of no numbers, resembles nothing; half a cohort of them would be what all share.
+    shown = [i for i, v in enumerate(volumes) if v.any() and np.isfinite(v).all()]
+    if len(shown) < FEWEST:
         return _table([])
+    if len(shown) < len(volumes):
+        volumes = volumes[shown]
+    ids = [str(scan_ids[i]) for i in shown]
+    who = np.unique([str(subjects[i]) for i in shown], return_inverse=True)[1]
     found = traits(volumes)
+    if not found.even.any():
+        return _table([])
     level = _levels(found, who)
     pairs = list(_alike(found, level, who))
     rows = list(_flips(pairs, level, found, ids))

@@ -808,7 +808,7 @@ def test_methods_say_what_was_done_to_what_with_which_versions_and_what_to_cite(
         "1 series whose geometry or content could not be trusted was set aside",
         f"The recipe ventricles (SHA-256 {provenance.digest(RECIPE)[:12]}) applied threshold in 2 steps, whose order and",
         "and measured csf_ml, share (1), scan by scan and alike for all. It succeeded on 11 scans and failed on 1,",
-        "Values more than 3.5 robust standard deviations",
+        "Values more than 4 robust standard deviations",
         f"Software: cohort 0.1.0; numpy {np.__version__} (Harris et al. 2020, doi:10.1038/s41586-020-2649-2).",
     ):
         assert text in page.text

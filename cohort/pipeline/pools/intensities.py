@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from cohort import grid
 from cohort.io.store import Store
 from cohort.kernels.tally import labels_present
 from cohort.ops.histograms import histogram as count
@@ -123,6 +124,10 @@ def histogram(
     """`Cohort.histogram` of some scans of a store."""
     if bins is not None:
         whole_bins(bins)
+    if range is not None and (
+        len(range) != 2 or not np.isfinite(range).all() or range[0] > range[1]
+    ):
+        raise ValueError(f"range is {range}, expected two finite numbers, the lower first")
     if range is None or bins is None:
         ends = pooled(_Extents(variable), store, scan_ids, what=repr(variable), client=client).part
         bins, range = _agreed(ends, bins, range)
@@ -150,11 +155,13 @@ def _agreed(
     ends: _Extent, bins: int | None, range: tuple[float, float] | None
 ) -> tuple[int, tuple[float, float]]:
     """Bins for all scans: one a whole number, if there are only such, or of equal width between the extremes."""
-    low, high = (ends.low, ends.high) if range is None else (float(range[0]), float(range[1]))
+    low, high = (ends.low, ends.high) if range is None else range
     if not low <= high:
         raise ValueError("no voxel of any scan is finite, so there is nothing to put into bins")
     if bins is None and ends.whole and high - low < MOST_VALUES:
-        first, last = math.floor(low), math.ceil(high)
+        first, last = math.ceil(low), math.floor(high)
+        if last < first:
+            raise ValueError(f"there is no whole number from {low:g} to {high:g}: give bins")
         return last - first + 1, (first - 0.5, last + 0.5)
     return (BINS if bins is None else bins), (low, high)
 
@@ -172,6 +179,10 @@ class _Percentiles(Tally[np.ndarray, list[np.ndarray]]):
         mask = None if self.mask is None else read(store, scan_id, self.mask)
         if image is None or (mask is None and self.mask is not None):
             return None
+        if set(image.dims) != set(grid.SPACE):
+            raise ValueError(f"{scan_id}: {self.variable} has dims {image.dims}, expected z, y, x")
+        if mask is not None and mask.dtype.kind in "iu":
+            mask = mask > 0
         row = percentiles(image, at=self.at, mask=mask).values
         return row if row[0] < row[-1] else None
 

@@ -85,6 +85,8 @@ def _first_of_each(table: "pd.DataFrame", measured: str, expert: str) -> "pd.Dat
     )
     both["mean"] = (both["measured"] + both["expert_value"]) / 2
     both["difference"] = both["measured"] - both["expert_value"]
-    order = table.loc[usable].sort_values(["session", "scan_id"])
+    order = table.loc[usable].sort_values(
+        ["session", "scan_id"], key=lambda column: column.map(cells.natural_key)
+    )
     known = order["subject"].isna() | ~order["subject"].duplicated()
     return both.loc[sorted(order.index[known])].reset_index(drop=True)
