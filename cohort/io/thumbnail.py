@@ -149,7 +149,9 @@ def _shades(planes: list[np.ndarray]) -> tuple[float, float]:
         least, most = min(int(p.min()) for p in planes), max(int(p.max()) for p in planes)
         if most - least <= _SHADES:
             return float(least), 1.0
-    low, high = np.percentile(np.concatenate([p.ravel() for p in planes]), WINDOW)
+    low, high = np.percentile(
+        np.concatenate([p.ravel() for p in planes]).astype(np.float64), WINDOW
+    )
     low, high = float(np.float32(low)), float(np.float32(high))
     return low, (high - low) / _SHADES
 
@@ -161,7 +163,7 @@ def _quantised(values: np.ndarray, low: float, step: float) -> np.ndarray:
         return (whole - whole.dtype.type(int(low))).astype(np.uint8)
     if not step:
         return np.zeros(values.shape, np.uint8)
-    return np.rint(np.clip((values - low) / step, 0, _SHADES)).astype(np.uint8)
+    return np.rint(np.clip((values - np.float64(low)) / step, 0, _SHADES)).astype(np.uint8)
 
 
 def _placed(

@@ -58,7 +58,7 @@ def chosen(store: "Store", wanted: Sequence[str], *, flagged: bool = False) -> l
     ids = [] if table is None else [str(s) for s in table["scan_id"]]
     found: dict[str, None] = {}
     for name in wanted:
-        mine = [name] if name in ids else [i for i in ids if name and name in i]
+        mine = [name] if name in ids else sorted(i for i in ids if name and name in i)
         if not mine:
             raise StoreError(
                 f"no scan {name!r} among the {len(ids)} of {store.url}; expected a scan_id or a part of one, as `cohort status` and "

@@ -91,6 +91,28 @@ def test_of_a_series_the_first_volume_is_shown():
     assert all((plane == 7).all() for plane in (*found.planes.values(), found.coarse))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        ("float64", 0.0, 1e300),
+        ("float64", -1.7e308, 1.7e308),
+        ("float32", -3.4e38, 3.4e38),
+        ("uint64", 2**63 + 5, 2**63 + 90),
+        ("int8", -128, 127),
+        ("bool", False, True),
+    ],
+)
+def test_no_number_is_too_large_for_a_thumbnail(dtype, low, high):
+    data = np.full((5, 6, 7), low, dtype)
+    data[::2] = high
+    scan = schema.make_scan(np.zeros(data.shape, "int16"), AFFINE)
+    scan["image"] = scan["image"].copy(data=data)
+    found = thumbnail.read(thumbnail.make(scan, scan))
+    seen = [*found.planes.values(), found.coarse]
+    assert all(np.isfinite(part.values).all() for part in seen)
+    assert dtype == "uint64" or np.ptp(found.coarse.values.astype(float)) > 0
+
+
 def test_an_image_of_one_value_has_it():
     scan = make_scan(most=1)
     found = thumbnail.read(thumbnail.make(scan, scan))

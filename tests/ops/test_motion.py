@@ -96,10 +96,14 @@ def test_the_ejection_fraction_of_the_tutorial():
 @given(ml=VOLUMES, smooth=st.sampled_from([1, 3, 5]), shift=st.integers(0, 40))
 def test_frames_are_of_the_smoothed_curve_and_roll_with_the_phases(ml, smooth, shift):
     smooth = min(smooth, len(ml) - 1 + len(ml) % 2)
-    found = motion.ejection_fraction(curve(*ml), smooth=smooth)
     n, reach = len(ml), smooth // 2
     total = [sum(ml[(i + k) % n] for k in range(-reach, reach + 1)) for i in range(n)]
     largest, smallest = int(np.argmax(total)), int(np.argmin(total))
+    if ml[largest] < ml[smallest] or ml[largest] == 0:
+        with pytest.raises(ValueError, match="the curve jumps; look at the mask"):
+            motion.ejection_fraction(curve(*ml), smooth=smooth)
+        return
+    found = motion.ejection_fraction(curve(*ml), smooth=smooth)
     assert (found.end_diastole_frame, found.end_systole_frame) == (largest, smallest)
     assert (found.edv_ml, found.esv_ml) == (ml[largest], ml[smallest])
     if total.count(max(total)) == total.count(min(total)) == 1:
@@ -107,6 +111,12 @@ def test_frames_are_of_the_smoothed_curve_and_roll_with_the_phases(ml, smooth, s
         frames = ["end_diastole_frame", "end_systole_frame"]
         xr.testing.assert_identical(rolled.drop_vars(frames), found.drop_vars(frames))
         assert [(int(rolled[f]) - shift - int(found[f])) % n for f in frames] == [0, 0]
+
+
+def test_a_frame_that_was_lost_at_end_diastole_is_no_ejection_fraction():
+    for ml in ([10, 0, 10, 1, 1, 1, 1], [10, 3, 10, 4, 4, 4, 4]):
+        with pytest.raises(ValueError, match="in frame 1, where its mean over 3 frames is largest"):
+            motion.ejection_fraction(curve(*ml), smooth=3)
 
 
 def test_cardiac_output_is_stroke_volume_times_heart_rate():

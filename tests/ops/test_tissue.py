@@ -201,6 +201,8 @@ def test_what_cannot_be_fitted_is_refused():
         (lambda: fit(mask=mask & False), ValueError, "mask holds no voxels"),
         (lambda: fit(mask=a), ValueError, "mask is float32, expected bool"),
         (lambda: fit([a, b * 0 + 3]), ValueError, rf"contrast 2 is 3 in all of the mask's {n} vox"),
+        (lambda: fit([a, (b * 0).astype(float) + 0.1]), ValueError, "contrast 2 is 0.1 in all of the"),
+        (lambda: fit([a, b.astype(float) * 1e200]), ValueError, "too large to be squared"),
         (lambda: fit({"t1": a, "t2": b.where(b > b.min())}, mask=mask | (b == b.min())), ValueError,
          "t2 is NaN or infinite in 1 of the mask's"),
         (lambda: fit([(a > 100).astype(float)], n_components=3), ValueError,

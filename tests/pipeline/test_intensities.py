@@ -103,11 +103,37 @@ def test_a_scale_is_learnt_from_the_percentiles_of_each_scan(many):
     np.testing.assert_allclose(medians, found.values[2], atol=1e-2)
 
 
+def test_a_range_counts_the_whole_numbers_in_it_and_no_others(tmp_path):
+    store = Store(tmp_path / "store")
+    values = np.arange(6, dtype=np.int16).repeat(10).reshape(3, 4, 5)
+    store.write_scan("s", schema.make_scan(values, np.diag([2.0, 2.0, 2.0, 1.0])), {"stamp": "s"})
+    found = Cohort(store).histogram(range=(0.5, 3.5), scans="s")
+    assert found["counts"].sel(bin=[1, 2, 3]).values.tolist() == [10, 10, 10]
+    assert found.sizes["bin"] == 3
+    with pytest.raises(ValueError, match=r"no whole number from 2.2 to 2.8: give bins"):
+        Cohort(store).histogram(range=(2.2, 2.8), scans="s")
+
+
+def test_a_mask_of_numbers_is_what_is_not_zero_and_a_series_is_refused(tmp_path, many):
+    ids = many.store.scan_ids()
+    learnt = many.landmarks(mask="labels", scans=ids)
+    assert learnt.n_scans == len(ids)
+    store = Store(tmp_path / "store")
+    series = np.arange(120, dtype=np.int16).reshape(2, 3, 4, 5)
+    time = {"time": xr.Variable("time", [0.0, 1.0])}
+    scan = schema.make_scan(series, np.diag([2.0, 2.0, 2.0, 1.0]), leading=time)
+    store.write_scan("s", scan, {"stamp": "s"})
+    with pytest.raises(ValueError, match=r"s: image has dims .*'time'.*, expected z, y, x"):
+        Cohort(store).landmarks(scans="s")
+
+
 def test_what_cannot_be_counted_is_said(many):
     ids = many.store.scan_ids()[:2]
     for more, says in (
         ({"bins": 0}, "bins is 0"),
-        ({"bins": 4, "range": (9, 3)}, "9.0 is above 3.0"),
+        ({"bins": 4, "range": (9, 3)}, "two finite numbers, the lower first"),
+        ({"range": (0, 1, 2)}, "two finite numbers"),
+        ({"range": (float("nan"), 1)}, "two finite numbers"),
         ({"labels": "image"}, "s00 is float32, expected integers"),
         ({"variable": "image", "labels": "mask"}, "none of 2 scans has 'image' and 'mask'"),
     ):

@@ -69,7 +69,7 @@ def test_the_first_report_says_so_and_a_store_that_no_run_described_has_none(sto
     assert "No run has noted how the cohort stands" in section(page(store))
     assert store.read_json(PREVIOUS) is None
     stand(store, FIRST, {"a": 1.0})
-    assert "This is the first report" in section(page(store))
+    assert "There is no earlier state" in section(page(store))
 
 
 def test_what_came_changed_went_and_moved_is_said_until_something_else_changes(store):
@@ -184,7 +184,7 @@ def test_a_damaged_state_begins_the_comparison_anew(store):
     file = store.root / PREVIOUS
     file.write_bytes(file.read_bytes().replace(b"1.0", b"7.0"))
     stand(store, FIRST, {"a": 2.0})
-    assert "This is the first report" in section(page(store))
+    assert "There is no earlier state" in section(page(store))
     assert store.read_json(PREVIOUS)["now"]["recipe.r"]["csf_ml"][0] == 2.0
 
 

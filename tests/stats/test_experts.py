@@ -2,6 +2,7 @@
 
 import re
 
+import cohorts
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +12,8 @@ from cohort.io.catalog import CatalogError
 from cohort.io.verify import verify
 from cohort.reporting.wording import number
 from cohort.stats.agreement import bland_altman
+from cohort.stats.asked import experts
 from cohort.stats.reliability import intraclass
-from tests import cohorts
 
 SCANS = 6
 KEYS = "agreement: {head_ml: by_hand}\n"
@@ -133,3 +134,17 @@ def test_what_is_known_only_once_it_is_measured_is_told_in_one_line(tmp_path):
     result = api.update(catalog, options=api.Options(workers=0))
     (line,) = result.manifest["checks"]
     assert "2 pairs hold two numbers, expected at least 3" in line
+
+
+def test_the_first_session_is_the_one_that_comes_first_when_counted():
+    table = pd.DataFrame(
+        {
+            "scan_id": ["a", "b", "c"],
+            "subject": ["p", "p", "q"],
+            "session": ["10", "9", None],
+            "unusable": [None, None, None],
+            "ours": [1.0, 2.0, 3.0],
+            "theirs": [1.0, 2.0, 3.0],
+        }
+    )
+    assert experts._first_of_each(table, "ours", "theirs")["scan_id"].tolist() == ["b", "c"]

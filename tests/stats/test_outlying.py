@@ -19,8 +19,24 @@ def test_robust_z_is_scipys_median_absolute_deviation(values):
     spread = scipy.stats.median_abs_deviation(values, scale="normal")
     z = robust_z(values)
     assert np.isfinite(z).all()
-    if spread > 1e-300:
-        np.testing.assert_allclose(z, (values - np.median(values)) / spread, rtol=1e-12)
+    if spread > 1e-6 * np.abs(values).max():
+        expected = (values - np.median(values)) / spread
+        np.testing.assert_allclose(z, expected, rtol=1e-12, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("values", "far"),
+    [
+        ([0.3] * 99 + [0.1 + 0.2], []),  # one number, but for rounding
+        ([1e308, 1.7e308, -1.7e308, 1.2e308], [2]),
+        ([0.0, 5e-324, 1e-323, 1.5e-323, 1.0] * 3, []),
+        ([1e-310 * k for k in (1, 2, 3, 4, 500)], [4]),
+        ([5.0] * 20 + [6.0], [20]),
+    ],
+)
+def test_neither_rounding_nor_the_ends_of_floats_make_an_outlier(values, far):
+    assert np.isfinite(robust_z(values)).all()
+    assert np.flatnonzero(is_outlying(values)).tolist() == far
 
 
 def test_robust_z_of_mostly_equal_values_still_finds_the_one_that_is_far():

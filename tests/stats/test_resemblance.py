@@ -112,6 +112,14 @@ def test_of_a_few_scans_nothing_is_told(n):
     assert tuple(found.columns) == COLUMNS
 
 
+@pytest.mark.parametrize("blank", [0.0, np.nan])
+def test_a_cohort_of_mostly_empty_scans_is_no_crowd_of_one_person(blank):
+    volumes, (ids, who) = seen(people(12, 3), 3), names(12)
+    volumes[:7] = blank
+    assert resemblances(volumes, ids, who).empty
+    assert resemblances(volumes * 0, ids, who).empty
+
+
 def test_empty_scans_resemble_nothing():
     volumes, (ids, who) = seen(people(20, 2), 2), names(20)
     volumes[[3, 9]] = 0

@@ -2,12 +2,12 @@
 
 import re
 
+import cohorts
 import pytest
 
 from cohort import api
 from cohort.io.verify import verify
 from cohort.stats.reliability import reliability
-from tests import cohorts
 
 KEYS = """\
 checks:
