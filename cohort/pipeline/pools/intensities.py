@@ -125,7 +125,7 @@ def histogram(
     if bins is not None:
         whole_bins(bins)
     if range is not None and (
-        len(range) != 2 or not np.isfinite(range).all() or range[0] > range[1]
+        np.shape(range) != (2,) or not np.isfinite(range).all() or range[0] > range[1]
     ):
         raise ValueError(f"range is {range}, expected two finite numbers, the lower first")
     if range is None or bins is None:
