@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_SCANS = 20_000
 """Scans that a report compares: some minutes. `Cohort.similar` compares any number."""
 
-MAX_ROWS = 100
+MAX_ROWS = 20
 """Findings that a report shows."""
 
 CELL = 160
