@@ -122,12 +122,14 @@ def merged(rows: np.ndarray) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     """Voxels, those that are not finite, mean and standard deviation (over n), as Chan, Golub and LeVeque merge them."""
     c = (rows.shape[1] - 2) // 3
     n, mean, squares = 0.0, np.zeros(c), np.zeros(c)
-    for row in rows:
-        total = n + row[1]
-        delta = row[2 + c : 2 + 2 * c] - mean
-        squares += row[2 + 2 * c :] + delta**2 * (n * row[1] / total)
-        mean = mean + delta * (row[1] / total)
-        n = total
+    # Squares that are beyond a float are infinite, and refused as such.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for row in rows:
+            total = n + row[1]
+            delta = row[2 + c : 2 + 2 * c] - mean
+            squares += row[2 + 2 * c :] + delta**2 * (n * row[1] / total)
+            mean = mean + delta * (row[1] / total)
+            n = total
     return int(n), rows[:, 2 : 2 + c].sum(axis=0).astype(int), mean, np.sqrt(squares / max(n, 1))
 
 
