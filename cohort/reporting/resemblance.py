@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from cohort.kernels import traits
 from cohort.ops import likeness
 from cohort.reporting import slices
 from cohort.reporting.wording import number
@@ -58,7 +59,7 @@ def similar(store: Pictures, scans: pd.DataFrame) -> pd.DataFrame:
     names = scans["subject"] if "subject" in scans else [None] * len(ids)
     who = [f"scan {i}" if pd.isna(s) else f"subject {s}" for i, s in zip(ids, names, strict=True)]
     step = _step_mm(store, ids)
-    volumes = resemblance.room((len(ids), *(likeness.SIDE,) * 3), np.float16)
+    volumes = traits.room((len(ids), *(likeness.SIDE,) * 3), np.float16)
     kept: list[int] = []
     unread: list[str] = []
     for i, scan_id in enumerate(ids):

@@ -1,15 +1,13 @@
 """Which scans of a cohort resemble each other more than those of different persons do.
 
-Every scan is a volume on a common grid (`cohort.ops.likeness`). What all scans share, their median made symmetric, and the
-directions in which most of them differ are taken out; what is left sets a person apart. Its even and its odd part, left against
-right, correlate with those of another scan: their sum is the correlation r with it, their difference that with its mirror image.
+What sets each scan apart (`cohort.kernels.traits`) has an even and an odd part, left against right, that correlate with those of another
+scan: their sum is the correlation r with it, their difference that with its mirror image.
 
 Which r is more than chance is read from the cohort: the upper tail of r (as Fisher's z) between scans of different subjects
 falls off exponentially, so its 99th percentile and the median excess above give the value which the largest of all pairs
 exceeds by chance in one cohort of a thousand (peaks over a threshold; Pickands 1975, Ann Stat 3:119).
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,19 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cohort.kernels import traits
+from cohort.kernels.traits import Traits
+
 KINDS = ("flipped", "duplicate", "swapped", "one_person")
 """What may be found, in the order in which it is told."""
 
 COLUMNS = ("kind", "scan_id", "other", "r", "expected", "reason")
 
-SAMPLE = 1000
-"""Scans from which the cohort's own distribution is read; evenly spaced among all."""
-
 FEWEST = 10
 """Scans below which nobody knows what they share, and nothing is told."""
-
-DIRECTIONS = 10
-"""Most principal directions that are taken out, and never more than one of 16 scans."""
 
 BY_CHANCE = 1e-3
 """Probability that a cohort without any such pair shows one."""
@@ -43,90 +38,6 @@ COPY = 0.97
 SAME_VISIT_COPY = 0.995
 """r of a copy within one subject, who may lie still in the scanner: only the noise of storing it again is left."""
 
-BLOCK = 1024
-"""Scans that are compared with as many others at a time."""
-
-IN_MEMORY = 512 << 20
-"""Bytes of an array beyond which it lies in a temporary file, mapped."""
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What sets each scan apart.
-
-    Parameters
-    ----------
-    even, odd : (N, P) float32 arrays
-        Parts that a mirror leaves and turns round; the squares of a row of both add up to 1.
-    side : (N,) float array
-        Correlation of the odd part of a scan, before anything is taken out, with that of the cohort: lowest where left is right.
-    """
-
-    even: np.ndarray
-    odd: np.ndarray
-    side: np.ndarray
-
-
-def traits(volumes: np.ndarray) -> Traits:
-    """What sets each scan of a cohort apart.
-
-    Parameters
-    ----------
-    volumes : (N, Z, Y, X) array
-        On a common grid, X from left to right; may be mapped from a file. Read block by block.
-    """
-    n = len(volumes)
-    sample = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(int))
-    some = np.asarray(volumes[sample], np.float32)
-    shared: np.ndarray = np.median(some, axis=0)
-    shared = (shared + shared[..., ::-1]) / 2
-    mask = shared > 0.15 * shared.max()
-    half = mask.copy()
-    half[..., mask.shape[-1] // 2 + mask.shape[-1] % 2 :] = False
-    even, odd = _halves(some - shared, half)
-    bases = [_directions(part, min(DIRECTIONS, n // 16)) for part in (even, odd)]
-    typical = np.median(odd, axis=0)
-    parts = room((2, n, int(half.sum())), np.float32)
-    side = np.zeros(n)
-    for start in range(0, n, BLOCK):
-        rows = slice(start, start + BLOCK)
-        own = np.asarray(volumes[rows], np.float32)
-        # A scan without anything in it is nobody's copy: what it lacks of the others is not its own.
-        own = np.where(own.any(axis=(1, 2, 3), keepdims=True), own - shared, 0)
-        block = _halves(own, half)
-        lengths = np.sqrt((block[1] ** 2).sum(axis=1)) * np.sqrt((typical**2).sum())
-        side[rows] = np.divide(
-            block[1] @ typical, lengths, out=np.zeros_like(lengths), where=lengths > 0
-        )
-        for i, basis in enumerate(bases):
-            parts[i, rows] = block[i] - (block[i] @ basis) @ basis.T
-        norm = np.sqrt((parts[:, rows] ** 2).sum(axis=(0, 2)))[:, None]
-        parts[:, rows] /= np.where(norm > 0, norm, 1)
-    return Traits(parts[0], parts[1], side)
-
-
-def room(shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> np.ndarray:
-    """An array to be filled: in memory, or mapped from a temporary file that is gone when the array is."""
-    if np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize <= IN_MEMORY:
-        return np.empty(shape, dtype)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, dtype, "w+", shape=shape)
-
-
-def _halves(volumes: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Even part, without its mean, and odd part of volumes, within one half of them."""
-    mirrored = volumes[..., ::-1]
-    even, odd = (volumes + mirrored)[:, half] / 2, (volumes - mirrored)[:, half] / 2
-    return even - even.mean(axis=1, keepdims=True), odd
-
-
-def _directions(rows: np.ndarray, k: int) -> np.ndarray:
-    """The first k principal directions of rows: (P, k) array, orthonormal."""
-    if not k:
-        return np.zeros((rows.shape[1], 0), np.float32)
-    _, vectors = np.linalg.eigh(rows @ rows.T)
-    return np.linalg.qr(rows.T @ vectors[:, ::-1][:, :k])[0].astype(np.float32)
-
 
 def resemblances(
     volumes: np.ndarray, scan_ids: Sequence[str], subjects: Sequence[str]
@@ -136,7 +47,7 @@ def resemblances(
     Parameters
     ----------
     volumes : (N, Z, Y, X) array
-        As `traits` takes them.
+        As `kernels.traits.traits` takes them.
     scan_ids, subjects : sequence of N str
 
     Returns
@@ -144,7 +55,7 @@ def resemblances(
     DataFrame
         One row a finding, by kind, strongest first: ``kind`` (``flipped``, ``duplicate``, ``swapped``, ``one_person``),
         ``scan_id``, ``other``, ``r`` (with the mirror image for a flip), ``expected`` (median r between different subjects) and
-        ``reason`` in words. Nothing of fewer than 10 scans. N = 100,000 takes N^2 P multiplications and the memory of `traits`; no N x N array is made.
+        ``reason`` in words. Nothing of fewer than 10 scans. N = 100,000 takes N^2 P multiplications and the memory of `kernels.traits`; no N x N array is made.
     """
     # A scan of one value, or of no numbers, resembles nothing; half a cohort of them would be what all share.
     shown = [i for i, v in enumerate(volumes) if v.any() and np.isfinite(v).all()]
@@ -154,7 +65,7 @@ def resemblances(
         volumes = volumes[shown]
     ids = [str(scan_ids[i]) for i in shown]
     who = np.unique([str(subjects[i]) for i in shown], return_inverse=True)[1]
-    found = traits(volumes)
+    found = traits.traits(volumes)
     if not found.even.any():
         return _table([])
     level = _levels(found, who)
@@ -193,7 +104,7 @@ class _Pair:
 
 def _levels(found: Traits, who: np.ndarray) -> _Levels:
     n = len(who)
-    sample = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).astype(int))
+    sample = np.unique(np.linspace(0, n - 1, min(n, traits.SAMPLE)).astype(int))
     even, odd = found.even[sample], found.odd[sample]
     first, second = np.triu_indices(len(sample), 1)
     apart = who[sample][first] != who[sample][second]
@@ -234,10 +145,10 @@ def _alike(found: Traits, level: _Levels, who: np.ndarray) -> Iterator[_Pair]:
     """Pairs above a level, block by block; those of one subject too."""
     n = len(who)
     odd = np.sqrt((found.odd**2).sum(axis=1))
-    for top in range(0, n, BLOCK):
-        rows = slice(top, min(n, top + BLOCK))
-        for left in range(top, n, BLOCK):
-            columns = slice(left, min(n, left + BLOCK))
+    for top in range(0, n, traits.BLOCK):
+        rows = slice(top, min(n, top + traits.BLOCK))
+        for left in range(top, n, traits.BLOCK):
+            columns = slice(left, min(n, left + traits.BLOCK))
             e = found.even[rows] @ found.even[columns].T
             o = found.odd[rows] @ found.odd[columns].T
             for i, j in np.argwhere((e + o >= level.r) | (e - o >= level.mirrored)):

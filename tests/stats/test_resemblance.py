@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage as ndi
 
-from cohort.stats import resemblance
-from cohort.stats.resemblance import COLUMNS, beyond_chance, resemblances
+from cohort.kernels import traits
+from cohort.stats.resemblance import COLUMNS, COPY, beyond_chance, resemblances
 
 SIDE = 16
 Z, Y, X = np.mgrid[:SIDE, :SIDE, :SIDE] - (SIDE - 1) / 2
@@ -132,12 +132,12 @@ def test_blocks_and_arrays_in_files_change_nothing(monkeypatch):
     volumes, (ids, who) = seen(people(50, 8), 8), names(50)
     volumes[49] = volumes[2]
     whole = resemblances(volumes, ids, who)
-    monkeypatch.setattr(resemblance, "BLOCK", 7)
-    monkeypatch.setattr(resemblance, "IN_MEMORY", 0)
+    monkeypatch.setattr(traits, "BLOCK", 7)
+    monkeypatch.setattr(traits, "IN_MEMORY", 0)
     parts = resemblances(volumes, ids, who)
     assert kinds(parts) == kinds(whole) == [("duplicate", {ids[2], ids[49]})]
     np.testing.assert_allclose(parts["r"], whole["r"], rtol=1e-5)
-    assert isinstance(resemblance.room((2, 3), np.float32), np.memmap)
+    assert isinstance(traits.room((2, 3), np.float32), np.memmap)
 
 
 @pytest.mark.parametrize("spread", [0.05, 0.2, 0.4])
@@ -148,6 +148,6 @@ def test_the_largest_of_chance_stays_below_the_level(spread):
     for _ in range(100):
         r = np.tanh(rng.normal(0, spread, 5000))
         level = beyond_chance(r, 5000)
-        assert level <= resemblance.COPY
+        assert level <= COPY
         passed += r.max() >= level
     assert passed <= 1
