@@ -194,8 +194,10 @@ def to_nifti(maps: "xr.Dataset", variable: str, path: Path, *, name: str | None 
     ------
     StoreError
         If there is no such map, with those there are.
+    ExportError
+        If the path has another ending.
     """
-    import nibabel as nib
+    from cohort.io.exports.nifti import write_nifti
 
     spatial = sorted(str(n) for n, v in maps.data_vars.items() if v.dims[-3:] == grid.SPACE)
     if variable not in spatial:
@@ -206,11 +208,8 @@ def to_nifti(maps: "xr.Dataset", variable: str, path: Path, *, name: str | None 
         if name not in known and (name is not None or len(known) > 1):
             raise StoreError(f"no {dim} {name!r} of {variable}; there are {', '.join(known)}")
         values = values.isel({dim: known.index(name) if name is not None else 0})
-    data = values.to_numpy().transpose(2, 1, 0)
-    image = nib.Nifti1Image(data, grid.affine_of(maps))
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = f"{variable} {name or ''}".strip()[:79].encode("ascii", "replace")
-    nib.save(image, path)
+    # Not turned, as an export of a scan may be: the file's axes are the map's.
+    write_nifti(values, path, version="1")
     return path
 
 
