@@ -177,16 +177,10 @@ class Harmonize(Part):
     """Estimate anew at every fit, from all rows."""
 
 
-class Permutation(Part):
-    """Terms are tested by exchanging rows (Freedman-Lane), all outcomes and terms corrected by the largest t."""
+class Exchanging(Part):
+    """Rows change places."""
 
     seed: Seed
-    n: Annotated[
-        int, _expect(lambda n: n >= MIN_ARRANGEMENTS, f"at least {MIN_ARRANGEMENTS} arrangements")
-    ] = 10_000
-    """Arrangements, the table as it is included."""
-    terms: Terms | None = None
-    """Terms that are tested; those of the group without it."""
     blocks: VariableName | None = None
     """Column whose rows go together."""
     exchange: Literal["within", "whole"] = "within"
@@ -197,6 +191,17 @@ class Permutation(Part):
         if self.exchange == "whole" and self.blocks is None:
             raise ValueError("exchange: whole needs blocks: the column whose rows go together")
         return self
+
+
+class Permutation(Exchanging):
+    """Terms are tested by exchanging rows (Freedman-Lane), all outcomes and terms corrected by the largest t."""
+
+    n: Annotated[
+        int, _expect(lambda n: n >= MIN_ARRANGEMENTS, f"at least {MIN_ARRANGEMENTS} arrangements")
+    ] = 10_000
+    """Arrangements, the table as it is included."""
+    terms: Terms | None = None
+    """Terms that are tested; those of the group without it."""
 
 
 class VoxelMask(Part):
@@ -210,22 +215,13 @@ class VoxelMask(Part):
     """Of the scans that must exceed it."""
 
 
-class VoxelPermutation(Part):
+class VoxelPermutation(Exchanging):
     """Maps are tested by exchanging scans, corrected for all voxels by the most extreme of each arrangement."""
 
-    seed: Seed
     n: Annotated[
         int, _expect(lambda n: n >= MIN_ARRANGEMENTS, f"at least {MIN_ARRANGEMENTS} arrangements")
     ] = 1000
     scheme: Literal["freedman-lane", "huh-jhun", "sign-flip"] = "freedman-lane"
-    blocks: VariableName | None = None
-    exchange: Literal["within", "whole"] = "within"
-
-    @model_validator(mode="after")
-    def _whole_needs_blocks(self) -> Self:
-        if self.exchange == "whole" and self.blocks is None:
-            raise ValueError("exchange: whole needs blocks: the column whose rows go together")
-        return self
 
 
 class Voxelwise(Part):
