@@ -58,6 +58,12 @@ def test_a_copy_stored_otherwise_and_a_mirror_image_are_found_and_nothing_else(s
     assert found.attrs["unread"] == []
 
 
+def test_scans_without_a_subject_are_not_those_of_one(store):
+    found = resemblance.similar(store, store.table("scans").assign(subject=None))
+    assert list(found["kind"]) == ["flipped", "duplicate"]
+    assert found["reason"].iloc[1].endswith("as scans of two subjects")
+
+
 def test_the_report_shows_both_of_each_pair_side_by_side(store):
     page = render(store, title="t")
     section = page.partition('<section id="resemblance"')[2].partition("</section>")[0]

@@ -112,6 +112,15 @@ def test_of_a_few_scans_nothing_is_told(n):
     assert tuple(found.columns) == COLUMNS
 
 
+def test_two_scans_of_one_symmetric_person_are_no_flip():
+    for seed in range(6):
+        anatomies, (ids, who) = people(20, seed), names(20)
+        anatomies[0] = (anatomies[0] + anatomies[0][..., ::-1]) / 2
+        volumes = np.concatenate([seen(anatomies, seed), seen(anatomies[:1], seed + 1)])
+        found = resemblances(volumes, [*ids, "again"], [*who, "new"])
+        assert "flipped" not in set(found["kind"])
+
+
 @pytest.mark.parametrize("blank", [0.0, np.nan])
 def test_a_cohort_of_mostly_empty_scans_is_no_crowd_of_one_person(blank):
     volumes, (ids, who) = seen(people(12, 3), 3), names(12)
