@@ -6,7 +6,7 @@ in nibabel for the array transposed to ``("x", "y", "z")``. A DataArray carries 
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -128,6 +128,14 @@ def spacing_mm(
         If a coordinate is missing, holds NaN, is irregular, or has one voxel and no ``spacing_mm`` attribute.
     """
     return {dim: abs(_step(array, dim)) for dim in dims}
+
+
+def slice_dim(array: xr.DataArray) -> Literal["z", "y", "x"]:
+    """The dim of the largest spacing, which is that through the slices; the first of z, y, x where several are."""
+    spacing = spacing_mm(array)
+    widest = max(spacing.values()) * (1 - REGULAR_RELATIVE)
+    dims: tuple[Literal["z", "y", "x"], ...] = ("z", "y", "x")
+    return next(d for d in dims if spacing[d] >= widest)
 
 
 def _step(array: xr.DataArray | xr.Dataset, dim: Hashable) -> float:

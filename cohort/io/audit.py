@@ -12,30 +12,20 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-
 from cohort.io import deidentify, private, thumbnail, traces
+from cohort.io.findings import PUBLIC, Finding, are_dates, attributes, codecs, json_lines, named
 from cohort.io.gunzip import Gunzip
-from cohort.io.storage.chunks import CODECS, FORMAT_2, all_codecs, array_of, decoded, is_chunk
+from cohort.io.storage.chunks import FORMAT_2, array_of, decoded, is_chunk
 from cohort.io.traces import Originals, Trace, masked
 
 if TYPE_CHECKING:
     from cohort.io.store import Store
 
-DATA_TYPES = re.compile(r"bool|u?int(8|16|32|64)|float(32|64)")
-
-ARRAY_ATTRS = frozenset(
-    ("units", "scale_factor", "add_offset", "coordinates", "affine", "spacing_mm", "basis")
-)
-"""Attributes of arrays: what their numbers mean and where they lie."""
-
-LONGEST_ATTR = 200
-"""Characters of the longest attribute; more is free text."""
+__all__ = ["Finding", "Sought", "audit", "search"]
 
 _OBJECTS = re.compile(
     r"\.(pkl|pickle|p|joblib|npy|npz|pt|dill|so|dll|exe|py|pyc|sh)$", re.IGNORECASE
@@ -54,47 +44,6 @@ _OF_HEADERS = ("tables/protocols.parquet", "tables/scans.parquet")
 """Tables whose columns are attributes of scans."""
 
 _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}")
-_TOKEN = r"[a-z2-7]{16}"
-_SCAN_ID = rf"sub-{_TOKEN}_ses-(?:\d{{1,3}}|{_TOKEN})_{_TOKEN}"
-_PARTICIPANT = rf"{_TOKEN}(?:_(?:\d{{1,3}}|{_TOKEN}))?"
-_PUBLIC: Mapping[str, re.Pattern[str]] = {
-    "scan_id": re.compile(
-        rf"{_SCAN_ID}|{_PARTICIPANT}"
-    ),  # in a cohort that is only a table, of a person
-    "subject": re.compile(_TOKEN),
-    "session": re.compile(rf"\d{{1,3}}|{_TOKEN}"),
-    "participant": re.compile(_PARTICIPANT),
-    "series": re.compile(rf"{_TOKEN}(?:x[0-9a-f]{{8}}(?:file{_TOKEN})?)?|file{_TOKEN}|{_SCAN_ID}"),
-}
-"""What names look like in a store of tokens: column or folder -> shape."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something in a store that should not be there.
-
-    Parameters
-    ----------
-    kind : str
-        ``original`` (an id, UID or path of the operator's table), ``person name``, ``uid``, ``date``, ``e-mail``,
-        ``url``, ``path``, ``file name``, ``id`` (not a token in a store of tokens), ``attribute`` (not of the
-        allow-list, or free text), ``codec``, ``object`` (bytes that somebody may run), ``unreadable``.
-    file : str
-        Name within the store, what was found in it masked.
-    where : str
-        Key, column and row, or line.
-    text : str
-        What was found, masked: its ends and its length.
-    """
-
-    kind: str
-    file: str
-    where: str
-    text: str
-
-    def __str__(self) -> str:
-        """One line."""
-        return f"{self.kind}: {self.text} in {self.file}, {self.where}"
 
 
 def audit(
@@ -204,7 +153,7 @@ class _Audit:
             yield Finding("codec", name, "name", "zarr format 2, whose filters may unpickle")
         if _OBJECTS.search(name):
             yield Finding("object", name, "name", path.suffix)
-        if not self.keep and (found := _named(path)) and not _PUBLIC[found[0]].fullmatch(found[1]):
+        if not self.keep and (found := named(path)) and not PUBLIC[found[0]].fullmatch(found[1]):
             place = path.parts[0] + found[1]
             if place not in self.seen:
                 self.seen.add(place)
@@ -228,19 +177,19 @@ class _Audit:
         if suffix == ".json":
             value = json.loads(content)
             if name.endswith("zarr.json"):
-                yield from _codecs(name, value)
-            yield from _attributes(name, value)
-            yield from self.texts(name, list(_json_lines(value, "")))
+                yield from codecs(name, value)
+            yield from attributes(name, value)
+            yield from self.texts(name, list(json_lines(value, "")))
         elif suffix == ".jsonl":
             for number, line in enumerate(content.splitlines(), 1):
-                yield from self.texts(name, list(_json_lines(json.loads(line), f"line {number} ")))
+                yield from self.texts(name, list(json_lines(json.loads(line), f"line {number} ")))
         elif suffix == ".parquet":
             yield from self.parquet(name, content)
         elif suffix == ".html":
             yield from self.page(name, content.decode("utf-8"))
         elif suffix == thumbnail.SUFFIX:
             header, pixels = thumbnail.opened(content)
-            yield from self.texts(name, list(_json_lines(header, "")))
+            yield from self.texts(name, list(json_lines(header, "")))
             for trace in self.originals.in_voxels(pixels):
                 yield Finding(trace.kind, name, f"byte {trace.start}", masked(trace.text))
         else:
@@ -273,14 +222,14 @@ class _Audit:
         table = pq.read_table(io.BytesIO(content))
         lines: Lines = [("a column's name", str(column)) for column in table.column_names]
         for key, value in (table.schema.metadata or {}).items():
-            lines += _json_lines(json.loads(value), f"schema {key.decode()} ")
+            lines += json_lines(json.loads(value), f"schema {key.decode()} ")
         for column, values in zip(table.column_names, table.columns, strict=True):
             kind = values.type
             if pa.types.is_temporal(kind):
                 yield Finding("date", name, f"column {column}", str(kind))
             elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
                 numbers = values.drop_null().to_numpy()
-                if _are_dates(numbers):
+                if are_dates(numbers):
                     shown = masked(str(int(numbers[0])))
                     yield Finding("date", name, f"column {column}, {len(numbers)} rows", shown)
             else:
@@ -290,7 +239,7 @@ class _Audit:
                 if strange and name in _OF_HEADERS:
                     where = f"column {column}, {len(strange)} rows"
                     yield Finding("attribute", name, where, masked(strange[0]))
-                shape = None if self.keep else _PUBLIC.get(str(column))
+                shape = None if self.keep else PUBLIC.get(str(column))
                 if shape is not None and (bad := [t for _, t in cells if not shape.fullmatch(t)]):
                     where = f"column {column}, {len(bad)} rows"
                     yield Finding("id", name, where, masked(bad[0]))
@@ -329,75 +278,3 @@ class _Audit:
         data = decoded(metadata, key, self.store.files.read(name))
         for trace in self.originals.in_voxels(data):
             yield Finding(trace.kind, name, f"byte {trace.start} of the voxels", masked(trace.text))
-
-
-def _named(path: PurePosixPath) -> tuple[str, str] | None:
-    """Whose name a file carries in a store of tokens: kind and name."""
-    stem = re.sub(r"\.(json|zarr|thumbnail)$", "", path.parts[1]) if len(path.parts) > 1 else ""
-    match path.parts:
-        case ("scans", _, *_):
-            return "scan_id", stem
-        case ("quarantine", _):
-            return "series", stem
-        case ("derivatives", _, unit, *_) | ("report", "scans", unit):
-            return "scan_id", re.sub(r"\.(json|zarr|html)$", "", unit)
-    return None
-
-
-def _json_lines(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Every text of a JSON value, keys too; numbers where they are attributes, as a date may be one."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if key == "versions" and isinstance(item, Mapping):
-                continue  # 2026.10.0 is a date to the eye
-            place = f"{where}.{key}" if where and not where.endswith(" ") else f"{where}{key}"
-            yield f"{where or 'top'} key", str(key)
-            yield from _json_lines(item, place)
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _json_lines(item, f"{where}[{number}]")
-    elif isinstance(value, str):
-        yield where, value
-    elif isinstance(value, int | float) and re.search(r"\battr(ibute)?s\.", where):
-        yield where, f"{value:.0f}" if float(value).is_integer() else str(value)
-
-
-def _attributes(name: str, value: Any) -> Iterator[Finding]:
-    """Attributes that are not of the allow-list: of a record, of a group, of an array."""
-    if not isinstance(value, Mapping):
-        return
-    if value.get("node_type") == "array":
-        attrs, allowed = value.get("attributes"), ARRAY_ATTRS
-    else:
-        attrs, allowed = value.get("attributes", value.get("attrs")), deidentify.ATTRIBUTES
-    for key, item in (attrs or {}).items():
-        if key not in allowed:
-            yield Finding("attribute", name, f"key {masked(str(key))}", masked(str(item)))
-        elif isinstance(item, str) and (
-            len(item) > LONGEST_ATTR
-            or (allowed is deidentify.ATTRIBUTES and not deidentify.is_word(key, item))
-        ):
-            yield Finding("attribute", name, f"key {key}", masked(item))
-
-
-def _codecs(name: str, metadata: Mapping[str, Any]) -> Iterator[Finding]:
-    """Codecs and types that a reader would have to run or unpickle."""
-    if metadata.get("zarr_format") != 3:
-        yield Finding("codec", name, "zarr_format", str(metadata.get("zarr_format"))[:20])
-    if metadata.get("node_type") != "array":
-        return
-    for codec in all_codecs(metadata["codecs"]):
-        if codec["name"] not in CODECS:
-            yield Finding("codec", name, "codecs", masked(str(codec["name"])))
-    if not DATA_TYPES.fullmatch(str(metadata["data_type"])):
-        yield Finding("codec", name, "data_type", masked(str(metadata["data_type"])))
-    if metadata.get("storage_transformers"):
-        yield Finding("codec", name, "storage_transformers", "not empty")
-
-
-def _are_dates(numbers: np.ndarray) -> bool:
-    """Whether every number of a column reads as a date, YYYYMMDD."""
-    whole = numbers.astype(float)
-    if not whole.size or not np.all((whole > 1.8e7) & (whole < 2.1e7) & (whole % 1 == 0)):
-        return False
-    return all(any(True for _ in traces.SHAPES["date"].finditer(f"{n:.0f}")) for n in whole[:1000])

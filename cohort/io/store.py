@@ -15,16 +15,16 @@ from typing import Any
 
 import xarray as xr
 
-from cohort import grid, provenance, schema
+from cohort import grid, schema
 from cohort.io import thumbnail
-from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import Locked, StoreError, Unwritable
 from cohort.io.storage.contents import contents_of, digests_of
 from cohort.io.storage.disk import LocalFiles
-from cohort.io.storage.group import encode_group, encode_groups, open_group, write_blocks
+from cohort.io.storage.group import encode_group, encode_groups, open_group
 from cohort.io.storage.metadata import json_attrs
-from cohort.io.storage.papers import PAGES, Papers
+from cohort.io.storage.papers import PAGES
 from cohort.io.storage.place import files_of
+from cohort.io.storage.recorded import Recorded, is_lazy
 
 __all__ = ["Locked", "Store", "StoreError"]
 
@@ -33,7 +33,7 @@ BESIDE_RECORDS = ("zarr", thumbnail.SUFFIX[1:])
 """Endings of what is there only if there is a record."""
 
 
-class Store(Papers):
+class Store(Recorded):
     """A cohort's folder, or its prefix of a bucket.
 
     Parameters
@@ -109,7 +109,7 @@ class Store(Papers):
         schema.check(dataset)
         self.remove_scan(scan_id)
         place = f"scans/{scan_id}.zarr"
-        if _is_lazy(dataset):
+        if is_lazy(dataset):
             digests = self._publish(dataset, place, durable=True)
             # What Dask would have to compute again lies in the store now.
             stored = open_group(self.files, place, digests, decoded=False)
@@ -336,68 +336,3 @@ class Store(Papers):
                         self.files.remove(f"{folder}/{name}".lstrip("/"))
                         swept += 1
         return swept
-
-    # -- groups ----------------------------------------------------------------------------------------
-
-    def _publish(
-        self, dataset: xr.Dataset, place: str, *, durable: bool
-    ) -> dict[str, tuple[str, int]]:
-        """Write a group; digest and size of each file.
-
-        `durable` ones are on the disk when this returns. What can be made again from a scan is not: thirty syncs are a
-        fifth of a small scan's time, and what a power cut takes is seen by its size (`Store.derivative`) or checksum,
-        and made again.
-        """
-        if _is_lazy(dataset):
-            with self.files.staging() as folder:
-                write_blocks(folder, dataset)
-                return self._publish_folder(folder, place, durable=durable)
-        files = encode_group(dataset)
-        self.files.publish(place, files, durable=durable)
-        return digests_of(files)
-
-    def _publish_folder(
-        self, folder: Path, place: str, *, durable: bool
-    ) -> dict[str, tuple[str, int]]:
-        """`_publish` for a group that was written block by block into a staging folder."""
-        paths = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-        digests = {
-            name: (provenance.file_digest(path), path.stat().st_size)
-            for name, path in sorted(paths.items())
-        }
-        self.files.publish_folder(place, folder, durable=durable)
-        return digests
-
-    def _commit(self, name: str, record: Mapping[str, Any], *, settled: bool = True) -> None:
-        self._create(name, jsonfile.encode(record), settled=settled)
-
-    def _create(self, name: str, content: bytes, *, settled: bool) -> None:
-        try:
-            self.files.create(name, content, settled=settled)
-        except FileExistsError as error:
-            raise Locked(f"{self.url}: somebody else wrote {name} just now; call again") from error
-
-    def _remove(self, place: str) -> None:
-        self.files.remove(f"{place}.json")
-        self.files.remove_tree(f"{place}.zarr")
-
-    def _lost(self, place: str, record: Mapping[str, Any]) -> list[str]:
-        """What is wrong with the files of a group. Zarr takes a missing chunk, and a shard without bytes, for background."""
-        lost, sizes = [], self.files.sizes(place, record["chunks"])
-        for chunk, (_, size) in record["chunks"].items():
-            if chunk not in sizes:
-                lost.append(f"{chunk} is missing from the store")
-            elif sizes[chunk] != size:
-                lost.append(f"{chunk} has {sizes[chunk]} bytes, expected {size}")
-        return lost
-
-    def _check_whole(self, place: str, record: Mapping[str, Any] | None, name: str) -> None:
-        """Raise `StoreError` unless there is a record, and every chunk of it."""
-        if record is None:
-            raise StoreError(f"no {name} in {self.url}; `cohort status` lists what there is")
-        if lost := self._lost(place, record):
-            raise StoreError(f"{name}: {'; '.join(lost[:3])}; ingest the scan again")
-
-
-def _is_lazy(dataset: xr.Dataset) -> bool:
-    return any(v.chunks is not None for v in dataset.variables.values())

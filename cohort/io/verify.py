@@ -2,18 +2,16 @@
 
 Who reads a number has to know that nothing under it rotted, went missing or was put there by somebody else. Each record
 lists the files of its group with size and SHA-256 and carries a digest of itself; tables, models, the report and the runs
-have theirs (see `io.papers`). Reading on notices damage to what it reads; this notices it anywhere.
+have theirs (see `io.storage.papers`). Reading on notices damage to what it reads; this notices it anywhere.
 """
 
-import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
-from cohort.io.accounts import Accounts, Problem, differs, foreign, leftover, unreadable
+from cohort.io.accounts import Problem, foreign, leftover
+from cohort.io.paperaccounts import PaperAccounts, folder_of, stem_of, strays
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.papers import OF_ALL
 from cohort.io.storage.scanpages import PAGE_OF_A_SCAN
@@ -29,12 +27,6 @@ _KNOWN = (
     *("cohort.json", ".lock", "_staging", "scans", "derivatives", "tables", "quarantine"),
     *("recipes", "models", "runs", "report", "baseline", "withdrawn.json"),
 )
-
-
-_OF_A_RUN = re.compile(r"events(-\d+)?\.jsonl|failures/[^/]+\.txt")
-
-_KEYS = {"scan_id", "participant", "subject", "session", "state", "reason", "label"}
-"""Columns that have no unit."""
 
 
 def verify(store: "Store", *, progress: Callable[[int], None] | None = None) -> Iterator[Problem]:
@@ -97,7 +89,7 @@ def discard(store: "Store", problems: Iterable[Problem]) -> list[str]:
     return there
 
 
-class _Check(Accounts):
+class _Check(PaperAccounts):
     def __init__(self, store: "Store", progress: Callable[[int], None]) -> None:
         super().__init__(store, progress)
         self.recipes: dict[str, str] = {}
@@ -108,21 +100,21 @@ class _Check(Accounts):
         known = {name for name in self.files.names("tables") if name.count(".") == 1}
         recipes = {name.removesuffix(".parquet") for name in known if name.endswith(".parquet")}
         recipes -= set(OF_ALL)
-        for recipe, listed in groupby(self.files.listing("derivatives"), _folder):
+        for recipe, listed in groupby(self.files.listing("derivatives"), folder_of):
             if recipe:
                 yield from self.groups(f"derivatives/{recipe}", listed, self.ids(recipe))
                 recipes.discard(recipe)
             else:
-                yield from _strays("derivatives", listed)
+                yield from strays("derivatives", listed)
         for recipe in sorted(recipes):  # a table, and nothing that it was made from
             yield from self.groups(f"derivatives/{recipe}", (), self.ids(recipe))
         yield from self.tables()
         yield from self.plain("recipes", "recipe", self.recipes)
         yield from self.plain("quarantine", "refusal", self.refusals())
         yield from self.plain("baseline", "baseline", self.baselines())
-        for name, listed in groupby(self.files.listing("models"), _folder):
+        for name, listed in groupby(self.files.listing("models"), folder_of):
             yield from self.model(name, dict(listed))
-        for name, listed in groupby(self.files.listing("runs"), _folder):
+        for name, listed in groupby(self.files.listing("runs"), folder_of):
             yield from self.run(name, dict(listed))
         yield from self.report()
         yield from self.top()
@@ -143,7 +135,7 @@ class _Check(Accounts):
         """Every record of a folder and the files of its group; `expected` are the ids that a table knows."""
         recipe = folder.partition("/")[2]
         owner = f"{recipe} of" if recipe else "scan"
-        for stem, listed in groupby(listing, lambda item: _stem(item[0], folder)):
+        for stem, listed in groupby(listing, lambda item: stem_of(item[0], folder)):
             unit = f"{owner} {stem}".rstrip()
             yield from self.group(unit, f"{folder}/{stem}", dict(listed), known=stem in expected)
             expected.discard(stem)
@@ -185,183 +177,6 @@ class _Check(Accounts):
             yield Problem("missing", unit, picture, text)
         yield from self.listed(unit, listed, there, record=f"{place}.json")
 
-    # -- tables, models, runs, the report ----------------------------------------------------------------
-
-    def tables(self) -> Iterator[Problem]:
-        there = dict(self.files.listing("tables"))
-        list_name = "tables/checksums.json"
-        noted: dict[str, Any] | None = None
-        if list_name in there:
-            noted = yield from self.json("table list", list_name, there.pop(list_name))
-        elif any(name.endswith(".parquet") for name in there):
-            text = "without it no table can be checked; call `cohort update`"
-            yield Problem("missing", "table list", list_name, text)
-        parquet = {n: size for n, size in there.items() if n.endswith(".parquet")}
-        for name, found in self.digests(parquet) if noted is not None else ():
-            unit, said = f"table {_stem(name, 'tables')}", (noted or {}).get(name.partition("/")[2])
-            if not isinstance(found, str):
-                yield unreadable(unit, name, found)
-            elif said is None:
-                yield foreign(unit, name, parquet[name])
-            elif found not in said:
-                text = differs(found, said[0], "remove it and call `cohort update`")
-                yield Problem("damaged", unit, name, text)
-        for name in sorted({f"tables/{n}" for n in noted or ()} - there.keys()):
-            text = f"{list_name} lists it, and it is not there; call `cohort update`"
-            yield Problem("missing", f"table {_stem(name, 'tables')}", name, text)
-        yield from self.units(there, frozenset(parquet) | {f"tables/{n}" for n in noted or ()})
-
-    def units(self, there: Mapping[str, int], parquet: frozenset[str]) -> Iterator[Problem]:
-        """The units beside the tables, and what else lies there."""
-        for name in sorted(there.keys() - parquet):
-            unit = f"table {_stem(name, 'tables')}"
-            if name.endswith(".tmp"):
-                yield leftover(unit, name, there[name])
-            elif name.endswith(".units.json") and f"{name[:-11]}.parquet" in parquet:
-                yield from self.json(unit, name, there[name])
-            else:
-                yield foreign(unit, name, there[name])
-        recipes = set(self.files.names("derivatives"))
-        for name in sorted(parquet & there.keys()):
-            stem = _stem(name, "tables")
-            if stem.partition(".")[0] in recipes and f"tables/{stem}.units.json" not in there:
-                with suppress(StoreError, OSError, ValueError):
-                    table = self.store.table(stem)
-                    if table is not None and set(table.columns) - _KEYS:
-                        text = "numbers without units are no results; call `cohort update`"
-                        yield Problem("missing", f"table {stem}", f"tables/{stem}.units.json", text)
-
-    def plain(self, folder: str, what: str, expected: Mapping[str, str]) -> Iterator[Problem]:
-        """A folder of JSON files with digests of their own; `expected`: name -> why it has to be there."""
-        there = dict(self.files.listing(folder))
-        for name, size in there.items():
-            unit = f"{what} {_stem(name, folder)}"
-            if name.endswith(".tmp"):
-                yield leftover(unit, name, size)
-            elif not name.endswith(".json") or name.count("/") != 1:
-                yield foreign(unit, name, size)
-            else:
-                yield from self.json(unit, name, size)
-        for file, why in sorted(expected.items()):
-            if f"{folder}/{file}" not in there:
-                text = f"{why}; call `cohort update`"
-                yield Problem("missing", f"{what} {Path(file).stem}", f"{folder}/{file}", text)
-
-    def refusals(self) -> dict[str, str]:
-        """Files of the series that the last ingest refused -> that it did."""
-        return {
-            f"{entry['series']}.json": f"runs/{run}/manifest.json names it"
-            for run, manifest in self.last("quarantined")
-            for entry in manifest["quarantined"]
-        }
-
-    def baselines(self) -> dict[str, str]:
-        """What calls that came to their end left of each stage, to compare the next one with -> which did."""
-        # Of a recipe without a table nothing is compared any more, and `cohort gc` takes its baseline.
-        wanted = {f"run:{name}": f"recipe.{name}.json" for name in self.store.tables()}
-        wanted |= {"ingest": "scans.json", "fit": "models.json"}
-        found = {}
-        for run in reversed(self.files.names("runs")):
-            with suppress(StoreError, OSError):
-                manifest = self.store.manifest(run)
-                if manifest.get("error") is None:
-                    for stage in wanted.keys() & manifest.get("stages", {}).keys():
-                        why = f"runs/{run} left it, and without it nobody can say what changes"
-                        found[wanted.pop(stage)] = why
-        return found
-
-    def last(self, key: str) -> list[tuple[str, dict[str, Any]]]:
-        """The latest manifest that can be read and has `key`, with its run; or nothing."""
-        for run in reversed(self.files.names("runs")):
-            with suppress(StoreError, OSError):
-                manifest = self.store.manifest(run)
-                if key in manifest or key in manifest.get("stages", {}):
-                    return [(run, manifest)]
-        return []
-
-    def model(self, name: str, there: dict[str, int]) -> Iterator[Problem]:
-        unit, place = f"model {name}", f"models/{name}"
-        for left in [n for n in there if n.endswith(".tmp")]:
-            yield leftover(unit, left, there.pop(left))
-        record = f"{place}/maps.json" if f"{place}/maps.json" in there else f"{place}/model.json"
-        if record not in there:
-            states = [m["stages"]["fit"] for _, m in self.last("fit")]
-            if any(state.get(name) in ("fresh", "done") for state in states):
-                text = "its tables are there and it is not; call `cohort fit`"
-                yield Problem("missing", unit, f"{place}/model.json", text)
-            elif name:
-                yield leftover(unit, place, sum(there.values()))
-            else:
-                yield from _strays("models", there.items())
-            return
-        model = yield from self.json(unit, record, there.pop(record))
-        if model is not None:
-            listed = {f"{place}/{file}": said for file, said in model.get("files", {}).items()}
-            yield from self.listed(unit, listed, there, record=record)
-
-    def run(self, run: str, there: dict[str, int]) -> Iterator[Problem]:
-        """The manifest of a run and, by its list, the log and the traces of failures."""
-        unit, place = f"run {run}", f"runs/{run}"
-        if f"{place}/manifest.json" not in there:
-            if self.ended(there):
-                text = "the run came to its end and has no manifest; nothing can make it again"
-                yield Problem("missing", unit, f"{place}/manifest.json", text)
-            elif run:
-                text = f"{sum(there.values())} bytes of a run that did not come to its end"
-                yield Problem("leftover", unit, place, text)
-            else:
-                yield from _strays("runs", there.items())
-            return
-        name = f"{place}/manifest.json"
-        manifest = yield from self.json(unit, name, there.pop(name))
-        if manifest is None:
-            return
-        listed = {f"{place}/{file}": said for file, said in manifest.get("files", {}).items()}
-        if "files" not in manifest:  # of a version that did not list them
-            there = {
-                n: size for n, size in there.items() if not _OF_A_RUN.fullmatch(n[len(place) + 1 :])
-            }
-        yield from self.listed(unit, listed, there, record=name)
-
-    def ended(self, there: Iterable[str]) -> bool:
-        """Whether the log of a run, or the last part of it, says that the run ended."""
-        logs = sorted(name for name in there if re.search(r"/events(-\d+)?\.jsonl$", name))
-        try:
-            last = self.files.read(logs[-1]).splitlines()[-1]
-            return json.loads(last)["event"] == "end"
-        except (OSError, ValueError, LookupError, TypeError):
-            return False
-
-    def report(self) -> Iterator[Problem]:
-        there = dict(self.files.listing("report"))
-        previous = "report/previous.json"
-        if (size := there.pop(previous, None)) is not None:
-            yield from self.json("report", previous, size)
-        yield from self.page("report", "report/index.html", "report/stamp.json", there)
-        scans = {PurePosixPath(name).stem for name in there if PAGE_OF_A_SCAN.fullmatch(name)}
-        for scan_id in sorted(scans):
-            yield from self.page(f"page of {scan_id}", *page_files(scan_id), there)
-        for name in sorted(there):
-            make = leftover if name.endswith(".tmp") else foreign
-            yield make("report", name, there[name])
-
-    def page(self, unit: str, page: str, stamp: str, there: dict[str, int]) -> Iterator[Problem]:
-        """A page and what was noted when it was written; both go from `there`."""
-        page_size, stamp_size = there.pop(page, None), there.pop(stamp, None)
-        if page_size is not None and stamp_size is None:
-            text = "nothing says what the page should be; call `cohort report`"
-            yield Problem("missing", unit, stamp, text)
-        said = None if stamp_size is None else (yield from self.json(unit, stamp, stamp_size))
-        if page_size is None and stamp_size is not None:
-            yield Problem("missing", unit, page, "call `cohort report`")
-        elif page_size is not None and said is not None:
-            for name, found in self.digests({page: page_size}):
-                if not isinstance(found, str):
-                    yield unreadable(unit, name, found)
-                elif found != said.get("page"):
-                    text = differs(found, str(said.get("page")), "call `cohort report`")
-                    yield Problem("damaged", unit, name, text)
-
     def top(self) -> Iterator[Problem]:
         """The store's own file, staging folders, and what does not belong to a store."""
         names = self.files.names("")
@@ -382,27 +197,3 @@ class _Check(Accounts):
             for file, size in listed:
                 make = leftover if file.endswith(".tmp") else foreign
                 yield make("store", file, size)
-
-
-def _strays(section: str, listed: Iterable[tuple[str, int]]) -> Iterator[Problem]:
-    """Files that lie where only folders should."""
-    for name, size in listed:
-        yield (
-            leftover(section, name, size) if name.endswith(".tmp") else foreign(section, name, size)
-        )
-
-
-def _folder(item: tuple[str, int]) -> str:
-    """Second part of a name, ``runs/<this>/manifest.json``; empty for a file without a folder of its own."""
-    parts = item[0].split("/")
-    return parts[1] if len(parts) > 2 else ""
-
-
-def _stem(name: str, folder: str) -> str:
-    """First part of a name below a folder, without the ending: ``scans/a.zarr/x/c/0`` -> ``a``."""
-    first = name[len(folder) + 1 :].partition("/")[0]
-    if folder == "tables":
-        return first.removesuffix(".parquet").removesuffix(".units.json")
-    if folder == "baseline":
-        return first.removesuffix(".json")
-    return first.partition(".")[0]

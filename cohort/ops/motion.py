@@ -141,7 +141,7 @@ def left_ventricle(
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}, expected a share from 0 to 1")
     spacing = {str(d): mm for d, mm in grid.spacing_mm(cine, layout.space).items()}
-    through = through or slice_dim(cine)
+    through = through or grid.slice_dim(cine)
     slices = layout.space.index(through)
     order = [through, *(d for d in layout.space if d != through)]
     index = None if seed_mm is None else objects.voxel_at(cine, seed_mm=seed_mm)
@@ -353,7 +353,7 @@ def ventricle_checks(mask: xr.DataArray) -> xr.Dataset:
     layout = layout_of("mask", mask)
     if layout.lead != ("time",) or len(layout.space) != 3:
         raise ValueError(f"mask has dims {mask.dims}, expected ('time', 'z', 'y', 'x')")
-    through = layout.space.index(slice_dim(mask))
+    through = layout.space.index(grid.slice_dim(mask))
     values = np.moveaxis(mask.values, 1 + through, 1)
     area = np.count_nonzero(values, axis=(2, 3))
     there = area[area.sum(axis=1).argmax()] > 0
@@ -371,14 +371,6 @@ def ventricle_checks(mask: xr.DataArray) -> xr.Dataset:
             "area_jumps": _quantity(int(jump > JUMP), "1"),
         }
     )
-
-
-def slice_dim(image: xr.DataArray) -> Literal["z", "y", "x"]:
-    """The dim of the largest spacing, which is that through the slices; the first of z, y, x where several are."""
-    spacing = grid.spacing_mm(image)
-    widest = max(spacing.values()) * (1 - grid.REGULAR_RELATIVE)
-    dims: tuple[Literal["z", "y", "x"], ...] = ("z", "y", "x")
-    return next(d for d in dims if spacing[d] >= widest)
 
 
 def _volumes(curve: object) -> np.ndarray:
