@@ -9,9 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
+from scipy import special
 
-LANE = 64
-"""Voxels that are computed side by side; their sums stay in the nearest cache."""
+from cohort.kernels import student
+
+LANES = (64, 512)
+"""Least and most voxels that are computed side by side."""
+
+NEAR_BYTES = 512 << 10
+"""What such voxels may hold, all their scans in float64: they are gone over several times and should stay near."""
 
 DEPENDENT = 1e-10
 """Share of a column of the design that the others may leave unexplained and still be called dependent."""
@@ -120,9 +126,9 @@ class Fits:
 
     Attributes
     ----------
-    estimate, se, t, hc3_t : (k, v) float64
-        By contrast; NaN where `state` is not `FITTED`.
-    F : (m, v) float64
+    estimate, se, t, p, hc3_t, hc3_p : (k, v) float64
+        By contrast, p two-sided; NaN where `state` is not `FITTED`.
+    F, F_p : (m, v) float64
         By group of contrasts.
     sigma : (v,) float64
         Residual standard deviation.
@@ -136,8 +142,11 @@ class Fits:
     estimate: np.ndarray
     se: np.ndarray
     t: np.ndarray
+    p: np.ndarray
     hc3_t: np.ndarray
+    hc3_p: np.ndarray
     F: np.ndarray
+    F_p: np.ndarray
     sigma: np.ndarray
     mean: np.ndarray
     n: np.ndarray
@@ -147,13 +156,19 @@ class Fits:
     @classmethod
     def empty(cls, k: int, m: int, v: int) -> "Fits":
         """Nothing known of `v` voxels, `k` contrasts and `m` groups of them."""
-        estimate, se, t, hc3_t = (np.full((k, v), np.nan) for _ in range(4))
+
+        def rows(n: int) -> np.ndarray:
+            return np.full((n, v), np.nan)
+
         return cls(
-            estimate=estimate,
-            se=se,
-            t=t,
-            hc3_t=hc3_t,
-            F=np.full((m, v), np.nan),
+            estimate=rows(k),
+            se=rows(k),
+            t=rows(k),
+            p=rows(k),
+            hc3_t=rows(k),
+            hc3_p=rows(k),
+            F=rows(m),
+            F_p=rows(m),
             sigma=np.full(v, np.nan),
             mean=np.full(v, np.nan),
             n=np.zeros(v, np.int32),
@@ -187,14 +202,15 @@ def fit(
     whole = factor(X, contrasts, joint)
     out = Fits.empty(len(contrasts), len(joint), Y.shape[1])
     Y = _plain(Y)
-    out.n[:] = _present(Y)
-    complete = out.n == len(Y)
-    if complete.all():
-        _fill(out, slice(None), Y, whole, contrasts)
+    total = _fill(out, slice(None), Y, whole)
+    out.n[:] = len(Y)
+    # A NaN went through all sums of its voxel: only there is it worth looking which scans have it.
+    unclear = np.flatnonzero(np.isnan(total))
+    if not len(unclear):
         return out
-    if complete.any():
-        _fill(out, np.flatnonzero(complete), Y[:, complete], whole, contrasts)
-    lacking = np.flatnonzero(~complete)
+    out.n[unclear] = np.count_nonzero(~np.isnan(Y[:, unclear]), axis=0)
+    lacking = unclear[out.n[unclear] < len(Y)]
+    out.df[lacking] = 0
     for has, columns in patterns(Y[:, lacking]):
         voxels = lacking[columns]
         n = int(has.sum())
@@ -206,7 +222,7 @@ def fit(
         except DependentColumns:
             out.state[voxels] = ALIKE
             continue
-        _fill(out, voxels, Y[np.ix_(has, voxels)], part, contrasts)
+        _fill(out, voxels, Y[np.ix_(has, voxels)], part)
     return out
 
 
@@ -220,43 +236,47 @@ def patterns(Y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(~np.isnan(Y[:, columns[0]]), columns) for columns in groups]
 
 
-def _fill(
-    out: Fits, place: slice | np.ndarray, Y: np.ndarray, factors: Factors, contrasts: np.ndarray
-) -> None:
-    """Fit voxels that the same scans have, and put them in their place."""
-    k, v = len(contrasts), Y.shape[1]
-    r = factors.Q.shape[1]
-    z, left, total = np.empty((r, v)), np.empty(v), np.empty(v)
-    robust, base, mean = np.empty((k, v)), np.empty(v), np.empty(v)
-    _project(_plain(Y), factors.Q, factors.robust, factors.ones is not None, z, left, total, robust, base, mean)  # fmt: skip
-    if factors.ones is not None:
-        z += factors.ones[:, None] * base
+def _fill(out: Fits, place: slice | np.ndarray, Y: np.ndarray, factors: Factors) -> np.ndarray:
+    """Fit voxels as if all these scans had them, put them in their place and give their sums of squares."""
+    (n, v), (r, k) = Y.shape, factors.weights.shape
+    ones = np.zeros(r) if factors.ones is None else factors.ones
+    wanted = np.hstack([factors.weights, *factors.joint])
+    combined, robust = np.empty((wanted.shape[1], v)), np.empty((k, v))
+    left, total, mean = np.empty(v), np.empty(v), np.empty(v)
+    lane = NEAR_BYTES // (8 * n) // LANES[0] * LANES[0]
+    lane = min(max(lane, LANES[0]), LANES[1])
+    _project(_plain(Y), factors.Q, factors.robust, wanted, ones, lane, combined, robust, left, total, mean)  # fmt: skip
     flat = left <= FLAT * total
     state = np.where(flat, np.where(total == 0, CONSTANT, EXPLAINED), FITTED).astype(np.uint8)
     good = state == FITTED
     variance = np.where(good, left, np.nan) / factors.df
     sigma = np.sqrt(variance)
-    estimate = np.where(good, _combined(factors.weights, z), np.nan)
+    estimate = np.where(good, combined[:k], np.nan)
     se = factors.scale[:, None] * sigma
+    t, hc3_t = estimate / se, estimate / np.sqrt(np.where(good, robust, np.nan))
     out.estimate[:, place] = estimate
     out.se[:, place] = se
-    out.t[:, place] = estimate / se
-    out.hc3_t[:, place] = estimate / np.sqrt(np.where(good, robust, np.nan))
+    out.t[:, place] = t
+    out.p[:, place] = student.two_sided(t, factors.df)
+    out.hc3_t[:, place] = hc3_t
+    out.hc3_p[:, place] = student.two_sided(hc3_t, factors.df)
+    start = k
     for row, basis in enumerate(factors.joint):
-        part = np.square(_combined(basis, z)).sum(axis=0)
-        out.F[row, place] = part / basis.shape[1] / variance
+        q = basis.shape[1]
+        part = np.zeros(v)
+        for values in combined[
+            start : start + q
+        ]:  # in this order: NumPy adds a single column in another
+            part += np.square(values)
+        F = part / q / variance
+        out.F[row, place] = F
+        out.F_p[row, place] = special.fdtrc(q, factors.df, F)
+        start += q
     out.sigma[place] = sigma
     out.mean[place] = mean
     out.df[place] = np.where(good, factors.df, 0)
     out.state[place] = state
-
-
-def _combined(weights: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """``weights' z``, each number a sum in the order of the rows: products of matrices differ in bits with their width."""
-    out = np.zeros((weights.shape[1], z.shape[1]))
-    for row, values in zip(weights, z, strict=True):
-        out += row[:, None] * values
-    return out
+    return total
 
 
 def _plain(Y: np.ndarray) -> np.ndarray:
@@ -268,79 +288,76 @@ def _plain(Y: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _present(Y: np.ndarray) -> np.ndarray:
-    n, v = Y.shape
-    count = np.zeros(v, np.int32)
-    for i in range(n):
-        for c in range(v):
-            count[c] += Y[i, c] == Y[i, c]
-    return count
+def _project(Y, Q, robust, wanted, ones, lane, combined, hc3, left, total, mean):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Combinations of coefficients on Q, HC3 sums, sums of squares of residuals and of the outcome, and its mean.
 
-
-@njit(cache=True, nogil=True)
-def _project(Y, Q, robust, shifted, z, left, total, hc3, base, mean):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Coefficients on Q, sums of squares of residuals and of the outcome (about its first value), and HC3 sums."""
+    Four rows, or four columns, at a time: a sum is loaded and stored once for all of them. Rows of zeros fill the last four.
+    """
     n, v = Y.shape
     r, k = Q.shape[1], robust.shape[1]
-    y = np.zeros((n, LANE))
-    e = np.empty(LANE)
-    sums = np.empty((r, LANE))
-    for start in range(0, v, LANE):
-        w = min(LANE, v - start)
-        first = np.zeros(LANE)
+    full = (n + 3) // 4 * 4
+    Q4, robust4 = np.zeros((full, r)), np.zeros((full, k + 1))
+    Q4[:n] = Q
+    robust4[:n, :k] = robust
+    robust4[:n, k] = 1.0
+    y_all = np.zeros((full, lane))
+    z_all, own_all = np.empty((r, lane)), np.empty((k + 1, lane))
+    first_all, squares_all, plain_all = np.zeros(lane), np.empty(lane), np.empty(lane)
+    shifted = np.any(ones != 0)
+    for start in range(0, v, lane):
+        w = min(lane, v - start)
+        y, z, own = y_all[:, :w], z_all[:, :w], own_all[:, :w]
+        first, squares, plain = first_all[:w], squares_all[:w], plain_all[:w]
         if shifted:
-            for c in range(w):
-                first[c] = Y[0, start + c]
-        squares = np.zeros(LANE)
-        rest = np.zeros(LANE)
-        plain = np.zeros(LANE)
-        own = np.zeros((k, LANE))
-        sums[:] = 0
+            first[:] = Y[0, start : start + w]
+        squares[:] = 0
+        plain[:] = 0
+        z[:] = 0
+        own[:] = 0
         for i in range(n):
+            values, shift = Y[i, start : start + w], y[i]
             for c in range(w):
-                y[i, c] = Y[i, start + c] - first[c]
-            for c in range(LANE):
-                squares[c] += y[i, c] * y[i, c]
-                plain[c] += y[i, c]
-        # Four rows, and two columns, at a time: a sum is loaded and stored once for all of them.
-        for i in range(0, n - 3, 4):
+                shift[c] = values[c] - first[c]
+        for i in range(0, full, 4):
+            y0, y1, y2, y3 = y[i], y[i + 1], y[i + 2], y[i + 3]
+            for c in range(w):
+                squares[c] += (y0[c] * y0[c] + y1[c] * y1[c]) + (y2[c] * y2[c] + y3[c] * y3[c])
+                plain[c] += (y0[c] + y1[c]) + (y2[c] + y3[c])
             for j in range(r):
-                q0, q1, q2, q3 = Q[i, j], Q[i + 1, j], Q[i + 2, j], Q[i + 3, j]
-                for c in range(LANE):
-                    sums[j, c] += (q0 * y[i, c] + q1 * y[i + 1, c]) + (
-                        q2 * y[i + 2, c] + q3 * y[i + 3, c]
-                    )
-        for i in range(n // 4 * 4, n):
-            for j in range(r):
-                q0 = Q[i, j]
-                for c in range(LANE):
-                    sums[j, c] += q0 * y[i, c]
+                _add(z[j], Q4[i : i + 4, j], y0, y1, y2, y3)
         for i in range(n):
-            for c in range(LANE):
-                e[c] = y[i, c]
-            for j in range(0, r - 1, 2):
-                q0, q1 = Q[i, j], Q[i, j + 1]
-                for c in range(LANE):
-                    e[c] -= q0 * sums[j, c] + q1 * sums[j + 1, c]
-            if r % 2:
-                q0 = Q[i, r - 1]
-                for c in range(LANE):
-                    e[c] -= q0 * sums[r - 1, c]
-            for c in range(LANE):
+            e, q = y[i], Q4[i]
+            for j in range(0, r - 3, 4):
+                q0, q1, q2, q3 = q[j], q[j + 1], q[j + 2], q[j + 3]
+                z0, z1, z2, z3 = z[j], z[j + 1], z[j + 2], z[j + 3]
+                for c in range(w):
+                    e[c] -= (q0 * z0[c] + q1 * z1[c]) + (q2 * z2[c] + q3 * z3[c])
+            for j in range(r // 4 * 4, r):
+                q0, z0 = q[j], z[j]
+                for c in range(w):
+                    e[c] -= q0 * z0[c]
+            for c in range(w):
                 e[c] *= e[c]
-                rest[c] += e[c]
-            for j in range(k):
-                q = robust[i, j]
-                for c in range(LANE):
-                    own[j, c] += q * e[c]
-        for c in range(w):
-            base[start + c] = first[c]
-            mean[start + c] = first[c] + plain[c] / n
-            total[start + c] = squares[c]
-            left[start + c] = rest[c]
+        for i in range(0, full, 4):
+            for j in range(k + 1):
+                _add(own[j], robust4[i : i + 4, j], y[i], y[i + 1], y[i + 2], y[i + 3])
+        total[start : start + w] = squares
+        left[start : start + w] = own[k]
+        hc3[:, start : start + w] = own[:k]
+        mean[start : start + w] = first + plain / n
         for j in range(r):
             for c in range(w):
-                z[j, start + c] = sums[j, c]
-        for j in range(k):
-            for c in range(w):
-                hc3[j, start + c] = own[j, c]
+                z[j, c] += ones[j] * first[c]
+        out = combined[:, start : start + w]
+        for m in range(wanted.shape[1]):
+            out[m] = 0
+            for j in range(r):
+                for c in range(w):
+                    out[m, c] += wanted[j, m] * z[j, c]
+
+
+@njit(inline="always")
+def _add(out, q, y0, y1, y2, y3):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    q0, q1, q2, q3 = q[0], q[1], q[2], q[3]
+    for c in range(len(out)):
+        out[c] += (q0 * y0[c] + q1 * y1[c]) + (q2 * y2[c] + q3 * y3[c])

@@ -55,7 +55,8 @@ def adjust(p: np.ndarray | pd.Series | Sequence[float], method: str) -> np.ndarr
         raise DesignError(
             f"p is {values[outside[0]]:g} at position {outside[0]}; it lies from 0 to 1"
         )
-    order = tested[np.argsort(values[tested], kind="stable")]
+    # Any order among equal p gives the same: the running extreme evens them out.
+    order = tested[np.argsort(values[tested])]
     values[order] = np.minimum(_METHODS[method](values[order]), 1)
     return values
 

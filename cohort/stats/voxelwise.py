@@ -17,7 +17,7 @@ from cohort.stats.voxels import peaks
 from cohort.stats.voxels.arrangements import Arranged, Asked, arranged
 from cohort.stats.voxels.pieces import Piece, Question, each, fit_piece, joined
 
-REVISION = 1
+REVISION = 2
 """Raised when the same scans and model give other numbers."""
 
 FORMING = 1e-3
@@ -256,8 +256,6 @@ def _maps(
     groups: tuple[str, ...],
     empty: tuple[int, ...],
 ) -> Maps:
-    from scipy import special
-
     n_mask = sum(piece.inside for piece in pieces)
     n_grid = int(np.prod(cube.shape))
     if not n_mask:
@@ -274,22 +272,18 @@ def _maps(
     found = joined([piece.fits for piece in pieces], len(names), len(groups))
     pieces.clear()  # what they held is held once more by now
     df = found.df.astype(np.float64)
-    p = 2 * special.stdtr(df, -np.abs(found.t))
     by_contrast = {
         "beta": found.estimate,
         "se": found.se,
         "t": found.t,
-        "p": p,
-        "q": np.stack([multiplicity.adjust(row, "bh") for row in p]),
+        "p": found.p,
+        "q": np.stack([multiplicity.adjust(row, "bh") for row in found.p]),
         "hc3_t": found.hc3_t,
-        "hc3_p": 2 * special.stdtr(df, -np.abs(found.hc3_t)),
+        "hc3_p": found.hc3_p,
         "partial_r": found.t / np.sqrt(np.square(found.t) + df),
         "d": found.estimate / found.sigma,
     }
-    q = np.array([np.linalg.matrix_rank(C) for C in question.joint], float)
-    by_group = {}
-    if groups:
-        by_group = {"F": found.F, "F_p": special.fdtrc(q[:, None], df, found.F)}
+    by_group = {"F": found.F, "F_p": found.F_p} if groups else {}
     return Maps(
         names=names,
         groups=groups,

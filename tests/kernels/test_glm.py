@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from cohort.kernels import glm
 
@@ -23,13 +24,17 @@ def reference(y, X, contrasts, joint):
     fitted = sm.OLS(y[has].astype(float), X[has]).fit()
     tests = [fitted.t_test(c) for c in contrasts]
     covariance = fitted.cov_HC3
+    both = [fitted.f_test(C) for C in joint]
     hc3 = [float(c @ fitted.params / np.sqrt(c @ covariance @ c)) for c in contrasts]
     return {
         "estimate": [float(t.effect[0]) for t in tests],
         "se": [t.sd.item() for t in tests],
         "t": [t.tvalue.item() for t in tests],
+        "p": [t.pvalue.item() for t in tests],
         "hc3_t": hc3,
-        "F": [float(fitted.f_test(C).fvalue) for C in joint],
+        "hc3_p": 2 * stats.t.sf(np.abs(hc3), fitted.df_resid),
+        "F": [float(f.fvalue) for f in both],
+        "F_p": [float(f.pvalue) for f in both],
         "sigma": np.sqrt(fitted.mse_resid),
         "mean": y[has].astype(float).mean(),
         "n": has.sum(),
@@ -57,19 +62,37 @@ def test_equals_statsmodels_in_200_voxels_also_where_scans_are_missing(dtype):
             )
 
 
-@given(cut=st.integers(1, 299), seed=st.integers(0, 50))
-def test_a_voxel_has_the_same_bits_in_any_block(cut, seed):
-    X, rng = people(25, seed)
-    Y = rng.normal(100, 5, (25, 300)).astype(np.float32)
+@given(
+    cut=st.integers(1, 1099), n=st.integers(13, 30), p=st.integers(1, 11), seed=st.integers(0, 50)
+)
+def test_a_voxel_has_the_same_bits_in_any_block(cut, n, p, seed):
+    X, rng = people(n, seed)
+    X = np.column_stack([X, rng.normal(size=(n, 7))])[:, :p]
+    Y = rng.normal(100, 5, (n, 1100)).astype(np.float32)
     Y[rng.random(Y.shape) < 0.01] = np.nan
-    contrasts = np.eye(4)[1:2]
-    whole = glm.fit(Y, X, contrasts)
+    Y[:, 512:520] = np.nan
+    contrasts, joint = np.eye(p)[-1:], [np.eye(p)]
+    whole = glm.fit(Y, X, contrasts, joint)
     for part, place in (
-        (glm.fit(Y[:, :cut], X, contrasts), slice(cut)),
-        (glm.fit(Y[:, cut:], X, contrasts), slice(cut, None)),
+        (glm.fit(Y[:, :cut], X, contrasts, joint), slice(cut)),
+        (glm.fit(Y[:, cut:], X, contrasts, joint), slice(cut, None)),
     ):
-        for name in ("estimate", "se", "t", "hc3_t", "sigma", "n", "df", "state"):
-            assert getattr(part, name).tobytes() == getattr(whole, name)[..., place].tobytes()
+        for name, values in vars(part).items():
+            assert values.tobytes() == getattr(whole, name)[..., place].tobytes(), name
+
+
+@pytest.mark.parametrize("p", range(1, 11))
+def test_any_number_of_columns_and_rows_equals_statsmodels(p):
+    n = 2 * p + 5
+    X, rng = people(n, p)
+    X = np.column_stack([X, rng.normal(size=(n, 6))])[:, :p]
+    Y = rng.normal(3, 2, (n, 2))
+    found = glm.fit(Y, X, np.eye(p)[-1:], [np.eye(p)])
+    for v in range(2):
+        for name, expected in reference(Y[:, v], X, np.eye(p)[-1:], [np.eye(p)]).items():
+            np.testing.assert_allclose(
+                getattr(found, name)[..., v], expected, rtol=1e-9, atol=1e-11, err_msg=name
+            )
 
 
 def test_far_from_zero_the_residuals_keep_their_digits():

@@ -103,7 +103,8 @@ def fit_piece(cube: Cube, question: Question, item: tuple[Tile, np.ndarray | Non
         good = found.state == glm.FITTED
         inside += len(here)
         counts += np.bincount(found.state, minlength=6)
-        seen += (~np.isnan(Y)).sum(axis=1)
+        lacking = found.n < len(Y)
+        seen += len(here) - np.count_nonzero(np.isnan(Y[:, lacking]), axis=1)
         fitted.append(here[good])
         parts.append(taken(found, good))
     flat = np.concatenate([np.empty(0, np.int64), *fitted])
@@ -185,7 +186,9 @@ def one_blas_thread() -> AbstractContextManager[Any]:
 
 
 def taken(fits: glm.Fits, good: np.ndarray) -> glm.Fits:
-    """Some voxels of a block."""
+    """Some voxels of a block; the block itself where that is all of them."""
+    if good.all():
+        return fits
     return glm.Fits(**{name: values[..., good] for name, values in vars(fits).items()})
 
 
