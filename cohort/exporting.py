@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 Scan = Annotated[
     str, typer.Argument(metavar="SCAN", help="A scan, or a part of its name that no other has")
 ]
+ScanOrModel = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SCAN",
+        help="A scan, or a part of its name that no other has; none with --model",
+    ),
+]
 Recipe = Annotated[
     str | None, typer.Option("--recipe", help="Something that a recipe kept, not the scan itself")
 ]
@@ -45,15 +52,28 @@ def add_to(root: typer.Typer) -> None:
 
 @app.command(
     epilog="Example: cohort export nifti CATALOG sub-0001 -o 0001.nii.gz\n\n"
-    "What a recipe kept: cohort export nifti CATALOG sub-0001 --recipe oasis-csf --variable largest -o csf.nii.gz"
+    "What a recipe kept: cohort export nifti CATALOG sub-0001 --recipe oasis-csf --variable largest -o csf.nii.gz\n\n"
+    "Maps of a model, into a folder: cohort export nifti CATALOG --model intensity-by-ad --map t --map fwe_p -o maps"
 )
 def nifti(
     catalog: Place,
-    scan: Scan,
+    scan: ScanOrModel = None,
+    *,
     output: Out,
     recipe: Recipe = None,
     variable: Variable = None,
-    *,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Maps of this model, and its peaks, into a folder"),
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="With --model: which, such as t; may be repeated; all without"),
+    ] = None,
+    contrasts: Annotated[
+        list[str] | None,
+        typer.Option("--contrast", help="With --model: of which contrast; may be repeated"),
+    ] = None,
     version: Annotated[
         Literal["auto", "1", "2"],
         typer.Option(
@@ -63,12 +83,32 @@ def nifti(
     force: Force = False,
     store: StorePath = None,
 ) -> None:
-    """Write a scan, or what a recipe kept of it, as NIfTI: stored numbers, scale and affine to the bit."""
+    """Write a scan, what a recipe kept of it, or maps of a model as NIfTI: numbers, scale and affine as they are stored."""
     with errors():
         from cohort.io.exports.nifti import check_name, write_nifti
-        from cohort.io.exports.place import check_free, staged
+        from cohort.io.exports.place import ExportError, check_free, staged
         from cohort.io.exports.tables import write_json
 
+        if model is not None:
+            if scan is not None or recipe is not None or variable is not None:
+                raise ExportError("--model writes maps of all scans: expected no SCAN beside it")
+            from cohort.io.exports.statmaps import MARKER, write_maps
+
+            opened = open_cohort(catalog, store)
+            with staged(output, force=force, marker=MARKER) as folder:
+                files = write_maps(
+                    *(opened.store, model, folder),
+                    names=maps or (),
+                    contrasts=contrasts or (),
+                    version="1" if version == "auto" else version,
+                )
+            for file in files:
+                typer.echo(str(output / file))
+            return
+        if scan is None or maps or contrasts:
+            raise ExportError(
+                "expected a SCAN, or --model with the name of a model of maps, to which --map and --contrast belong"
+            )
         check_name(output)
         image = _chosen(open_cohort(catalog, store), scan, recipe, variable)
         beside = output.with_name(output.name.removesuffix(".gz").removesuffix(".nii") + ".json")

@@ -14,7 +14,7 @@ import cohort
 from cohort import cli
 from cohort.io import maps
 from cohort.io.cube import Cube
-from cohort.io.store import Store, StoreError
+from cohort.io.store import Store
 from cohort.stats.voxels.asked import Asked
 
 SHAPE = (7, 8, 6)  # x, y, z
@@ -119,20 +119,92 @@ def test_maps_are_those_of_statsmodels_and_lie_where_the_scans_do(catalog, tmp_p
     assert float(at["t"][0]) == best["t"]
 
 
-def test_a_map_is_exported_as_nifti(catalog, tmp_path):
+CODES = {"t": 3, "hc3_t": 3, "F": 4, "partial_r": 2, "beta": 1001, "se": 1001, "p": 22, "fwe_p": 22, "q": 22, "n": 0, "support": 0}  # fmt: skip
+"""nifti1.h: TTEST, FTEST, CORREL, ESTIMATE, PVAL, NONE."""
+
+
+def test_maps_are_exported_as_nifti_that_says_what_they_are(catalog, tmp_path):
+    changed(catalog, tfce=True, contrasts=["dx", "age"], joint={"both": ["dx", "age"]})
     fitted(catalog)
     found = cohort.open(catalog).voxelwise("signal-map")
-    image = nib.load(maps.to_nifti(found, "t", tmp_path / "t.nii.gz"))
-    np.testing.assert_array_equal(image.get_fdata().T, found["t"][0])
-    x, y, z = 2, 3, 1
-    world = image.affine @ [x, y, z, 1]
-    np.testing.assert_allclose(
-        world[:3], [found[d][i] for d, i in zip("xyz", (x, y, z), strict=True)]
-    )
-    with pytest.raises(StoreError, match="no map 'tt'; there are beta, d, dof"):
-        maps.to_nifti(found, "tt", tmp_path / "x.nii")
-    with pytest.raises(StoreError, match="no contrast 'age' of t; there are dx"):
-        maps.to_nifti(found, "t", tmp_path / "x.nii", name="age")
+    out = tmp_path / "out/maps"
+    said = call("export", "nifti", catalog, "--model", "signal-map", "-o", out)
+    assert said.exit_code == 0, said.output
+    about = json.loads((out / "maps.json").read_text())
+    assert set(about["files"]) == {p.name for p in out.glob("*.nii.gz")}
+    assert sorted(said.output.split()) == sorted(str(p) for p in (*out.glob("*.nii.gz"), out / "peaks.tsv"))  # fmt: skip
+    whole = {str(n) for n, v in found.data_vars.items() if v.dims[-3:] == ("z", "y", "x")}
+    assert {one["map"] for one in about["files"].values()} == whole
+    for file, one in about["files"].items():
+        image, values = nib.load(out / file), found[one["map"]]
+        if one["contrast"] is not None:
+            values = values.sel({values.dims[0]: one["contrast"]})
+        np.testing.assert_array_equal(np.asarray(image.dataobj).T, values)
+        x, y, z = 2, 3, 1
+        np.testing.assert_allclose((image.affine @ [x, y, z, 1])[:3], [found[d][i] for d, i in zip("xyz", (x, y, z), strict=True)])  # fmt: skip
+        assert image.header.get_xyzt_units()[0] == "mm"
+        code = int(image.header["intent_code"])
+        assert code == CODES.get(one["map"], code)
+        wanted = {3: (N - 3,), 2: (N - 3,), 4: (2, N - 3)}.get(code, ())
+        assert image.header.get_intent()[1] == wanted
+        assert image.header.get_intent()[2] == one["map"]
+    # A viewer gets p from the intent alone.
+    from scipy import special
+
+    image = nib.load(out / "contrast-dx_stat-t_statmap.nii.gz")
+    p = 2 * special.stdtr(image.header.get_intent()[1][0], -np.abs(image.get_fdata()))
+    np.testing.assert_allclose(p.T, found["p"].sel(contrast="dx"), rtol=1e-12)
+    F = nib.load(out / "contrast-both_stat-F_statmap.nii.gz")
+    p = special.fdtrc(*F.header.get_intent()[1], F.get_fdata())
+    np.testing.assert_allclose(p.T, found["F_p"][0], rtol=1e-12)
+    listed = pd.read_csv(out / "peaks.tsv", sep="\t", na_values="n/a")
+    pd.testing.assert_frame_equal(listed, found.attrs["peaks"], check_dtype=False)
+    units = {c: one.get("Units") for c, one in json.loads((out / "peaks.json").read_text()).items()}
+    assert (units["x_mm"], units["volume_ml"], units["t"]) == ("mm", "ml", None)
+
+
+def test_an_export_of_maps_holds_what_was_asked_for(catalog, tmp_path):
+    changed(catalog, joint={"both": ["dx", "age"]})
+    fitted(catalog)
+    out, given = tmp_path / "maps", ("export", "nifti", catalog, "-o", tmp_path / "maps")
+    wanted = (*given, "--model", "signal-map", "--map", "t", "--map", "F", "--map", "n")
+    assert call(*wanted, "--contrast", "dx").exit_code == 0
+    assert {p.name for p in out.glob("*.nii.gz")} == {"contrast-dx_stat-t_statmap.nii.gz", "stat-n_statmap.nii.gz"}  # fmt: skip
+    before = sorted(out.iterdir())
+    for arguments, line in (
+        (wanted, "is there already; choose another name, or replace it with --force"),
+        ((*given, "--force", "--model", "signal"), "no maps of 'signal'; there are signal-map"),
+        ((*wanted, "--force", "--map", "tt"), "signal-map has no map 'tt'; there are F, F_p, beta"),
+        ((*wanted, "--force", "--contrast", "age"), "has no contrast 'age'; there are dx, both"),
+        ((*wanted[:7], "--force", "--map", "F", "--contrast", "dx"), "F of dx is no map"),
+        ((*wanted, "P01"), "expected no SCAN beside it"),
+        (given, "expected a SCAN, or --model"),
+        ((*given, "P01", "--map", "t"), "expected a SCAN, or --model"),
+    ):
+        said = call(*arguments)
+        assert said.exit_code == 2, said.output
+        assert line in said.output
+        assert len(said.output.splitlines()) == 1
+        assert sorted(out.iterdir()) == before
+    assert call(*wanted, "--force").exit_code == 0
+    assert (out / "contrast-both_stat-F_statmap.nii.gz").is_file()
+
+
+def test_a_map_whose_voxels_have_different_degrees_of_freedom_names_no_single_one(
+    catalog, tmp_path
+):
+    scan = nib.load(tmp_path / "scans/P03_1.nii.gz").get_fdata(dtype=np.float32)
+    scan[3, 3, 3] = np.nan
+    nib.save(nib.Nifti1Image(scan, AFFINE), tmp_path / "scans/P03_1.nii.gz")
+    changed(catalog, mask={}, permutations=None)
+    fitted(catalog)
+    out = tmp_path / "maps"
+    done = call("export", "nifti", catalog, "--model", "signal-map", "--map", "t", "--map", "beta", "-o", out)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    header = nib.load(out / "contrast-dx_stat-t_statmap.nii.gz").header
+    assert int(header["intent_code"]) == 0
+    assert b"dof differ" in header["descrip"].item()
+    assert int(nib.load(out / "contrast-dx_stat-beta_statmap.nii.gz").header["intent_code"]) == 1001
 
 
 def test_only_what_changed_is_read_or_fitted_again(catalog, tmp_path, monkeypatch):

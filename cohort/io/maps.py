@@ -176,43 +176,6 @@ def peaks(store: "Store", model: str) -> "pd.DataFrame":
     return pd.read_parquet(io.BytesIO(content))
 
 
-def to_nifti(maps: "xr.Dataset", variable: str, path: Path, *, name: str | None = None) -> Path:
-    """Write one map as NIfTI, in RAS+ mm; it opens in every viewer.
-
-    Parameters
-    ----------
-    maps : Dataset
-        As `open_maps` gives it.
-    variable : str
-        Such as ``t``, ``beta``, ``fwe_p``.
-    path : Path
-        Ends in ``.nii`` or ``.nii.gz``.
-    name : str, optional
-        Contrast (or test); needed where there are several.
-
-    Raises
-    ------
-    StoreError
-        If there is no such map, with those there are.
-    ExportError
-        If the path has another ending.
-    """
-    from cohort.io.exports.nifti import write_nifti
-
-    spatial = sorted(str(n) for n, v in maps.data_vars.items() if v.dims[-3:] == grid.SPACE)
-    if variable not in spatial:
-        raise StoreError(f"no map {variable!r}; there are {', '.join(spatial)}")
-    values = maps[variable]
-    for dim in values.dims[:-3]:
-        known = [str(n) for n in values[dim].to_numpy()]
-        if name not in known and (name is not None or len(known) > 1):
-            raise StoreError(f"no {dim} {name!r} of {variable}; there are {', '.join(known)}")
-        values = values.isel({dim: known.index(name) if name is not None else 0})
-    # Not turned, as an export of a scan may be: the file's axes are the map's.
-    write_nifti(values, path, version="1")
-    return path
-
-
 def _listed(folder: Path, place: str) -> dict[str, tuple[str, int]]:
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     return {

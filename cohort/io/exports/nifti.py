@@ -26,6 +26,26 @@ Version = Literal["auto", "1", "2"]
 
 
 @dataclass(frozen=True)
+class Intent:
+    """What the numbers of a map are, as the header of NIfTI says it.
+
+    Attributes
+    ----------
+    code : str
+        As nibabel spells it: ``t test``, ``f test``, ``p value``, ``estimate``, ``correlation``, ``none``.
+    parameters : tuple of float
+        Those of the code, such as degrees of freedom.
+    name, described : str
+        Up to 15 and 79 letters of ASCII are kept.
+    """
+
+    code: str
+    parameters: tuple[float, ...]
+    name: str
+    described: str
+
+
+@dataclass(frozen=True)
 class Written:
     """What a file holds beside its voxels."""
 
@@ -45,6 +65,7 @@ def write_nifti(
     path: Path,
     *,
     version: Version = "auto",
+    intent: Intent | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Written:
     """Write an array as a NIfTI file, a slab at a time.
@@ -58,6 +79,8 @@ def write_nifti(
         Ends in ``.nii`` or ``.nii.gz``.
     version : {"auto", "1", "2"}
         NIfTI-1 holds float32; by default, NIfTI-2 is written where that would round the affine, the scale or the time step.
+    intent : Intent, optional
+        What a map of numbers is.
     progress : callable, optional
         Told the bytes of each slab.
 
@@ -97,6 +120,9 @@ def write_nifti(
         raise ExportError(f"{image.shape}: NIfTI-1 holds up to 32767 voxels an axis; write NIfTI-2")
     header = FORMS[chosen]()
     _describe(header, turned, dtype, step, (scale, offset))
+    if intent is not None:
+        header.set_intent(intent.code, intent.parameters, intent.name[:15])
+        header["descrip"] = intent.described.encode("ascii", "replace")[:79]
     shape = tuple(image.sizes[d] for d in grid.SPACE)
     said = grid.corners(np.asarray(header.get_sform(), float), shape)
     off = np.abs(said - grid.corners(grid.affine_of(turned), shape)).max()
