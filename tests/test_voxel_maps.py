@@ -245,6 +245,18 @@ def test_the_report_shows_them(catalog, tmp_path):
     assert at in page
 
 
+def test_a_tail_is_told_where_its_p_are(catalog, tmp_path):
+    changed(catalog, permutations={"seed": 4, "n": 400, "tail": True})
+    said = fitted(catalog)
+    assert "and a generalised Pareto tail of the " in said
+    assert "which gives p below 0.1 (|t| from " in said
+    assert cohort.open(catalog).voxelwise("signal-map")["fwe_p"].min() < 1 / 400
+    assert call("report", catalog).exit_code == 0
+    assert "generalised Pareto tail" in (tmp_path / "store/report/index.html").read_text()
+    changed(catalog, permutations={"seed": 4, "n": 120, "tail": True})
+    assert "counted, because no generalised Pareto tail fits" in fitted(catalog)
+
+
 def test_a_store_with_maps_is_sound_and_damage_is_seen(catalog):
     fitted(catalog)
     assert call("verify", catalog).exit_code == 0, call("verify", catalog).output

@@ -222,6 +222,8 @@ class VoxelPermutation(Exchanging):
         int, _expect(lambda n: n >= MIN_ARRANGEMENTS, f"at least {MIN_ARRANGEMENTS} arrangements")
     ] = 1000
     scheme: Literal["freedman-lane", "huh-jhun", "sign-flip"] = "freedman-lane"
+    tail: bool = False
+    """Corrected p below 0.1 come from a generalised Pareto tail of the most extreme; n: 500 is enough for it."""
 
 
 class Voxelwise(Part):

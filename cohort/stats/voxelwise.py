@@ -42,6 +42,8 @@ class Permutations:
     scheme: str = "freedman-lane"
     blocks: np.ndarray | None = None
     exchange: str = "within"
+    tail: bool = False
+    """Corrected p below 0.1 come from a generalised Pareto tail; see `cohort.stats.exchanges.tail`."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def fit(
             question,
             plan,
             maps.voxels[complete],
-            Asked(threshold, tfce, neighbours, voxel_mm3),
+            Asked(threshold, tfce, neighbours, voxel_mm3, permutations.tail),
             workers=workers,
             client=client,
             progress=partial(progress, name),

@@ -10,8 +10,9 @@ import numpy as np
 from cohort.io.cube import Cube, Tile, in_order
 from cohort.kernels import clusters, tfce
 from cohort.stats.columns import DesignError
-from cohort.stats.exchanges.maximum import ARRANGEMENTS, TIE, Tally, after, beside, probabilities
+from cohort.stats.exchanges.maximum import ARRANGEMENTS, Tally, after, beside, probabilities
 from cohort.stats.exchanges.scheme import Scheme
+from cohort.stats.exchanges.tail import Tail, corrected, critical, fit_tail
 from cohort.stats.voxels.pieces import Question, each, tally_piece
 
 MAP_BYTES = 256 << 20
@@ -32,12 +33,15 @@ class Asked:
     tfce : bool
     neighbours : {6, 18, 26}
     voxel_mm3 : float
+    tail : bool
+        Small corrected p come from a tail that is fitted to the most extreme.
     """
 
     threshold: float | None = None
     tfce: bool = False
     neighbours: int = 6
     voxel_mm3: float = 1.0
+    tail: bool = False
 
     @property
     def maps(self) -> bool:
@@ -59,6 +63,10 @@ class Arranged:
         Threshold-free enhancement, with the sign of t, and its p corrected for all voxels.
     maximum : dict of name -> (K,) float64
         The most extreme of each arrangement: ``t``, ``extent`` (voxels), ``mass``, ``support``.
+    tails : dict of name -> Tail
+        Of those of `maximum` to which a tail was asked for and fits; the others are counted.
+    exhaustive : bool
+        Whether these are all arrangements that are possible.
     """
 
     t: np.ndarray
@@ -67,6 +75,8 @@ class Arranged:
     support: np.ndarray | None = None
     support_p: np.ndarray | None = None
     maximum: dict[str, np.ndarray] = field(default_factory=dict)
+    tails: dict[str, Tail] = field(default_factory=dict)
+    exhaustive: bool = False
 
     @property
     def count(self) -> int:
@@ -74,19 +84,12 @@ class Arranged:
         return len(self.maximum["t"])
 
     def corrected(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Share of the arrangements whose most extreme is as large as each value."""
-        return share(self.maximum[name], values)
+        """Probability of each value, corrected for all: of counts, small ones of the tail; see `exchanges.tail`."""
+        return corrected(self.maximum[name], values, self.tails.get(name))
 
     def critical(self, level: float = 0.05) -> float:
         """Value of t from which ``fwe_p <= level``; infinite if none has it."""
-        allowed = int(np.floor(level * self.count * (1 + TIE)))
-        return float(np.sort(self.maximum["t"])[self.count - allowed]) if allowed else np.inf
-
-
-def share(maximum: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """``#(maximum >= value) / K``; what differs by less than a relative 1e-12 is equal."""
-    bar = values * (1 - TIE)
-    return (len(maximum) - np.searchsorted(np.sort(maximum), bar, side="left")) / len(maximum)
+        return critical(self.maximum["t"], level, self.tails.get("t"))
 
 
 def arranged(
@@ -155,13 +158,23 @@ def arranged(
     maximum = {"t": found.maximum}
     for name in others[0] if others else ():
         maximum[name] = np.array([one[name] for one in others])
+    tails = {}
+    if asked.tail and not scheme.exchange.exhaustive:  # counts of all arrangements are exact
+        fitted = {name: fit_tail(values) for name, values in maximum.items()}
+        tails = {name: one for name, one in fitted.items() if one is not None}
+    if "t" in tails:
+        fwe_p = corrected(maximum["t"], np.abs(found.t), tails["t"])
     return Arranged(
         t=found.t,
         p=p,
         fwe_p=fwe_p,
         support=support,
-        support_p=None if support is None else share(maximum["support"], np.abs(support)),
+        support_p=None
+        if support is None
+        else corrected(maximum["support"], np.abs(support), tails.get("support")),
         maximum=maximum,
+        tails=tails,
+        exhaustive=scheme.exchange.exhaustive,
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ def fit_maps(
     if wanted.permutations is not None:
         said = wanted.permutations
         permutations = voxelwise.Permutations(
-            said.seed, said.n, said.scheme, asked.blocks, said.exchange
+            said.seed, said.n, said.scheme, asked.blocks, said.exchange, said.tail
         )
     found = voxelwise.fit(
         cube,
@@ -165,6 +165,8 @@ def fit_maps(
             key: {
                 "n": one.count,
                 "critical_t": one.critical(LEVEL) if np.isfinite(one.critical(LEVEL)) else None,
+                "exhaustive": one.exhaustive,
+                "tails": {what: asdict(tail) for what, tail in one.tails.items()},
             }
             for key, one in found.arranged.items()
         },

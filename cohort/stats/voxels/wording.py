@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cohort.stats.exchanges.tail import LARGEST
 from cohort.stats.voxelwise import Maps
 from cohort.stats.wording import reading
 
@@ -36,6 +37,7 @@ def _found(i: int, name: str, record: Mapping[str, Any], maps: Maps, peaks: pd.D
         hit, how = maps.by_contrast["fwe_p"][i] <= LEVEL, f"p <= {LEVEL:g} corrected for all voxels"
         critical = record["permutations"][name]["critical_t"]
         how += f" by {one.count:,} arrangements"
+        how += _tail(record, name)
         how += f" (|t| from {critical:.2f})" if critical is not None else ""
     else:
         hit, how = maps.by_contrast["q"][i] <= LEVEL, f"a false discovery rate of {LEVEL:g}"
@@ -53,6 +55,19 @@ def _found(i: int, name: str, record: Mapping[str, Any], maps: Maps, peaks: pd.D
         supported = int((maps.by_contrast["support_p"][i] <= LEVEL).sum())
         said += f"; with support of neighbours {supported:,} voxels have a corrected p <= {LEVEL:g}"
     return f"{said}."
+
+
+def _tail(record: Mapping[str, Any], name: str) -> str:
+    """Where small p come from, if a tail was asked for."""
+    if not record["declared"]["voxelwise"]["permutations"].get("tail"):
+        return ""
+    said = record["permutations"][name]
+    if said["exhaustive"]:
+        return ", which are all there are: p are counted, not taken from a tail"
+    if "t" not in said["tails"]:
+        return ", counted, because no generalised Pareto tail fits"
+    one = said["tails"]["t"]
+    return f" and a generalised Pareto tail of the {one['n_beyond']} largest, which gives p below {min(LARGEST, one['beyond']):g}"
 
 
 def warnings(record: Mapping[str, Any], doubts: Sequence[str]) -> list[str]:
