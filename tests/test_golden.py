@@ -18,6 +18,7 @@ from cohort.ops.space import shift
 from cohort.ops.tissue import gmm_posteriors
 from cohort.phantom import head
 from cohort.phantom.hearts import Heart
+from cohort.pipeline import quantities
 from cohort.pipeline.recipe import STEPS
 from cohort.provenance import digest
 
@@ -168,9 +169,9 @@ def plain(value):
     return {"dims": [str(d) for d in value.dims], "shape": list(value.shape), "values": cells}
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_the_numbers_of_an_operation_change_only_with_its_revision(name):
-    function, revision, *_ = STEPS[name]
+def arrays_for(name):
+    """What an operation is given here."""
+    function = STEPS[name].function
     given = scan()
     parameters = inspect.signature(function).parameters
     arrays = {p: given[p] for p in IMAGES if p in parameters}
@@ -185,6 +186,12 @@ def test_the_numbers_of_an_operation_change_only_with_its_revision(name):
         arrays = of_a_pair()
     if name in OF_HEADS:
         arrays = of_a_head()[name]
+    return arrays
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_numbers_of_an_operation_change_only_with_its_revision(name):
+    function, revision, arrays = STEPS[name].function, STEPS[name].revision, arrays_for(name)
     found = {
         "revision": revision,
         "digest": digest(plain(function(**arrays | CASES.get(name, {}))))[:16],
@@ -192,6 +199,29 @@ def test_the_numbers_of_an_operation_change_only_with_its_revision(name):
     assert GOLDEN.get(name) == found, (
         f"{name}: if its numbers are meant to change, raise its revision in STEPS and enter here what is found"
     )
+
+
+@pytest.mark.parametrize("name", [n for n, step in STEPS.items() if step.gives != "table"])
+def test_an_operation_gives_the_units_that_it_declares(name):
+    """Of images with units of their own: what is declared is what a scan's record will say."""
+    operation, arrays = STEPS[name], arrays_for(name)
+    of_images = {"image": "HU", "like": "HU", "reference": "counts", "a": "HU", "b": "counts"}
+    arrays = {
+        key: a.assign_attrs(units=of_images[key])
+        if isinstance(a, xr.DataArray) and key in of_images and a.dtype.kind == "f"
+        else a
+        for key, a in arrays.items()
+    }
+    if operation.gives == "pose":
+        assert operation.unit == "1"
+        return
+    result = operation.function(**arrays | CASES.get(name, {}))
+    each = result.data_vars.values() if isinstance(result, xr.Dataset) else [result]
+    given = {key: str(getattr(a, "attrs", {}).get("units", "1")) for key, a in arrays.items()}
+    declared = quantities.of_call(operation, given)
+    told = [str(one.attrs.get("units", "1")) for one in each]
+    # The components of a vector in one array have its unit.
+    assert told * (len(declared) if len(told) == 1 else 1) == declared
 
 
 def test_no_golden_digest_is_left_of_an_operation_that_is_gone():

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cohort.io.store import Store
+from cohort.pipeline import quantities
 from cohort.pipeline.plan import Task
 from cohort.pipeline.recipe import Recipe
 from cohort.pipeline.staleness import LIBRARY
@@ -60,6 +61,7 @@ class Rows:
         for name, tables in self._labelled.items():
             if name in found.get("tables", {}):
                 tables[scan_id] = found["tables"][name]
+        # Of tables of labels, whose columns only a scan knows; those of the recipe's own table it states itself.
         units = found.get("units", {})
         if found.get("recipe_digest") == self._digest:
             self._units |= units
@@ -87,7 +89,7 @@ class Rows:
         Parameters
         ----------
         scans : DataFrame
-            `KEYS` of every scan of the cohort; there is a row for those that were taken, in this order.
+            `KEYS` of every scan of the cohort, and ``units`` of its image; there is a row for those that were taken, in this order.
         """
         import pandas as pd
 
@@ -101,9 +103,8 @@ class Rows:
         }
         keys = scans.loc[scans["scan_id"].isin(self._rows), list(KEYS)].astype("string")
         table = keys.reset_index(drop=True).assign(**measured)
-        store.write_table(
-            self.recipe.name, table, {c: self._units.get(c, "1") for c in self._columns}
-        )
+        image = quantities.of_images(scans.get("units", ()))
+        store.write_table(self.recipe.name, table, quantities.units(self.recipe, image=image))
         for name, found in self._labelled.items():
             store.write_table(f"{self.recipe.name}.{name}", _joined(found, ids), self._of(name))
         store.remove_tables(self.recipe.name, self.recipe.tables())

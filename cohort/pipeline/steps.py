@@ -41,6 +41,8 @@ class Operation(NamedTuple):
     gives: Gives = "array"
     parts: tuple[str, ...] = ()
     """Names of a vector's components, or of the numbers that come with a pose."""
+    unit: str | tuple[str, ...] = "1"
+    """Unit of what it gives, of each of `parts` where they differ; ``{image}`` is the unit of that array it is given."""
     peak_bytes: float = 8
     """Bytes per voxel of a float32 image that the operation needs at its peak on top of its inputs, its result included."""
     result_bytes: float = 1
@@ -72,13 +74,26 @@ def _mask(function: Callable[..., Any], peak_bytes: float) -> Operation:
 def _image(
     function: Callable[..., Any], peak_bytes: float, masked_bytes: float | None = None
 ) -> Operation:
-    return Operation(function, 1, peak_bytes=peak_bytes, result_bytes=4, masked_bytes=masked_bytes)
+    return Operation(
+        function,
+        1,
+        unit="{image}",
+        peak_bytes=peak_bytes,
+        result_bytes=4,
+        masked_bytes=masked_bytes,
+    )
 
 
 def _number(
-    function: Callable[..., Any], peak_bytes: float, masked_bytes: float | None = None
+    function: Callable[..., Any],
+    peak_bytes: float,
+    masked_bytes: float | None = None,
+    *,
+    unit: str = "1",
 ) -> Operation:
-    return Operation(function, 1, "number", peak_bytes=peak_bytes, masked_bytes=masked_bytes)
+    return Operation(
+        function, 1, "number", unit=unit, peak_bytes=peak_bytes, masked_bytes=masked_bytes
+    )
 
 
 def _of_heads(operation: Operation) -> Operation:
@@ -87,13 +102,13 @@ def _of_heads(operation: Operation) -> Operation:
 
 
 def _moved(function: Callable[..., Any], *, work: extents.Work = extents.moving) -> Operation:
-    return Operation(function, 1, shape=extents.moved, work=work)
+    return Operation(function, 1, unit="{image}", shape=extents.moved, work=work)
 
 
 # Bytes were measured (tracemalloc, 128^3 voxels); tests/pipeline/test_memory.py holds the forecast against the peak of a process.
 STEPS: Mapping[str, Operation] = {
     # masks
-    "threshold": _mask(masks.threshold, 1),
+    "threshold": _mask(masks.threshold, 1)._replace(unit="{image}"),
     "intersect": _mask(masks.intersect, 1),
     "unite": _mask(masks.unite, 1),
     "subtract": _mask(masks.subtract, 1),
@@ -106,9 +121,9 @@ STEPS: Mapping[str, Operation] = {
     "largest_component": _mask(masks.largest_component, 5),
     "remove_small": _mask(masks.remove_small, 5),
     "apply": _image(masks.apply, 4),
-    "otsu": _number(masks.otsu, 2),
-    "li": _number(masks.li, 6),
-    "triangle": _number(masks.triangle, 2),
+    "otsu": _number(masks.otsu, 2, unit="{image}"),
+    "li": _number(masks.li, 6, unit="{image}"),
+    "triangle": _number(masks.triangle, 2, unit="{image}"),
     # labels
     "label": Operation(labels.label, 1, peak_bytes=4, result_bytes=4, shape=extents.labelled),
     "select": _mask(labels.select, 1),
@@ -127,11 +142,11 @@ STEPS: Mapping[str, Operation] = {
     "laplace": _image(filters.laplace, 8),
     # intensity
     "equalize": _image(intensity.equalize, 4.4),
-    "gaussian_stretch": _image(intensity.gaussian_stretch, 5),
-    "standardize": _image(intensity.standardize, 5),
-    "match": _image(intensity.match, 6.4)._replace(elsewhere=("reference",)),
-    "normalize": _image(intensity.normalize, 6.4),
-    "whiten": _image(intensity.whiten_contrast, 5),
+    "gaussian_stretch": _image(intensity.gaussian_stretch, 5)._replace(unit="1"),
+    "standardize": _image(intensity.standardize, 5)._replace(unit="1"),
+    "match": _image(intensity.match, 6.4)._replace(unit="{reference}", elsewhere=("reference",)),
+    "normalize": _image(intensity.normalize, 6.4)._replace(unit="1"),
+    "whiten": _image(intensity.whiten_contrast, 5)._replace(unit="1"),
     # space
     "shift": _moved(space.shift),
     "rotate": _moved(space.rotate),
@@ -140,6 +155,7 @@ STEPS: Mapping[str, Operation] = {
     "resample": Operation(
         space.resample,
         1,
+        unit="{image}",
         shape=extents.resampled,
         work=extents.resampling,
         onto=("like", "spacing_mm"),
@@ -149,6 +165,7 @@ STEPS: Mapping[str, Operation] = {
     "reorient": Operation(
         space.reorient,
         1,
+        unit="{image}",
         shape=extents.reoriented,
         peak_bytes=0,
         is_view=True,
@@ -167,49 +184,52 @@ STEPS: Mapping[str, Operation] = {
     # mixtures
     "gmm": Operation(tissue.gmm_posteriors, 1, shape=extents.components, work=extents.mixing),
     "classify": Operation(tissue.likeliest, 1, shape=extents.likeliest, work=extents.labelling),
-    "component_ml": _number(tissue.component_ml, 1),
+    "component_ml": _number(tissue.component_ml, 1, unit="ml"),
     "components": Operation(tissue.components, 1, "table", peak_bytes=1),
     # synthesis
     "noise": Operation(
         synthesis.noise,
         1,
+        unit="{like}",
         shape=extents.noisy,
         work=extents.noising,
         seeded=True,
         fixed=("correlation_mm",),
     ),
-    "rician": Operation(synthesis.rician, 1, shape=extents.noisy, work=extents.rician, seeded=True),
+    "rician": Operation(
+        synthesis.rician, 1, unit="{image}", shape=extents.noisy, work=extents.rician, seeded=True
+    ),
     "elastic": _moved(synthesis.elastic, work=extents.bending)._replace(
         seeded=True, fixed=("sigma_mm",)
     ),
     # comparisons
-    "mae": _number(compare.mae, 16),
-    "mse": _number(compare.mse, 9),
+    "mae": _number(compare.mae, 16, unit="{a}"),
+    "mse": _number(compare.mse, 9, unit="{a}^2"),
     "ncc": _number(compare.ncc, 16),
-    "mutual_information": _number(compare.mutual_information, 4),
+    "mutual_information": _number(compare.mutual_information, 4, unit="nat"),
     "ssim": _number(compare.ssim, 105),
     "iou": _number(compare.iou, 1),
     "dice": _number(compare.dice, 1),
-    "hausdorff_mm": _number(compare.hausdorff_mm, 19),
-    "surface_distance_mm": _number(compare.surface_distance_mm, 19),
+    "hausdorff_mm": _number(compare.hausdorff_mm, 19, unit="mm"),
+    "surface_distance_mm": _number(compare.surface_distance_mm, 19, unit="mm"),
     # measurements
-    "volume_ml": _number(measure.volume_ml, 0),
-    "n_voxels": _number(measure.n_voxels, 0),
-    "mean_in": _number(measure.mean_in, 1, masked_bytes=0),
-    "std_in": _number(measure.std_in, 1, masked_bytes=0),
-    "minimum_in": _number(measure.minimum_in, 1, masked_bytes=0),
-    "maximum_in": _number(measure.maximum_in, 1, masked_bytes=0),
-    "median_in": _number(measure.median_in, 5, masked_bytes=2.5),
+    "volume_ml": _number(measure.volume_ml, 0, unit="ml"),
+    "n_voxels": _number(measure.n_voxels, 0, unit="voxel"),
+    "mean_in": _number(measure.mean_in, 1, masked_bytes=0, unit="{image}"),
+    "std_in": _number(measure.std_in, 1, masked_bytes=0, unit="{image}"),
+    "minimum_in": _number(measure.minimum_in, 1, masked_bytes=0, unit="{image}"),
+    "maximum_in": _number(measure.maximum_in, 1, masked_bytes=0, unit="{image}"),
+    "median_in": _number(measure.median_in, 5, masked_bytes=2.5, unit="{image}"),
     "field_of_view_mm": Operation(
-        measure.field_of_view_mm, 1, "vector", ("z", "y", "x"), peak_bytes=0
+        measure.field_of_view_mm, 1, "vector", ("z", "y", "x"), "mm", peak_bytes=0
     ),
-    "centroid_mm": Operation(measure.centroid_mm, 1, "vector", ("x", "y", "z"), peak_bytes=0),
+    "centroid_mm": Operation(measure.centroid_mm, 1, "vector", ("x", "y", "z"), "mm", peak_bytes=0),
     "regions": Operation(measure.regions, 1, "table", peak_bytes=7),
-    "distance_mm": Operation(measure.distance_mm, 1, peak_bytes=8, result_bytes=8),
+    "distance_mm": Operation(measure.distance_mm, 1, unit="mm", peak_bytes=8, result_bytes=8),
     # whole heads
     "correct_bias": _of_heads(_image(bias.correct_bias, 24)),
     "skull_distance_mm": _of_heads(
-        Operation(heads.skull_distance_mm, 1, result_bytes=4, work=extents.placing)
+        Operation(heads.skull_distance_mm, 1, unit="mm", result_bytes=4, work=extents.placing)
     ),
     "intracranial_mask": _of_heads(_mask(heads.intracranial_mask, 2)),
     "brain_tissues": _of_heads(
@@ -217,11 +237,11 @@ STEPS: Mapping[str, Operation] = {
     ),
     "brain_mask": _of_heads(_mask(heads.brain_mask, 26)),
     "tissue_volumes_ml": Operation(
-        tissue.volumes_ml, 1, "vector", ("csf", "grey", "white"), peak_bytes=1
+        tissue.volumes_ml, 1, "vector", ("csf", "grey", "white"), "ml", peak_bytes=1
     ),
-    "affine_volume_ml": _of_heads(_number(heads.affine_volume_ml, 0)),
+    "affine_volume_ml": _of_heads(_number(heads.affine_volume_ml, 0, unit="ml")),
     "registration_metric": _of_heads(_number(heads.registration_metric, 0)),
-    "touches_border": _of_heads(_number(heads.touches_border, 1)),
+    "touches_border": _of_heads(_number(heads.touches_border, 1, unit="voxel")),
     "head_mask": _of_heads(_mask(quality.head_mask, 12)),
     "snr": _of_heads(_number(quality.snr, 5)),
     "cnr": _of_heads(_number(quality.cnr, 13)),
@@ -229,12 +249,24 @@ STEPS: Mapping[str, Operation] = {
     "fber": _of_heads(_number(quality.fber, 18)),
     # motion
     "left_ventricle": Operation(motion.left_ventricle, 1, peak_bytes=6, whole=True),
-    "volume_curve_ml": Operation(motion.volume_curve_ml, 1, peak_bytes=0, result_bytes=0),
-    "ejection_fraction": Operation(
-        motion.ejection_fraction, 1, "vector", motion.HEART, peak_bytes=0
+    "volume_curve_ml": Operation(
+        motion.volume_curve_ml, 1, unit="ml", peak_bytes=0, result_bytes=0
     ),
-    "heart_rate_bpm": _number(motion.heart_rate_bpm, 0),
+    "ejection_fraction": Operation(
+        motion.ejection_fraction,
+        1,
+        "vector",
+        motion.HEART,
+        ("ml", "ml", "ml", "1", "1", "1", "l/min", "1"),
+        peak_bytes=0,
+    ),
+    "heart_rate_bpm": _number(motion.heart_rate_bpm, 0, unit="1/min"),
     "ventricle_checks": Operation(
-        motion.ventricle_checks, 2, "vector", motion.CHECKS, peak_bytes=1
+        motion.ventricle_checks,
+        2,
+        "vector",
+        motion.CHECKS,
+        ("1", "1", "voxel", "1", "1", "1"),
+        peak_bytes=1,
     ),
 }

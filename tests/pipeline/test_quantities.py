@@ -1,0 +1,73 @@
+"""Units of measurements: those of the recipe, whether or not a scan has a value."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cohort import schema
+from cohort.io.store import Store
+from cohort.pipeline import quantities
+from cohort.pipeline.execute import execute
+from cohort.pipeline.gathering import Rows
+from cohort.pipeline.recipe import bind
+
+RECIPE = bind(
+    {
+        "recipe": "units",
+        "steps": {
+            "smooth": {"call": "gaussian", "image": "image", "sigma_mm": 2},
+            "even": {"call": "standardize", "image": "smooth"},
+            "level": {"call": "median_in", "image": "smooth"},
+            "bright": {"call": "threshold", "image": "smooth", "above": "level"},
+            "inside": {"call": "distance_mm", "mask": "bright"},
+            "none": {"call": "threshold", "image": "image", "above": 1e9},
+        },
+        "measure": {
+            "ml": {"call": "volume_ml", "mask": "bright"},
+            "grey": {"call": "mean_in", "image": "smooth", "mask": "bright"},
+            "shade": {"call": "mean_in", "image": "even"},
+            "depth": {"call": "maximum_in", "image": "inside"},
+            "off": {"call": "mse", "a": "image", "b": "smooth"},
+            "where": {"call": "centroid_mm", "mask": "bright"},
+            "nothing": {"call": "mean_in", "image": "smooth", "mask": "none"},
+            "flow": {"value": "ml / 60", "unit": "ml/s"},
+        },
+    },
+    where="units.yaml",
+)
+
+
+@pytest.mark.parametrize("unit", ["HU", "1", "Bq/ml"])
+def test_units_of_a_recipe_are_those_that_its_scans_have(unit):
+    voxels = np.random.default_rng(0).normal(100, 9, (6, 7, 8)).astype(np.float32)
+    scan = schema.make_scan(voxels, np.diag([2.0, 2, 3, 1]), image_attrs={"units": unit})
+    outcome = execute(RECIPE, scan, scan_id="a", stale=set(RECIPE.keys))
+    assert outcome.numbers["nothing"] is None
+    found = quantities.units(RECIPE, image=unit)
+    assert found == {column: outcome.units[column] for column in RECIPE.columns()}
+    assert found["grey"] == unit
+    assert found["ml"] == "ml"
+
+
+def test_a_cohort_of_which_every_scan_failed_keeps_the_units(tmp_path):
+    scans = pd.DataFrame({"scan_id": ["a", "b", "c"], "units": ["HU", "1", "HU"]})
+    scans = scans.assign(participant=None, subject=None, session=None)
+    store, rows = Store(tmp_path), Rows(RECIPE, {})
+    for scan_id in scans["scan_id"]:
+        rows.take(scan_id, {"state": "failed", "type": "RunError", "reason": "no"})
+    rows.write(store, scans)
+    assert store.table("units")["ml"].isna().all()
+    assert store.units("units") == quantities.units(RECIPE, image="HU")
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ([], "1"),
+        ([None, float("nan"), ""], "1"),
+        (["HU", None, "HU", "1"], "HU"),
+        (["b", "a"], "a"),
+    ],
+)
+def test_the_unit_of_images_is_the_most_common_one(stated, expected):
+    assert quantities.of_images(stated) == expected
