@@ -94,7 +94,7 @@ def report(
     scans : sequence of str
         Scans that get a page of their own: scan_ids or parts of them; see `reporting.scanpage.chosen`.
     flagged : bool
-        Also those that failed, have an outlying value or move a model, 50 pages a call at most.
+        Also those that failed, have an outlying value or none, or move a model, 50 pages a call at most.
     """
     asked = replace(options or Options(), scan_pages=tuple(scans), flagged_pages=flagged)
     return Call(catalog, None, asked).work("report", ["report"])

@@ -97,13 +97,13 @@ class Cohort(Pooled):
         return table
 
     def outliers(self, recipe: str) -> "pd.DataFrame":
-        """Scans with a measurement far from that of the others: worth a look before they enter a model.
+        """Scans with a measurement far from that of the others, or without a value: worth a look before they enter a model.
 
         Returns
         -------
         DataFrame
             One row a scan and quantity: scan_id, quantity, value, median (of all scans that are done), robust_z
-            (``(value - median) / (1.4826 MAD)``, beyond `stats.outlying.OUTLIER_Z`), unit.
+            (``(value - median) / (1.4826 MAD)``, beyond `stats.outlying.OUTLIER_Z`), reason (in words), unit.
 
         Raises
         ------

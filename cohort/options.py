@@ -62,7 +62,7 @@ class Options:
     scan_pages: Sequence[str] = ()
     """Scans of which the report has a page of their own: scan_ids or parts of them."""
     flagged_pages: bool = False
-    """Also scans that failed, have an outlying value or move a model."""
+    """Also scans that failed, have an outlying value or none, or move a model."""
     listen: Listener = silent
     """Called with every event."""
 

@@ -75,7 +75,7 @@ def views(store: Store) -> "dict[str, Callable[[], pd.DataFrame]]":
 
     Every table under its own name; and, unless a table is called so, ``measurements`` (one row a scan, recipe and quantity), ``wide`` (one
     row a scan, with its participant's covariates and everything that was measured), ``outliers`` (one row a scan, recipe and quantity that
-    is far from the other scans') and ``fits`` (one row a model, outcome and term).
+    is far from the other scans' or has no value) and ``fits`` (one row a model, outcome and term).
     """
     names = store.tables()
     recipes = store.recipes()
@@ -132,7 +132,7 @@ def _wide(store: Store, recipes: Sequence[str]) -> "pd.DataFrame":
 
 
 def _outliers(store: Store, recipes: Sequence[str]) -> "pd.DataFrame":
-    """One row a scan, recipe and quantity that is far from those of the other scans."""
+    """One row a scan, recipe and quantity that is far from those of the other scans, or has no value."""
     import pandas as pd
 
     from cohort.stats.outlying import outlying

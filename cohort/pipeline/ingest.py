@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cohort.io import private
 from cohort.io.catalog import Catalog
-from cohort.io.discover import Discovery, discover
+from cohort.io.discover import Discovery, Series, discover
 from cohort.io.participants import read_participants
 from cohort.io.policy import Notes
 from cohort.io.refusal import Refused
@@ -41,11 +41,17 @@ class Ingested:
     problems: list[Problem] = field(default_factory=list)
     orphans: list[Path] = field(default_factory=list)
     rows_without_scan: list[str] = field(default_factory=list)
+    rows_refused: dict[str, list[str]] = field(default_factory=dict)
+    """Of these rows, those whose series were refused -> the names of the series in quarantine."""
+    rows_waiting: list[str] = field(default_factory=list)
+    """Of these rows, those whose series were found and left for the next call."""
     scans_without_row: list[str] = field(default_factory=list)
     mapped_without_scan: list[str] = field(default_factory=list)
     """Subjects of the catalog's map of ids without a scan."""
     map_without_row: list[str] = field(default_factory=list)
     """Ids that the map leads to and the participants table lacks."""
+    arriving: list[Series] = field(default_factory=list)
+    """Series of which a part may still be on its way."""
     absent: list[str] = field(default_factory=list)
     """Scans of the last table whose series is no longer in the sources."""
     contents: dict[str, str] = field(default_factory=dict)
@@ -204,7 +210,7 @@ def ingest(
     for scan_id in held:
         book.counts["fresh"] += 1
         ledger.state(scan_id, "fresh", worked=False)
-    result.units = units
+    result.units, result.arriving = units, arriving
     book.warnings += write_tables(store, result, roster, participants, names, before, held)
     _remember(tokens, names, units)
     ledger.manifest |= {
@@ -223,6 +229,8 @@ def ingest(
         ],
         "unmatched": {
             "rows_without_scan": result.rows_without_scan,
+            "rows_refused": result.rows_refused,
+            "rows_waiting": result.rows_waiting,
             "scans_without_row": result.scans_without_row,
             "mapped_without_scan": result.mapped_without_scan,
             "map_without_row": result.map_without_row,

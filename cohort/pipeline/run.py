@@ -315,6 +315,7 @@ def _record_failure(store: Store, recipe: Recipe, task: Task, failure: Failure) 
             "type": failure.kind,
             "reason": failure.message,
             "lasting": failure.lasting,
+            "recipe_digest": recipe.digest,
         },
     )
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cohort.pipeline.intake.protocols import NOT_STATED, TERMS, in_words
 from cohort.reporting.facts import Facts
 from cohort.reporting.wording import number
 
@@ -41,17 +42,19 @@ def protocols(facts: Facts) -> dict[str, Any]:
     Returns
     -------
     dict of {shared, columns, rows, more, warnings}
-        Of a row: n and a cell a column. `warnings`: scans that stray, and intensities that do not compare.
+        In the words of `pipeline.intake.protocols.TERMS`, with units. Of a row: n and a cell a column. `warnings`: scans that stray, and intensities that do not compare.
     """
     table = facts.protocols.dropna(axis="columns", how="all")
     if not len(table):
         return {"shared": [], "columns": [], "rows": [], "more": 0, "warnings": []}
     parameters = [c for c in table.columns if c not in ("protocol", "n")]
-    shown = {c: ["not stated" if pd.isna(v) else _cell(v) for v in table[c]] for c in parameters}
+    shown = {c: [_cell(c, v) for v in table[c]] for c in parameters}
     varies = [c for c in parameters if len(set(shown[c])) > 1]
     return {
-        "shared": [(c, shown[c][0]) for c in parameters if c not in varies],
-        "columns": varies,
+        "shared": [
+            (TERMS[c][0], _with_unit(c, shown[c][0])) for c in parameters if c not in varies
+        ],
+        "columns": [_heading(c) for c in varies],
         "rows": [
             {"n": int(n), "cells": [shown[c][i] for c in varies]}
             for i, n in enumerate(table["n"].head(MAX_PROTOCOLS))
@@ -61,5 +64,19 @@ def protocols(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _cell(value: Any) -> str:
-    return number(value).text if isinstance(value, int | float | np.number) else str(value)
+def _cell(name: str, value: Any) -> str:
+    if pd.isna(value):
+        return NOT_STATED
+    if isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_):
+        return number(value).text
+    return in_words(name, value)
+
+
+def _with_unit(name: str, text: str) -> str:
+    unit = TERMS[name][1]
+    return f"{text} {unit}" if unit and text != NOT_STATED else text
+
+
+def _heading(name: str) -> str:
+    term, unit = TERMS[name]
+    return f"{term[0].upper()}{term[1:]}" + (f" ({unit})" if unit else "")

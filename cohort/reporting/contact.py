@@ -11,8 +11,8 @@ import xarray as xr
 
 from cohort.reporting import slices
 from cohort.reporting.facts import Facts, Source
+from cohort.reporting.measured import Flags, measurement_columns
 from cohort.reporting.plots import with_unit
-from cohort.reporting.sections import measurement_columns
 from cohort.reporting.wording import number
 
 MAX_CELLS = 400
@@ -21,14 +21,14 @@ MAX_CELLS = 400
 CELL = 160
 """Longer side of a picture on the contact sheet, pixels."""
 
-FAR, MOVES = "far from the others", "moves a model"
-"""What this page itself flags, beside the notes of ingest."""
+MOVES = "moves a model"
+"""What this page itself flags, beside what is measured and the notes of ingest."""
 
 
 def contact_sheet(
     store: Source,
     facts: Facts,
-    flagged: Mapping[str, list[str]],
+    flagged: Flags,
     keep: Mapping[str, list[str]],
     influential: AbstractSet[str],
     pages: Mapping[str, str],
@@ -37,8 +37,8 @@ def contact_sheet(
 
     Parameters
     ----------
-    flagged : mapping of scan -> sentences
-        Scans with a value far from the others.
+    flagged : mapping of scan -> flags
+        Scans with a value far from the others, or with none.
     keep : mapping of recipe -> names
         Images that a recipe keeps, in its order.
     influential : set of scans
@@ -70,7 +70,8 @@ def contact_sheet(
         kept = {r: keep.get(r, []) for r, state in states[scan_id].items() if state == "done"}
         picture, source = _picture(store, scan_id, kept)
         outlined.update({source: None} if source else {})
-        kinds = [FAR] if scan_id in flagged else []
+        own = flagged.get(scan_id, [])
+        kinds = list(dict.fromkeys(flag.kind for flag in own))
         kinds += [MOVES] if scan_id in influential else []
         cells.append(
             {
@@ -79,7 +80,7 @@ def contact_sheet(
                 "page": pages.get(scan_id),
                 **picture,
                 "failed": failed.get(scan_id, []),
-                "flags": flagged.get(scan_id, []),
+                "flags": [flag.text for flag in own],
                 "notes": [*([MOVES] if scan_id in influential else []), *notes.get(scan_id, [])],
                 "states": json.dumps(states[scan_id]),
                 "kinds": json.dumps(kinds + notes.get(scan_id, [])),

@@ -13,6 +13,7 @@ from cohort.reporting import (
     effects,
     expertparts,
     mapspage,
+    measured,
     modelpage,
     modeltables,
     plots,
@@ -97,7 +98,7 @@ def _page(
     acknowledgements: str,
     recipes: Mapping[str, Mapping[str, Any]],
 ) -> str:
-    flagged = sections.outliers(facts)
+    flagged = measured.flags(facts)
     keep = {name: [str(k) for k in recipe.get("keep") or []] for name, recipe in recipes.items()}
     influential = {i for m in facts.models.values() for i in m.get("influence") or []}
     contact = contact_sheet(store, facts, flagged, keep, influential, links(store))
@@ -108,7 +109,7 @@ def _page(
         )
         for i, name in enumerate(facts.models, start=1)
     ]
-    said = sections.summary(facts, len(flagged))
+    said = sections.summary(facts, flagged)
     said["sentences"] += [line for model in models if (line := effects.truth_in_words(model))]
     tiles, sentences = summary(found)
     said["tiles"] = [*tiles, *said["tiles"]]
@@ -125,7 +126,7 @@ def _page(
         ),
         _pictures(facts, contact),
         _resemblance(store, facts, anchors),
-        _measurements(facts, anchors),
+        _measurements(facts, flagged, anchors),
         _checks(store, title, of_people(facts, anchors)),
         _agreement(store, title),
         *_models(models, mapspage.contexts(store)),
@@ -162,9 +163,9 @@ def _resemblance(store: Source, facts: Facts, anchors: Mapping[str, str]) -> Sec
     return Section("resemblance", title, "resemblance.html.j2", says) if found["n"] > 1 else None
 
 
-def _measurements(facts: Facts, anchors: Mapping[str, str]) -> Section:
+def _measurements(facts: Facts, flagged: measured.Flags, anchors: Mapping[str, str]) -> Section:
     says = {
-        "measured": [_measured(facts, recipe, anchors) for recipe in facts.measured],
+        "measured": [_measured(facts, recipe, flagged, anchors) for recipe in facts.measured],
         "outlier_z": OUTLIER_Z,
         "anchors": anchors,
     }
@@ -225,8 +226,10 @@ def _run(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(label, str(value)) for label, value in lines if value is not None]
 
 
-def _measured(facts: Facts, recipe: str, anchors: Mapping[str, str]) -> dict[str, Any]:
-    lines = sections.measurements(facts, recipe)
+def _measured(
+    facts: Facts, recipe: str, flagged: measured.Flags, anchors: Mapping[str, str]
+) -> dict[str, Any]:
+    lines = measured.measurements(facts, recipe)
     drawn = [line for line in lines if line["n"]][: plots.MAX_FIGURES]
     pictures = [
         {
@@ -243,5 +246,5 @@ def _measured(facts: Facts, recipe: str, anchors: Mapping[str, str]) -> dict[str
         "lines": lines,
         "pictures": pictures,
         "undrawn": sum(1 for line in lines if line["n"]) - len(drawn),
-        "rows": sections.rows(facts, recipe, most=MAX_CELLS),
+        "rows": measured.rows(facts, recipe, flagged, most=MAX_CELLS),
     }

@@ -15,7 +15,7 @@ import numpy as np
 from cohort import provenance
 from cohort.io.storage import scanpages
 from cohort.io.storage.backend import StoreError
-from cohort.reporting import scanplanes, sections, slices, viewer
+from cohort.reporting import measured, scanplanes, sections, slices, viewer
 from cohort.reporting.facts import Facts, Source, gather
 from cohort.reporting.page import policy, templates
 from cohort.reporting.wording import count, decimals_for, number
@@ -42,7 +42,7 @@ def chosen(store: "Store", wanted: Sequence[str], *, flagged: bool = False) -> l
     wanted : sequence of str
         A scan_id, or a part of one or several.
     flagged : bool
-        Also scans that failed, have an outlying value or move a model: the first `MAX_PAGES` of them.
+        Also scans that failed, have an outlying value or none, or move a model: the first `MAX_PAGES` of them.
 
     Returns
     -------
@@ -82,8 +82,8 @@ def flags(facts: Facts) -> dict[str, list[str]]:
         for row in facts.failed(recipe).to_dict("records"):
             why = f"{recipe} failed: {row.get('reason') or 'no reason given'}"
             found.setdefault(str(row.get("scan_id")), []).append(why)
-    for scan_id, reasons in sections.outliers(facts).items():
-        found.setdefault(scan_id, []).extend(reasons)
+    for scan_id, each in measured.flags(facts).items():
+        found.setdefault(scan_id, []).extend(flag.text for flag in each)
     for name, model in facts.models.items():
         for scan_id in model.get("influence") or []:
             found.setdefault(str(scan_id), []).append(f"moves the model {name}")
@@ -258,7 +258,7 @@ def _measured(facts: Facts, recipe: str, scan_id: str) -> dict[str, Any]:
     mine = done["scan_id"].astype(str) == scan_id if "scan_id" in done else np.zeros(0, bool)
     places = np.flatnonzero(mine)
     lines = []
-    for column in sections.measurement_columns(done) if len(places) else []:
+    for column in measured.measurement_columns(done) if len(places) else []:
         values = done[column].to_numpy(np.float64, na_value=np.nan)
         lines.append(
             {"name": column, "unit": facts.unit(recipe, column), **standing(values, int(places[0]))}

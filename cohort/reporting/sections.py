@@ -7,16 +7,12 @@ HTML or draws.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from cohort import provenance
 from cohort.reporting.facts import Facts, Source
-from cohort.reporting.wording import count, decimals_for, number
-from cohort.stats.outlying import is_outlying, outlying
-
-KEYS = frozenset({"scan_id", "participant", "subject", "session", "state", "reason", "series"})
-"""Columns of a recipe's table that are no measurements."""
+from cohort.reporting.measured import FAR, MISSING, Flags, without_value
+from cohort.reporting.wording import count, number
 
 MAX_LISTED = 20
 """Names listed after a reason before the rest is only counted."""
@@ -137,8 +133,12 @@ def _ingested_stage(facts: Facts) -> dict[str, Any]:
 
 
 def _participants_stage(facts: Facts) -> dict[str, Any]:
-    without = (facts.ingest.get("unmatched") or {}).get("rows_without_scan") or []
-    losses = _by_reason("unmatched", (("no scan was found for the row", name) for name in without))
+    unmatched = facts.ingest.get("unmatched") or {}
+    losses, told = [], dict[str, tuple[str, str]]()
+    for row in unmatched.get("rows_without_scan") or []:
+        told[str(row)] = _of_row(facts, unmatched, str(row))
+    for kind in ("unmatched", "quarantined", "skipped", "not read yet"):
+        losses += _by_reason(kind, ((why, row) for row, (k, why) in told.items() if k == kind))
     notes = [] if len(facts.scans) else ["The cohort is a table: its models need no scan."]
     return _stage(
         "Participants table",
@@ -148,6 +148,23 @@ def _participants_stage(facts: Facts) -> dict[str, Any]:
         notes,
         joins=len(facts.scans) > 0,
     )
+
+
+def _of_row(facts: Facts, unmatched: Mapping[str, Any], row: str) -> tuple[str, str]:
+    """Why a row of the participants table has no scan: kind, and reason in words."""
+    names = (unmatched.get("rows_refused") or {}).get(row) or []
+    entries = [e for e in facts.refused if e.get("series") in set(names)]
+    for state, what in (("quarantined", "is in quarantine"), ("skipped", "was skipped")):
+        mine = [e for e in entries if e.get("state", "quarantined") == state]
+        if mine:
+            more = len(entries) - 1
+            rest = (
+                f" (and {count(more, 'other series', 'other series')} of the row)" if more else ""
+            )
+            return state, f"its scan {what}: {_why(mine[0])}{rest}"
+    if row in (unmatched.get("rows_waiting") or []):
+        return "not read yet", "its scan was found and comes with the next run"
+    return "unmatched", "no scan was found for the row"
 
 
 def _by_reason(kind: str, pairs: Iterable[tuple[Any, Any]]) -> list[dict[str, Any]]:
@@ -169,8 +186,8 @@ def _by_reason(kind: str, pairs: Iterable[tuple[Any, Any]]) -> list[dict[str, An
     ]
 
 
-def summary(facts: Facts, outliers: int) -> dict[str, Any]:
-    """Tiles and sentences at the head of the page.
+def summary(facts: Facts, flagged: Flags) -> dict[str, Any]:
+    """Tiles and sentences at the head of the page; `flagged` as `flags` gives them.
 
     Returns
     -------
@@ -178,6 +195,8 @@ def summary(facts: Facts, outliers: int) -> dict[str, Any]:
     """
     quarantined = [e for e in facts.refused if e.get("state", "quarantined") == "quarantined"]
     failed = {name: len(facts.failed(name)) for name in facts.measured}
+    outliers = sum(any(f.kind == FAR for f in each) for each in flagged.values())
+    missing = sum(any(f.kind == MISSING for f in each) for each in flagged.values())
     tiles = [
         {"label": "scans in the cohort", "n": len(facts.scans), "alarm": False},
         {"label": "series quarantined", "n": len(quarantined), "alarm": bool(quarantined)},
@@ -185,6 +204,8 @@ def summary(facts: Facts, outliers: int) -> dict[str, Any]:
         {"label": "scans with an outlying value", "n": outliers, "alarm": bool(outliers)},
         {"label": "models fitted", "n": len(facts.models), "alarm": False},
     ]
+    if missing:
+        tiles.insert(4, {"label": "scans without a value", "n": missing, "alarm": True})
     people = facts.scans["subject"].nunique() if "subject" in facts.scans else 0
     if len(facts.scans):
         sentences = [
@@ -218,6 +239,7 @@ def summary(facts: Facts, outliers: int) -> dict[str, Any]:
             f"{count(outliers, 'scan')} {'has' if outliers == 1 else 'have'} a value far from the others. "
             "It is marked, not removed: look at the picture first."
         )
+    sentences += without_value(facts, flagged)
     capped = sum(
         _truths(t["age_capped"]) for t in (facts.scans, facts.participants) if "age_capped" in t
     )
@@ -237,91 +259,6 @@ def summary(facts: Facts, outliers: int) -> dict[str, Any]:
 def _truths(column: pd.Series) -> int:
     """Cells that say yes, whether the column holds booleans, numbers or text."""
     return int(column.astype(str).str.lower().isin(("true", "1", "1.0")).sum())
-
-
-# -- measurements ------------------------------------------------------------------------------------
-
-
-def measurement_columns(table: pd.DataFrame) -> list[str]:
-    """Columns of numbers of a recipe's table."""
-    return [
-        str(c) for c in table.columns if c not in KEYS and pd.api.types.is_numeric_dtype(table[c])
-    ]
-
-
-def outliers(facts: Facts) -> dict[str, list[str]]:
-    """Scans with a value far from the others -> what is far, in words."""
-    flagged: dict[str, list[str]] = {}
-    for recipe in facts.measured:
-        done = facts.done(recipe)
-        for row in outlying(done, measurement_columns(done)).to_dict("records"):
-            way = "above" if row["robust_z"] > 0 else "below"
-            z = number(row["robust_z"], decimals=1).text
-            text = f"{row['quantity']} far {way} the others (robust z {z})"
-            flagged.setdefault(str(row["scan_id"]), []).append(text)
-    return flagged
-
-
-def measurements(facts: Facts, recipe: str) -> list[dict[str, Any]]:
-    """One line a measurement: how many values, where they lie, which are far out."""
-    done = facts.done(recipe)
-    ids = [str(s) for s in done["scan_id"]] if "scan_id" in done else [""] * len(done)
-    lines = []
-    for column in measurement_columns(done):
-        values = done[column].to_numpy(np.float64, na_value=np.nan)
-        finite = values[np.isfinite(values)]
-        far = is_outlying(values)
-        # Three digits of the spread: what it takes to tell two scans apart, no more.
-        decimals = decimals_for(finite.std(), digits=3) if finite.size else 0
-        cuts = np.percentile(finite, (0, 25, 50, 75, 100)) if finite.size else [None] * 5
-        lines.append(
-            {
-                "name": column,
-                "unit": facts.unit(recipe, column),
-                "n": int(finite.size),
-                "missing": int(values.size - finite.size),
-                **dict(
-                    zip(
-                        ("low", "q1", "median", "q3", "high"),
-                        (number(c, decimals=decimals) for c in cuts),
-                        strict=True,
-                    )
-                ),
-                "outliers": [scan_id for scan_id, away in zip(ids, far, strict=True) if away],
-                "values": values,
-                "scans": ids,
-                "far": far,
-            }
-        )
-    return lines
-
-
-def rows(facts: Facts, recipe: str, *, most: int) -> dict[str, Any]:
-    """Table of single scans: the first `most` rows, columns rounded alike.
-
-    Returns
-    -------
-    {columns: [(name, unit)], lines: [{scan_id, participant, state, reason, cells}], more: int}
-    """
-    table, columns = facts.measured[recipe], measurement_columns(facts.done(recipe))
-    decimals = {c: decimals_for(table[c].std(), digits=3) if len(table) > 1 else 4 for c in columns}
-    lines = [
-        {
-            **{
-                key: "" if pd.isna(row.get(key)) else str(row[key])
-                for key in ("scan_id", "participant", "state", "reason")
-            },
-            "cells": [
-                number(None if pd.isna(row[c]) else row[c], decimals=decimals[c]) for c in columns
-            ],
-        }
-        for row in table.head(most).astype(object).to_dict("records")
-    ]
-    return {
-        "columns": [(c, facts.unit(recipe, c)) for c in columns],
-        "lines": lines,
-        "more": max(0, len(table) - most),
-    }
 
 
 # -- provenance --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Values far from those of the other scans: one rule, for the table, the page and the figures."""
+"""Values far from those of the other scans, and values that are none: one rule, for the table, the page and the figures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,10 @@ import pandas as pd
 OUTLIER_Z = 4.0
 """A value whose robust z-score exceeds this is named: of a normal cohort 6 in 100,000."""
 
-COLUMNS = ("scan_id", "quantity", "value", "median", "robust_z")
+COLUMNS = ("scan_id", "quantity", "value", "median", "robust_z", "reason")
+
+NO_VALUE = "no value"
+"""Reason of a scan that was measured and whose number is none: NaN, or infinite."""
 
 
 def robust_z(values: Any) -> np.ndarray:
@@ -61,7 +64,7 @@ def is_outlying(values: Any) -> np.ndarray:
 
 
 def outlying(table: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
-    """Name the scans with a value far from those of the others.
+    """Name the scans with a value far from those of the others, or with none.
 
     Parameters
     ----------
@@ -73,32 +76,39 @@ def outlying(table: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a scan and quantity: scan_id, quantity, value, median (of all scans), robust_z; quantity by quantity, in the order of
-        the table.
+        One row a scan and quantity: scan_id, quantity, value, median (of all scans), robust_z, reason (``far above the others``,
+        ``far below the others``, `NO_VALUE`); quantity by quantity, in the order of the table. Where there is no value, robust_z is
+        NaN; where no scan has one, so is the median.
 
     Examples
     --------
     >>> table = pd.DataFrame({"scan_id": list("abcde"), "ml": [1.0, 2, 3, 4, 100]})
     >>> outlying(table, ["ml"])[["scan_id", "value", "median"]].values.tolist()
     [['e', 100.0, 3.0]]
+    >>> outlying(table.replace(4.0, np.nan), ["ml"])[["scan_id", "reason"]].values.tolist()
+    [['d', 'no value'], ['e', 'far above the others']]
     """
     done = table[table["state"] == "done"] if "state" in table else table
     found = []
     for quantity in quantities:
         values = done[quantity].to_numpy(np.float64, na_value=np.nan)
-        far = is_outlying(values)
+        finite = np.isfinite(values)
+        z = robust_z(values)
+        far = ~finite | (np.abs(z) > OUTLIER_Z)
+        way = np.where(z > 0, "far above the others", "far below the others")
         found.append(
             pd.DataFrame(
                 {
                     "scan_id": done["scan_id"].to_numpy()[far],
                     "quantity": quantity,
                     "value": values[far],
-                    "median": np.median(values[np.isfinite(values)]) if far.any() else np.nan,
-                    "robust_z": robust_z(values)[far],
+                    "median": np.median(values[finite]) if far.any() and finite.any() else np.nan,
+                    "robust_z": z[far],
+                    "reason": np.where(finite, way, NO_VALUE)[far],
                 }
             )
         )
     filled = [part for part in found if len(part)]
     if not filled:
-        return pd.DataFrame(columns=list(COLUMNS)).astype(dict.fromkeys(COLUMNS[2:], float))
+        return pd.DataFrame(columns=list(COLUMNS)).astype(dict.fromkeys(COLUMNS[2:5], float))
     return pd.concat(filled, ignore_index=True)

@@ -228,7 +228,7 @@ def two_units(folder):
             folder / who, affine, values, PatientID=who, SOPClassUID=PET, Modality="PT", Units=unit
         )
         found.append(replace(scan, units=name))
-    return Truth(scans=found, call={"warnings": _says("PT", "units")})
+    return Truth(scans=found, call={"warnings": _says("PT", "unit of the voxels")})
 
 
 @case("C6", "Philips in two scalings", series=[{"match": "precise", "philips_precise": True}])
@@ -236,7 +236,7 @@ def two_scalings(folder):
     _, shown, _ = philips(folder / "shown", phantom.grid("LPS"), PatientID="A")
     _, _, precise = philips(folder / "precise", phantom.grid("PIR"), PatientID="B")
     scans = [shown, replace(precise, dtype=None)]
-    return Truth(scans=scans, call={"warnings": _says("MR", "philips_precise")})
+    return Truth(scans=scans, call={"warnings": _says("MR", "Philips scaling")})
 
 
 @case("D45", "header and table give ages more than a year apart",

@@ -169,11 +169,11 @@ def test_who_strays_in_a_few_parameters_is_named_with_its_own_numbers():
     found = protocols(scans((99, T1), (1, odd), (1, more), (40, T2)))
     one, several = found.drifts
     assert one == (
-        "scan s099 drifts from protocol 1 (99 scans): repetition_time_ms 2500, expected 2000"
+        "scan s099 drifts from protocol 1 (99 scans): repetition time 2500 ms, expected 2000 ms"
     )
     assert several == (
-        "scan s100 drifts from protocol 1 (99 scans): manufacturer_model skyra, expected prisma; "
-        "echo_time_ms not stated, expected 2.26; flip_angle_deg 9.25, expected 8"
+        "scan s100 drifts from protocol 1 (99 scans): manufacturer's model name skyra, expected prisma; "
+        "echo time not stated, expected 2.26 ms; flip angle 9.25 degrees, expected 8 degrees"
     )
 
 
@@ -207,7 +207,7 @@ def test_the_nearest_rule_is_named(order):
     odd = near | {"flip_angle_deg": 20.0}
     kinds = [(20, near), (30, far), (1, odd)]
     (sentence,) = protocols(scans(*(kinds[i] for i in order))).drifts
-    assert sentence.endswith("(20 scans): flip_angle_deg 20, expected 8")
+    assert sentence.endswith("(20 scans): flip angle 20 degrees, expected 8 degrees")
 
 
 def test_records_of_the_store_and_rows_of_the_table_say_the_same():
@@ -240,9 +240,9 @@ def test_what_makes_intensities_incomparable_is_told_for_each_modality():
         (4, {"kind": "nifti"}),
     ]
     assert mixed(scans(*kinds)) == [
-        "CT: units HU (2 scans), 1 (1 scan)",
-        "CT: photometric MONOCHROME2 (2 scans), MONOCHROME1 (1 scan)",
-        "MR: philips_precise False (3 scans), True (1 scan)",
+        "CT: unit of the voxels HU (2 scans), 1 (1 scan)",
+        "CT: photometric interpretation MONOCHROME2 (2 scans), MONOCHROME1 (1 scan)",
+        "MR: Philips scaling displayed values (3 scans), precise values (1 scan)",
     ]
     assert mixed(scans(*(kinds[i] for i in (0, 2, 3, 5, 6)))) == []
 

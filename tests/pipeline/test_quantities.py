@@ -1,10 +1,12 @@
 """Units of measurements: those of the recipe, whether or not a scan has a value."""
 
+import cohorts
 import numpy as np
 import pandas as pd
 import pytest
 
-from cohort import schema
+from cohort import api, schema
+from cohort.io.exports import tables
 from cohort.io.store import Store
 from cohort.pipeline import quantities
 from cohort.pipeline.execute import execute
@@ -71,3 +73,16 @@ def test_a_cohort_of_which_every_scan_failed_keeps_the_units(tmp_path):
 )
 def test_the_unit_of_images_is_the_most_common_one(stated, expected):
     assert quantities.of_images(stated) == expected
+
+
+def test_a_recipe_that_fails_everywhere_is_exported_with_units_and_what_was_called(tmp_path):
+    """From files to the sidecar of its table: what a column is does not wait for a value."""
+    catalog = cohorts.write_cohort(tmp_path, scans=2)
+    recipe = tmp_path / "recipes/ball.yaml"
+    recipe.write_text(recipe.read_text().replace("above: 0}", "above: 1000000}"))
+    result = api.update(catalog, options=api.Options(workers=0))
+    assert len(result.failed) == 2
+    store = cohorts.store_of(catalog)
+    told = tables.columns(store, "ball")
+    assert told["head_ml"] == {"Description": "volume_ml(mask=head) of recipe ball", "Units": "ml"}
+    assert (told["where_x"]["Units"], told["n_head"]["Units"]) == ("mm", "voxel")

@@ -5,6 +5,7 @@ import hashlib
 import html
 import html.parser
 import io
+import json
 import re
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 
 from cohort import provenance, schema
 from cohort.io.store import Store
-from cohort.reporting import effects
+from cohort.reporting import effects, scanpage
 from cohort.reporting.contact import MAX_CELLS
 from cohort.reporting.html import write_report
 from cohort.reporting.page import Section, assemble, own_scripts
@@ -628,6 +629,38 @@ def test_a_measurement_that_is_nan_everywhere_is_named_and_not_drawn(tmp_path):
     page = report(store, recipes={"ventricles": RECIPE})
     assert "z0_mm mm 0 3 \N{EN DASH} \N{EN DASH} \N{EN DASH} no scan has a value" in page.text
     assert (len(page.pictures()), len(page.all("svg"))) == (3, 1)
+
+
+def test_a_scan_without_a_value_is_flagged_counted_and_comes_first(tmp_path):
+    """Two scans whose measurements are no numbers, one that is far, five that are neither."""
+    store = Store(tmp_path)
+    scans = write_scans(store, list("abcdefgh"), with_masks=False)
+    csf, share = np.linspace(20.0, 21.0, 8), np.linspace(0.1, 0.2, 8)
+    csf[[5, 7]], share[[5, 7]] = np.nan, (np.inf, np.nan)
+    csf[6], share[1] = 900.0, np.nan
+    write_measured(store, scans, csf_ml=csf, share=share)
+    ids = [f"sub-{s}_ses-1_T1" for s in "abcdefgh"]
+    page = report(store, recipes={"ventricles": RECIPE})
+    assert (
+        "2 scans have no value for csf_ml, share; 1 scan for share (recipe ventricles)" in page.text
+    )
+    assert "3 scans without a value" in " ".join(
+        re.findall(r"[\w ]+ 3 |scans without a value", page.text)
+    ) or ("scans without a value 3" in page.text)
+    assert "1 scan has a value far from the others." in page.text
+    cells = [a for a in page.all("li") if "data-name" in a]
+    first = [ids[i] for i in (1, 5, 6, 7)]
+    assert [c["data-name"] for c in cells] == [*first, *(i for i in ids if i not in first)]
+    kinds = {c["data-name"]: json.loads(c["data-flags"]) for c in cells}
+    assert [kinds[i] for i in first] == [["no value"], ["no value"], ["far from the others"], ["no value"]]  # fmt: skip
+    assert all("flagged" in c["class"] for c in cells[:4])
+    assert not any("flagged" in c["class"] for c in cells[4:])
+    assert page.text.count("▲ no value for csf_ml, share") == 4  # in the sheet and in the table
+    assert page.text.count("▲ no value for share") == 2
+    table = page.source[page.source.index("Every scan and its values") :]
+    assert re.findall(r"sub-._ses-1_T1(?=</bdi>)", table)[:8] == [*first, *(i for i in ids if i not in first)]  # fmt: skip
+    pages = scanpage.chosen(store, [], flagged=True)
+    assert set(pages) == set(first)
 
 
 def test_ids_in_any_script_are_shown(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from cohort.cohort import Cohort
 from cohort.io.store import Store
 from cohort.query import query
-from cohort.stats.outlying import COLUMNS, OUTLIER_Z, is_outlying, outlying, robust_z
+from cohort.stats.outlying import COLUMNS, NO_VALUE, OUTLIER_Z, is_outlying, outlying, robust_z
 
 
 @given(arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e6, 1e6)))
@@ -66,6 +66,7 @@ def test_a_scan_is_named_with_how_far_it_is_and_others_are_not(values, away, dat
     )
     found = outlying(table, ["ml", "n"])
     assert tuple(found.columns) == COLUMNS
+    assert set(found.reason) <= {"far above the others", "far below the others"}
     there = found[found.scan_id == f"s{place}"]
     assert list(there.quantity) == ["ml"]
     assert there.value.item() == away
@@ -77,13 +78,41 @@ def test_a_scan_is_named_with_how_far_it_is_and_others_are_not(values, away, dat
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("values", [[], [np.nan, np.nan], [3.0] * 9])
+@pytest.mark.parametrize("values", [[], [3.0] * 9])
 def test_where_nothing_is_far_the_table_is_empty_and_has_its_columns(values):
     table = pd.DataFrame({"scan_id": [str(i) for i in range(len(values))], "ml": values})
     found = outlying(table.astype({"ml": float}), ["ml"])
     assert found.empty
     assert tuple(found.columns) == COLUMNS
     assert found.robust_z.dtype == float
+
+
+@given(
+    values=arrays(
+        np.float64, st.integers(0, 30), elements=st.floats(-10, 10) | st.sampled_from([np.nan, np.inf, -np.inf])
+    ),
+    data=st.data(),
+)  # fmt: skip
+def test_a_scan_that_was_measured_and_has_no_value_is_named_for_it(values, data):
+    done = data.draw(arrays(np.bool_, values.size))
+    table = pd.DataFrame(
+        {
+            "scan_id": [f"s{i}" for i in range(values.size)],
+            "state": np.where(done, "done", "failed"),
+            "ml": values,
+        }
+    )
+    found = outlying(table, ["ml"])
+    none = found[found.reason == NO_VALUE]
+    assert list(none.scan_id) == [f"s{i}" for i in np.flatnonzero(done & ~np.isfinite(values))]
+    assert none.robust_z.isna().all()
+    finite = values[done & np.isfinite(values)]
+    assert np.array_equal(
+        none["median"], np.full(len(none), np.median(finite) if finite.size else np.nan), equal_nan=True
+    )  # fmt: skip
+    far = found[found.reason != NO_VALUE]
+    assert (np.abs(far.robust_z) > OUTLIER_Z).all()
+    assert np.isfinite(far.value).all()
 
 
 def test_a_cohort_and_its_queries_name_the_same_scans(tmp_path):
@@ -97,7 +126,7 @@ def test_a_cohort_and_its_queries_name_the_same_scans(tmp_path):
         "state": "done",
     }
     snr = np.random.default_rng(0).normal(20, 1, n)
-    snr[7], border = 60.0, np.zeros(n, int)
+    snr[7], snr[9], border = 60.0, np.nan, np.zeros(n, int)
     border[3] = 12
     table = pd.DataFrame({**keys, "snr": snr, "border_voxels": border})
     store.write_table("quality", table, {"snr": "1", "border_voxels": "voxel"})
@@ -106,12 +135,16 @@ def test_a_cohort_and_its_queries_name_the_same_scans(tmp_path):
     found = study.outliers("quality")
     assert list(zip(found.scan_id, found.quantity, found.unit, strict=True)) == [
         ("sub-07_ses-1_a", "snr", "1"),
+        ("sub-09_ses-1_a", "snr", "1"),
         ("sub-03_ses-1_a", "border_voxels", "voxel"),
     ]
-    assert found.value.tolist() == [60, 12]
+    assert np.array_equal(found.value, [60, np.nan, 12], equal_nan=True)
+    above = "far above the others"
+    assert found.reason.tolist() == [above, "no value", above]
     assert study.outliers("calm").empty
-    asked = query(store, "SELECT recipe, scan_id, quantity, robust_z FROM outliers ORDER BY value")
-    assert list(asked.recipe) == ["quality", "quality"]
-    assert list(asked.scan_id) == list(found.scan_id)[::-1]
-    assert list(asked.robust_z) == list(found.robust_z)[::-1]
+    asked = query(store, "SELECT recipe, scan_id, quantity, robust_z, reason FROM outliers")
+    assert list(asked.recipe) == ["quality"] * 3
+    assert list(asked.scan_id) == list(found.scan_id)
+    assert list(asked.reason) == list(found.reason)
+    assert np.array_equal(asked.robust_z, found.robust_z, equal_nan=True)
     assert query(Store(tmp_path / "none"), "FROM outliers").empty

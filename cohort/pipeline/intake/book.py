@@ -27,6 +27,8 @@ class Problem:
     text: str
     public: str
     new: bool
+    whose: tuple[str, str | None] | None = None
+    """Subject and session as the sources name them; None of files that make no series."""
 
 
 class Book:
@@ -79,7 +81,9 @@ class Book:
         self.counts[state] += 1
         if state == "quarantined":
             self.ledger.state(unit.scan_id, "quarantined", worked=False)
-        self.problems.append(Problem(unit.scan_id, state, code, reason, reason, new=False))
+        self.problems.append(
+            Problem(unit.scan_id, state, code, reason, reason, new=False, whose=whose(unit.series))
+        )
 
     def refuse_found(self, series: Series | None, refusal: Refused) -> None:
         """Refuse what never became a unit: files without a series, or series that share what they must not."""
@@ -129,7 +133,15 @@ class Book:
             self.ledger.event(
                 refusal.state, stage="ingest", series=name, code=refusal.code, reason=public
             )
-        self.problems.append(Problem(name, refusal.state, refusal.code, private, public, new))
+        owner = None if series is None else whose(series)
+        self.problems.append(
+            Problem(name, refusal.state, refusal.code, private, public, new, owner)
+        )
+
+
+def whose(series: Series) -> tuple[str, str | None]:
+    """Subject and session of a series as the sources name them: by these it finds its row."""
+    return series.subject_id or series.name, series.session_id
 
 
 def _content_of(files: Sequence[Path]) -> str:

@@ -47,6 +47,43 @@ NUMBERS = (
 )
 """Parameters that must be equal within `TOLERANCE`."""
 
+TERMS: Mapping[str, tuple[str, str]] = {
+    "modality": ("modality", ""),
+    "kind": ("file format", ""),
+    "manufacturer": ("manufacturer", ""),
+    "manufacturer_model": ("manufacturer's model name", ""),
+    "field_strength_t": ("magnetic field strength", "T"),
+    "scanning_sequence": ("scanning sequence", ""),
+    "sequence_variant": ("sequence variant", ""),
+    "acquisition_type": ("MR acquisition type", ""),
+    "echo_number": ("echo number", ""),
+    "units": ("unit of the voxels", ""),
+    "photometric": ("photometric interpretation", ""),
+    "philips_precise": ("Philips scaling", ""),
+    "leading": ("dimensions besides space", ""),
+    "slices_along": ("slice orientation", ""),
+    "matrix": ("matrix size", ""),
+    "repetition_time_ms": ("repetition time", "ms"),
+    "echo_time_ms": ("echo time", "ms"),
+    "inversion_time_ms": ("inversion time", "ms"),
+    "flip_angle_deg": ("flip angle", "degrees"),
+    "slice_thickness_mm": ("slice thickness", "mm"),
+    "spacing_z_mm": ("voxel spacing along z", "mm"),
+    "spacing_y_mm": ("voxel spacing along y", "mm"),
+    "spacing_x_mm": ("voxel spacing along x", "mm"),
+}
+"""Each parameter as people call it (the attribute of DICOM where there is one), and its unit."""
+
+_WORDS: Mapping[str, Mapping[str, str]] = {
+    "kind": {"dicom": "DICOM", "nifti": "NIfTI"},
+    "philips_precise": {"True": "precise values", "False": "displayed values"},
+    "leading": {"": "none"},
+    "slices_along": {"x": "sagittal", "y": "coronal", "z": "axial"},
+}
+"""Values of this room's own, as people call them."""
+
+NOT_STATED = "not stated"
+
 TOLERANCE = 0.01
 """Share of the most common value nearby."""
 
@@ -230,7 +267,8 @@ def _drifts(frame: "pd.DataFrame", protocol: np.ndarray, classes: "pd.DataFrame"
     for i in np.flatnonzero(np.isin(protocol, list(rules))).tolist():
         rule, differing = rules[int(protocol[i])]
         said = "; ".join(
-            f"{c} {_shown(own[c][i])}, expected {_shown(expected[c][rule - 1])}" for c in differing
+            f"{TERMS[c][0]} {_measured(c, own[c][i])}, expected {_measured(c, expected[c][rule - 1])}"
+            for c in differing
         )
         scan_id, n = str(own["scan_id"][i]), expected["n"][rule - 1]
         sentences[scan_id] = f"scan {scan_id} drifts from protocol {rule} ({n} scans): {said}"
@@ -279,7 +317,7 @@ def mixed(records: "pd.DataFrame | Iterable[Mapping[str, Any]]") -> list[str]:
     --------
     >>> scan = {"scan_id": "a", "modality": "PT", "units": "Bq/ml"}
     >>> mixed([scan, {**scan, "scan_id": "b"}, {**scan, "scan_id": "c", "units": "counts"}])
-    ['PT: units Bq/ml (2 scans), counts (1 scan)']
+    ['PT: unit of the voxels Bq/ml (2 scans), counts (1 scan)']
     """
     frame = _frame(records)
     found = []
@@ -297,8 +335,10 @@ def mixed(records: "pd.DataFrame | Iterable[Mapping[str, Any]]") -> list[str]:
                 values.value_counts().items(), key=lambda item: (-item[1], str(item[0]))
             )
             if len(counts) > 1:
-                said = ", ".join(f"{v} ({n} scan{'s' * (n > 1)})" for v, n in counts)
-                found.append(f"{kind}: {name} {said}")
+                said = ", ".join(
+                    f"{in_words(name, v)} ({n} scan{'s' * (n > 1)})" for v, n in counts
+                )
+                found.append(f"{kind}: {TERMS[name][0]} {said}")
     return found
 
 
@@ -307,7 +347,21 @@ def _told(value: Any) -> str:
     return f"{value:g}" if is_number else str(value)
 
 
-def _shown(value: Any) -> str:
+def in_words(name: str, value: Any) -> str:
+    """A value of a parameter as people call it, without its unit.
+
+    Examples
+    --------
+    >>> in_words("slices_along", "x"), in_words("leading", ""), in_words("echo_time_ms", None)
+    ('sagittal', 'none', 'not stated')
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "not stated"
-    return _told(value) or "none"
+        return NOT_STATED
+    text = _told(value)
+    return _WORDS.get(name, {}).get(text, text) or "none"
+
+
+def _measured(name: str, value: Any) -> str:
+    """A value with its unit."""
+    text, unit = in_words(name, value), TERMS[name][1]
+    return f"{text} {unit}" if unit and text != NOT_STATED else text

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from cohort.io.participants import Participants, join
 from cohort.io.sources.relations import ONE_SERIES
 from cohort.io.store import Store
 from cohort.io.visits import days_since_first_scan
+from cohort.pipeline.intake.book import whose
 from cohort.pipeline.intake.likeness import TIMING, looks_like_one_series
 from cohort.pipeline.intake.protocols import mixed, protocols
 from cohort.pipeline.intake.units import Names
@@ -178,11 +179,7 @@ def write_tables(
         # Matched by the sources' own ids, shown by public names.
         there = set(scans["scan_id"])
         raw = pd.DataFrame(
-            [
-                (u.scan_id, u.series.subject_id or u.series.name, u.series.session_id)
-                for u in result.units
-                if u.scan_id in there
-            ],
+            [(u.scan_id, *whose(u.series)) for u in result.units if u.scan_id in there],
             columns=["scan_id", "subject", "session"],
         )
         if not names.keep:
@@ -209,6 +206,7 @@ def write_tables(
         result.rows_without_scan = [
             shown_as for p in joined.rows_without_scan if (shown_as := public[p]) not in matched
         ]
+        _tell_of_rows(result, participants, public, there)
         result.scans_without_row = joined.scans_without_row
         result.mapped_without_scan = [
             names.of("subject", s) if not names.keep else s for s in joined.mapped_without_scan
@@ -224,6 +222,31 @@ def write_tables(
         *_told_apart(scan_id for scan_id in scans["scan_id"] if ONE_SERIES in flags[scan_id]),
         *warnings,
     ]
+
+
+def _tell_of_rows(
+    result: "Ingested",
+    participants: Participants,
+    public: Mapping[str, str],
+    there: Collection[str],
+) -> None:
+    """Say of rows without a scan which have a series all the same: one that was refused, or one that was not read yet."""
+    without = set(result.rows_without_scan)
+    refused = [(p.series, *p.whose) for p in result.problems if p.whose is not None]
+    known = {name for name, *_ in refused} | {*there}
+    waiting = [(u.scan_id, *whose(u.series)) for u in result.units if u.scan_id not in known]
+    waiting += [(series.name, *whose(series)) for series in result.arriving]
+    rows: list[dict[str, list[str]]] = []
+    for series in (refused, waiting):
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        table = pd.DataFrame(series, columns=["scan_id", "subject", "session"])
+        joined = join(table, participants).scans[["scan_id", "participant"]]
+        for name, who in joined.itertuples(index=False):
+            if pd.notna(who) and public[who] in without:
+                found[public[who]].append(str(name))
+        rows.append({who: sorted(found[who]) for who in sorted(found)})
+    result.rows_refused = rows[0]
+    result.rows_waiting = [who for who in rows[1] if who not in rows[0]]
 
 
 def _told_apart(scan_ids: Iterable[str]) -> list[str]:
