@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cohort.pipeline.measuring import Wishes
     from cohort.pipeline.plan import Plan
     from cohort.pipeline.recipe import Recipe
+    from cohort.reporting.unfitted import Unfitted
     from cohort.stats.analysis import Analysis
     from cohort.stats.voxels.fitting import Mapped
 
@@ -344,8 +345,11 @@ class Call:
 
     def _report(self, ledger: Ledger) -> Path | str:
         self.options.listen({"event": "stage", "stage": "report"})
+        from cohort.reporting.unfitted import unfitted
+
         self._report_scans()
-        inputs = self._report_inputs()
+        without = unfitted(self.store, self.catalog.models)
+        inputs = self._report_inputs(without)
         if (fresh := self.store.report(inputs)) is not None:
             return fresh
         # Drawing takes a second to load: only for a page that has to be made.
@@ -357,6 +361,7 @@ class Call:
             groups={n: m.group for n, m in self.catalog.models.items()},
             acknowledgements=self.catalog.acknowledgement or "",
             recipes={r.name: dict(r.content) for r in self.recipes},
+            unfitted=without,
         )
         self.store.stamp_report(inputs)
         return page
@@ -370,8 +375,8 @@ class Call:
             title, recipes = self.catalog.cohort, {r.name: dict(r.content) for r in self.recipes}
             self.result.pages = write_pages(self.store, self._pages, title=title, recipes=recipes)
 
-    def _report_inputs(self) -> str:
-        """Digest of all the page shows, and of what draws it."""
+    def _report_inputs(self, without: "Sequence[Unfitted]") -> str:
+        """Digest of all the page shows, and of what draws it; `without` are the models that have no fit."""
         import cohort.reporting
 
         (drawing,) = cohort.reporting.__path__
@@ -388,6 +393,7 @@ class Call:
                 "pages": self.store.scan_pages(),
                 "catalog": self.catalog.digest,
                 "recipes": [r.digest for r in self.recipes],
+                "unfitted": [list(model) for model in without],
             }
         )
 

@@ -240,6 +240,9 @@ def test_the_report_shows_them(catalog, tmp_path):
     assert "Clusters and peaks" in page
     assert "120 arrangements of the scans" in page
     assert "No model was fitted" not in page
+    assert '<dt>models fitted</dt><dd><span title="1.0">1</span>' in page
+    assert "Used by maps signal-map" in page
+    assert "Model signal-map: " in page.partition('id="flow"')[0]
     first = cohort.open(catalog).voxelwise("signal-map").attrs["peaks"].iloc[0]
     at = f"t = {first['t']:.2f} at ({first['x_mm']:g}, {first['y_mm']:g}, {first['z_mm']:g}) mm"
     assert at in page

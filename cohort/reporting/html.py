@@ -28,6 +28,7 @@ from cohort.reporting.methods import paragraphs
 from cohort.reporting.news import PREVIOUS, News, news, summary, words
 from cohort.reporting.page import Section, assemble, own_scripts
 from cohort.reporting.scanpage import links
+from cohort.reporting.unfitted import Unfitted
 from cohort.reporting.wording import count, number
 from cohort.stats.outlying import OUTLIER_Z
 
@@ -42,6 +43,7 @@ def write_report(
     groups: Mapping[str, str | None] | None = None,
     acknowledgements: str = "",
     recipes: Mapping[str, Mapping[str, Any]] | None = None,
+    unfitted: Sequence[Unfitted] = (),
 ) -> Path | str:
     """Write ``report/index.html`` into the store, atomically.
 
@@ -57,6 +59,8 @@ def write_report(
         Whom the data owe to; paragraphs are separated by empty lines.
     recipes : mapping of recipe -> its YAML
         Steps to list under provenance. Recipes that a model or the last run names are reported without.
+    unfitted : sequence of Unfitted
+        Declared models without a fit, as `unfitted.unfitted` finds them.
 
     Returns
     -------
@@ -66,7 +70,7 @@ def write_report(
     recipes = dict(recipes or {})
     facts = gather(store, recipes)
     found = news(store, facts)
-    page = _page(store, facts, found, title, groups or {}, acknowledgements, recipes)
+    page = _page(store, facts, found, title, groups or {}, acknowledgements, recipes, unfitted)
     # The page first: killed in between, the next call compares with the same state, and says the same again.
     place = store.write_report(page)
     if found.kept is not None:
@@ -81,12 +85,13 @@ def render(
     groups: Mapping[str, str | None] | None = None,
     acknowledgements: str = "",
     recipes: Mapping[str, Mapping[str, Any]] | None = None,
+    unfitted: Sequence[Unfitted] = (),
 ) -> str:
     """The page as text, of the store as it is; see `write_report`."""
     recipes = dict(recipes or {})
     facts = gather(store, recipes)
     found = news(store, facts)
-    return _page(store, facts, found, title, groups or {}, acknowledgements, recipes)
+    return _page(store, facts, found, title, groups or {}, acknowledgements, recipes, unfitted)
 
 
 def _page(
@@ -97,6 +102,7 @@ def _page(
     groups: Mapping[str, str | None],
     acknowledgements: str,
     recipes: Mapping[str, Mapping[str, Any]],
+    unfitted: Sequence[Unfitted],
 ) -> str:
     flagged = measured.flags(facts)
     keep = {name: [str(k) for k in recipe.get("keep") or []] for name, recipe in recipes.items()}
@@ -109,7 +115,8 @@ def _page(
         )
         for i, name in enumerate(facts.models, start=1)
     ]
-    said = sections.summary(facts, flagged)
+    maps = mapspage.contexts(store)
+    said = sections.summary(facts, flagged, maps, unfitted)
     said["sentences"] += [line for model in models if (line := effects.truth_in_words(model))]
     tiles, sentences = summary(found)
     said["tiles"] = [*tiles, *said["tiles"]]
@@ -117,7 +124,12 @@ def _page(
     thanks = [part.strip() for part in acknowledgements.split("\n\n") if part.strip()]
     parts: list[Section | None] = [
         Section("summary", "Summary", "summary.html.j2", {"summary": said}),
-        Section("flow", "Flow of scans", "flow.html.j2", {"flow": sections.flow(facts)}),
+        Section(
+            "flow",
+            "Flow of scans",
+            "flow.html.j2",
+            {"flow": sections.flow(facts, maps, unfitted)},
+        ),
         Section(
             "changes",
             "What changed",
@@ -129,7 +141,7 @@ def _page(
         _measurements(facts, flagged, anchors),
         _checks(store, title, of_people(facts, anchors)),
         _agreement(store, title),
-        *_models(models, mapspage.contexts(store)),
+        *_models(models, maps, unfitted),
         Section(
             "methods", "Methods", "methods.html.j2", {"paragraphs": paragraphs(facts, recipes)}
         ),
@@ -189,9 +201,11 @@ def _agreement(store: Source, title: str) -> Section | None:
 
 
 def _models(
-    models: Sequence[Mapping[str, Any]], mapped: Sequence[Mapping[str, Any]]
+    models: Sequence[Mapping[str, Any]],
+    mapped: Sequence[Mapping[str, Any]],
+    unfitted: Sequence[Unfitted],
 ) -> list[Section]:
-    if not models and not mapped:
+    if not models and not mapped and not unfitted:
         return [Section("models", "Models", "nomodel.html.j2", {})]
     tables = [
         Section(str(m["anchor"]), "Model", "model.html.j2", {"model": m}, name=str(m["name"]))
@@ -201,7 +215,11 @@ def _models(
         Section(str(m["anchor"]), "Maps", "maps.html.j2", {"maps": m}, name=str(m["name"]))
         for m in mapped
     ]
-    return tables + maps
+    without = [
+        Section(f"unfitted-{i}", "Model", "unfitted.html.j2", {"model": m}, name=m.name)
+        for i, m in enumerate(unfitted, 1)
+    ]
+    return tables + maps + without
 
 
 def _provenance(store: Source, facts: Facts, recipes: Mapping[str, Mapping[str, Any]]) -> Section:

@@ -9,6 +9,7 @@ import pandas as pd
 from cohort.reporting import mapsplots, plots, slices
 from cohort.reporting.facts import Source
 from cohort.reporting.tableparts import Part, figure, part, probability, text
+from cohort.reporting.wording import count
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -73,11 +74,21 @@ def context(
         "reading": said["reading"],
         "warnings": said["warnings"],
         "confounds": said["confounds"],
-        "n_used": said["rows"]["n_used"] - len(said["empty"]),
-        "reasons": said["rows"]["reasons"],
+        "rows": _rows(said),
         "parts": [*_peaks(peaks, said), _voxels(said)],
         "pictures": pictures,
         "methods": methods(said),
+    }
+
+
+def _rows(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows of the table, scans used, and those left out with the reason; a map without a number is no scan used."""
+    rows, empty = said["rows"], said["empty"]
+    dropped = [{"row": s, "reason": "the map holds no number in the mask"} for s in empty]
+    return {
+        "n_table": rows["n_table"],
+        "n_used": rows["n_used"] - len(empty),
+        "dropped": [*rows["dropped"], *dropped],
     }
 
 
@@ -128,11 +139,11 @@ def _voxels(said: Mapping[str, Any]) -> Part:
 def methods(said: Mapping[str, Any]) -> str:
     """Write what was done as a methods section has it."""
     declared = said["declared"]["voxelwise"]
-    used = said["rows"]["n_used"] - len(said["empty"])
+    used = _rows(said)["n_used"]
     told = [
-        f"In each of {said['voxels']['fitted']:,} voxels {said['fitted']} was fitted by least squares."
+        f"In each of {count(said['voxels']['fitted'], 'voxel')} {said['fitted']} was fitted by least squares."
     ]
-    told.append(f"Errors over the {used} scans are classical, and beside it robust (HC3).")
+    told.append(f"Errors over {count(used, 'scan')} are classical, and beside it robust (HC3).")
     if width := declared.get("smooth_fwhm_mm"):
         told.append(
             f"Images were smoothed by a Gaussian of {width:g} mm (full width at half maximum)."

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from cohort.reporting.wording import clean
+from cohort.reporting.wording import clean, count
 
 if TYPE_CHECKING:
     import jinja2
@@ -133,7 +133,7 @@ def templates() -> "jinja2.Environment":
     def printable(value: Any) -> Any:
         return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         autoescape=True,
         loader=jinja2.PackageLoader("cohort.reporting"),
         undefined=jinja2.StrictUndefined,
@@ -141,3 +141,5 @@ def templates() -> "jinja2.Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["count"] = count
+    return environment

@@ -4,7 +4,7 @@ Every function takes facts gathered from the store and returns numbers, names an
 HTML or draws.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,7 @@ import pandas as pd
 from cohort import provenance
 from cohort.reporting.facts import Facts, Source
 from cohort.reporting.measured import FAR, MISSING, Flags, without_value
+from cohort.reporting.unfitted import Unfitted, loss, sentence
 from cohort.reporting.wording import count, number
 
 MAX_LISTED = 20
@@ -21,8 +22,18 @@ MAX_LISTED = 20
 # -- the flow of scans -------------------------------------------------------------------------------
 
 
-def flow(facts: Facts) -> list[dict[str, Any]]:
+def flow(
+    facts: Facts, maps: Sequence[Mapping[str, Any]] = (), unfitted: Sequence[Unfitted] = ()
+) -> list[dict[str, Any]]:
     """Stages from files to models: how many go on, how many do not, and why.
+
+    Parameters
+    ----------
+    facts : Facts
+    maps : sequence of mappings
+        Models of maps, as `mapspage.contexts` gives them.
+    unfitted : sequence of Unfitted
+        Declared models without a fit.
 
     Returns
     -------
@@ -51,15 +62,16 @@ def flow(facts: Facts) -> list[dict[str, Any]]:
         stages.append(
             _stage(f"Measured by {recipe}", len(facts.done(recipe)), "scans", losses, notes)
         )
-    for name, model in facts.models.items():
-        rows = model.get("rows") or {}
+    used = [(f"model {name}", "rows", m.get("rows") or {}) for name, m in facts.models.items()]
+    used += [(f"maps {each['name']}", "scans", each["rows"]) for each in maps]
+    for name, noun, rows in used:
         dropped = rows.get("dropped") or []
         losses = _by_reason("left out", ((d.get("reason"), d.get("row")) for d in dropped))
         total = rows.get("n_table")
         notes = [] if total is None else [f"Of {count(int(total), 'row')} of its table."]
-        stages.append(
-            _stage(f"Used by model {name}", int(rows.get("n_used") or 0), "rows", losses, notes)
-        )
+        n_used = int(rows.get("n_used") or 0)
+        stages.append(_stage(f"Used by {name}", n_used, noun, losses, notes))
+    stages += [_stage(f"Used by model {m.name}", 0, "rows", [loss(m)]) for m in unfitted]
     return stages
 
 
@@ -186,8 +198,13 @@ def _by_reason(kind: str, pairs: Iterable[tuple[Any, Any]]) -> list[dict[str, An
     ]
 
 
-def summary(facts: Facts, flagged: Flags) -> dict[str, Any]:
-    """Tiles and sentences at the head of the page; `flagged` as `flags` gives them.
+def summary(
+    facts: Facts,
+    flagged: Flags,
+    maps: Sequence[Mapping[str, Any]] = (),
+    unfitted: Sequence[Unfitted] = (),
+) -> dict[str, Any]:
+    """Tiles and sentences at the head of the page; `flagged` as `flags` gives them, `maps` and `unfitted` as for `flow`.
 
     Returns
     -------
@@ -202,10 +219,13 @@ def summary(facts: Facts, flagged: Flags) -> dict[str, Any]:
         {"label": "series quarantined", "n": len(quarantined), "alarm": bool(quarantined)},
         {"label": "measurements failed", "n": sum(failed.values()), "alarm": any(failed.values())},
         {"label": "scans with an outlying value", "n": outliers, "alarm": bool(outliers)},
-        {"label": "models fitted", "n": len(facts.models), "alarm": False},
+        {"label": "models fitted", "n": len(facts.models) + len(maps), "alarm": False},
     ]
     if missing:
         tiles.insert(4, {"label": "scans without a value", "n": missing, "alarm": True})
+    if unfitted:
+        failed_to_fit = any(model.failed for model in unfitted)
+        tiles.append({"label": "models without a fit", "n": len(unfitted), "alarm": failed_to_fit})
     people = facts.scans["subject"].nunique() if "subject" in facts.scans else 0
     if len(facts.scans):
         sentences = [
@@ -247,9 +267,10 @@ def summary(facts: Facts, flagged: Flags) -> dict[str, Any]:
         sentences.append(
             f"{count(capped, 'age')} over 89 {'is' if capped == 1 else 'are'} given as 90."
         )
-    for name, model in facts.models.items():
+    for name, model in [*facts.models.items(), *((each["name"], each) for each in maps)]:
         reading = [str(line) for line in model.get("reading") or []]
         sentences.append(f"Model {name}: {reading[0]}" if reading else f"Model {name} was fitted.")
+    sentences += map(sentence, unfitted)
     return {
         "tiles": [{**tile, "shown": number(tile["n"])} for tile in tiles],
         "sentences": sentences,
