@@ -28,6 +28,9 @@ EXAMPLES = 5
 SHOWN = 60
 """Scans named that came, changed or went; all are counted."""
 
+WITHDRAWN = "went (withdrawn)"
+"""How scans went of which nobody may know whose they were."""
+
 FOR = {
     "input": "the scan is another one",
     "recipe": "the recipe is another one",
@@ -43,8 +46,8 @@ class News:
     Parameters
     ----------
     said : mapping or None
-        ``since`` (run), ``scans``, ``moved``, ``coefficients``, ``n_alarms``, ``alarms``; None where there is nothing to
-        compare with.
+        ``since`` (run), ``scans``, ``n_withdrawn``, ``moved``, ``coefficients``, ``n_alarms``, ``alarms``; None where there is
+        nothing to compare with.
     is_first : bool
         There is a state, and no earlier one.
     kept : mapping or None
@@ -65,7 +68,7 @@ def news(store: Source, facts: Facts) -> News:
         previous = store.read_json(PREVIOUS)
     except StoreError:
         previous = None  # damaged: the comparison begins anew
-    if previous is not None and previous.get("now") == now:
+    if previous is not None and previous.get("now") == now and not previous.get("withdrawn"):
         said = previous.get("said")
         return News(said, is_first=said is None, kept=None)
     run = facts.manifest.get("run_id")
@@ -101,6 +104,8 @@ def _compared(previous: Mapping[str, Any], now: Mapping[str, Columns]) -> dict[s
     return {
         "since": previous.get("run"),
         "scans": baseline.scans_between(*scans),
+        # Of people who withdrew: how many, and nothing else, is what the store may keep.
+        "n_withdrawn": previous.get("withdrawn", 0),
         "moved": _by_quantity([each for each in moved if each.reason]),
         "coefficients": baseline.coefficients_between(*models),
         "n_alarms": len(alarms),
@@ -145,6 +150,8 @@ def words(found: News, facts: Facts) -> dict[str, Any]:
         for key, how in (("added", "came"), ("replaced", "changed"), ("withdrawn", "went"))
         if (ids := said["scans"][key])
     ]
+    if n := said.get("n_withdrawn"):
+        scans.append({"how": WITHDRAWN, "n": n, "names": [], "more": 0})
     return {
         "said": said,
         "is_first": False,
@@ -178,6 +185,8 @@ def summary(found: News) -> tuple[list[dict[str, Any]], list[str]]:
         for key, how in (("added", "came"), ("replaced", "changed"), ("withdrawn", "went"))
         if (ids := said["scans"][key])
     ]
+    if n := said.get("n_withdrawn"):
+        parts.append(f"{count(n, 'scan')} {WITHDRAWN}")
     if k := len(said["coefficients"]):
         parts.append(f"{count(k, 'coefficient')} moved")
     if parts:

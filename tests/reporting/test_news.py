@@ -204,3 +204,35 @@ def test_who_withdrew_is_named_neither_in_the_state_nor_in_what_was_said(store):
         json.dumps(before).replace("anna", "").count("bert") == json.dumps(kept).count("bert") > 0
     )
     assert withdraw._last_report(store, anna) == {}
+
+
+def test_scans_of_who_withdrew_are_counted_without_a_name_until_something_else_changes(store):
+    ids = {f"sub-{n}_ses-{k}_T1": "1" for n in ("anna", "bert", "carl") for k in (1, 2)}
+    stand(store, ids, {}, run="20261101T0")
+    page(store)
+    for who in ("anna", "bert"):  # one after the other, and the second twice: it was killed
+        subject = Subject([s for s in ids if who in s], exact=[who])
+        for _ in range(1 + (who == "bert")):
+            withdraw._tables(store, subject)
+    kept = store.read_json(PREVIOUS)
+    assert kept["withdrawn"] == 4
+    assert not re.search("anna|bert", json.dumps(kept))
+    text = page(store)  # the baseline lost them, too: as it stands, nothing else is another
+    assert "20261101T0" in section(text)
+    assert "4 went (withdrawn)" in section(text)
+    assert "Nothing else changed." not in section(text)
+    assert "Since the last report: 4 scans went (withdrawn)." in text
+    assert page(store) == text == page(store)
+    stand(store, {s: "2" for s in ids if "carl" in s}, {})
+    assert "withdrawn" not in section(page(store))
+
+
+def test_what_a_report_of_an_earlier_version_kept_is_said_again(store):
+    stand(store, FIRST, {}, run="20261101T0")
+    page(store)
+    stand(store, {"a": "1"}, {})
+    text = page(store)
+    kept = store.read_json(PREVIOUS)
+    del kept["said"]["n_withdrawn"]
+    store.write_json(PREVIOUS, kept)
+    assert page(store) == text

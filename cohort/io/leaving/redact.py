@@ -129,10 +129,11 @@ class Subject:
         mine = None
         for column in table.columns.intersection([*COLUMNS]):
             hits = table[column].map(lambda cell: isinstance(cell, str) and self.names(cell))
+            hits = hits.astype(bool)  # of a table without rows it would be text
             mine = hits if mine is None else mine | hits
         if mine is None or not mine.any():
             return table
-        return table.loc[~mine.astype(bool)].reset_index(drop=True)
+        return table.loc[~mine].reset_index(drop=True)
 
 
 def _parsed(line: str) -> Any:

@@ -211,7 +211,10 @@ def _tables(store: Store, who: Subject) -> dict[str, int]:
 
 
 def _last_report(store: Store, who: Subject) -> dict[str, int]:
-    """Rows and mentions that went from what the last report keeps for the next one to compare with."""
+    """Rows and mentions that went from what the last report keeps for the next one to compare with.
+
+    How many scans went stays there, without a name, for that report to say (``withdrawn``).
+    """
     name = "report/previous.json"
     try:
         kept = store.read_json(name)
@@ -226,7 +229,8 @@ def _last_report(store: Store, who: Subject) -> dict[str, int]:
     if not gone:
         return {}
     now = {key: columns for key, (columns, _) in states.items()}
-    store.write_json(name, {**kept, "now": now, "said": said})
+    scans = kept.get("withdrawn", 0) + states.get("scans", ({}, 0))[1]
+    store.write_json(name, {**kept, "now": now, "said": said, "withdrawn": scans})
     return {name: gone}
 
 
