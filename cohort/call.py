@@ -378,18 +378,17 @@ class Call:
     def _report_inputs(self, without: "Sequence[Unfitted]") -> str:
         """Digest of all the page shows, and of what draws it; `without` are the models that have no fit."""
         import cohort.reporting
+        from cohort.reporting.facts import last_look
 
         (drawing,) = cohort.reporting.__path__
         code = sorted(p for p in Path(drawing).rglob("*") if p.suffix in (".py", ".j2", ".js"))
-        found = next(
-            (m for r in reversed(self.store.runs()) if (m := self.store.manifest(r)).get("found")),
-            {},
-        )
+        found, n_withdrawn = last_look(self.store)
         return provenance.digest(
             {
                 "files": self.store.shown(),
                 "code": [provenance.file_digest(p) for p in code],
                 "found": {k: found.get(k) for k in ("found", "unmatched")},
+                "withdrawn": n_withdrawn,
                 "pages": self.store.scan_pages(),
                 "catalog": self.catalog.digest,
                 "recipes": [r.digest for r in self.recipes],

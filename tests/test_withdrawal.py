@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+import re
 import warnings
 import zipfile
 from pathlib import Path
 
 import cohorts
+import pandas as pd
 import pytest
 
 from cohort import api, overview
@@ -105,6 +107,23 @@ def test_nothing_of_a_subject_is_left_and_the_proof_lists_what_went(tmp_path, id
         assert (hashlib.sha256(before[name]).hexdigest(), len(before[name])) == (digest, size)
     assert said["models_to_refit"] == ["size"]
     assert [str(p) for p in api.verify(api.open(catalog)) if p.is_error] == []
+    # The page says how many went, and nothing of who; the sources are counted without them when they are looked at again.
+    page = shown(catalog, "report")
+    assert "Since the last report: 2 scans went (withdrawn)." in page
+    assert "Found 6 series 1 subject withdrew since the sources were looked at; the next" in page
+    assert "Ingested 6 scans" in page
+    assert "In 9 files." not in page
+    page = shown(catalog, "ingest", "report")
+    assert "Found 6 series In 6 files. 3 series of subjects who withdrew left out." in page
+    assert "withdrew since" not in page
+    assert holders(catalog, names) == []
+
+
+def shown(catalog: Path, *stages: str) -> str:
+    """What a reader of the report sees."""
+    page = Call(catalog, None, HERE).work("report", stages).report
+    source = re.sub(r"<style>.*?</style>", "", Path(page).read_text(), flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]*>", " ", source).split())
 
 
 @pytest.mark.parametrize("ids", ["token", pytest.param("keep", marks=pytest.mark.slow)])
@@ -130,7 +149,8 @@ def test_a_subject_stays_out_until_it_is_readmitted_and_models_are_fitted_withou
     (tmp_path / "other/people.csv").write_text(
         "\n".join(r for r in people if "003_" not in r) + "\n"
     )
-    update(other)
+    found = {**update(other).manifest["found"], "withdrawn": again.manifest["found"]["withdrawn"]}
+    assert found == again.manifest["found"]
     store, expected = Store(tmp_path / "store"), Store(tmp_path / "other/store")
     for table in (*expected.tables(),):
         left, right = store.table(table), expected.table(table)
@@ -142,6 +162,27 @@ def test_a_subject_stays_out_until_it_is_readmitted_and_models_are_fitted_withou
     back = update(catalog)
     assert back.manifest["processed"] == 4  # three scans and the damaged one
     assert first.manifest["counts"]["done"] + 1 == len(api.open(catalog).scans)
+
+
+def test_files_of_who_withdrew_are_not_counted_wherever_what_is_attached_lies(tmp_path):
+    for folder in (tmp_path, tmp_path / "never"):
+        catalog = cohorts.write_cohort(folder, scans=3)
+        attach = (
+            "attach: {near: '{folder}/{stem}_near.nii.gz', far: '{folder}/../{stem}_far.nii.gz'}\n"
+        )
+        catalog.write_text(catalog.read_text() + attach, encoding="utf-8")
+        for n in range(3):
+            for place in (f"scans/{n:03d}_v1_near.nii.gz", f"{n:03d}_v1_far.nii.gz"):
+                cohorts.write_scan(folder / place, cohorts.ball(n) // 50 * 2)
+    for path in (tmp_path / "never").rglob("001_v1*"):
+        path.unlink()
+    catalog = tmp_path / "catalog.yaml"
+    assert api.ingest(catalog, options=HERE).manifest["found"]["files"] == 6
+    api.withdraw(api.open(catalog), "001", proof=tmp_path / "proof.json")
+    found = api.ingest(catalog, options=HERE).manifest["found"]
+    never = api.ingest(tmp_path / "never/catalog.yaml", options=HERE).manifest["found"]
+    assert found == {**never, "withdrawn": 1}
+    assert (never["files"], never["series"]) == (4, 2)
 
 
 @pytest.mark.slow
@@ -195,6 +236,11 @@ def test_a_register_names_nobody(tmp_path):
     assert again.readmit("jane")
     assert not again.readmit("jane")
     assert [Register(store).has_subject(name) for name in ("jane", "john")] == [False, True]
+
+
+def test_a_table_without_rows_names_nobody():
+    table = pd.DataFrame({c: pd.Series(dtype=str) for c in ("scan_id", "participant", "subject")})
+    assert Subject(["sub-anna_ses-1_T1"], exact=["anna"]).rows(table) is table
 
 
 def test_only_whole_names_are_taken_out():

@@ -215,7 +215,7 @@ def ingest(
     _remember(tokens, names, units)
     ledger.manifest |= {
         "found": {
-            "files": found.n_files,
+            "files": found.n_files - left.n_found,
             "series": len(found.series) + len(found.refused),
             "skipped": {reason: len(files) for reason, files in found.skipped.items()},
             "absent": [s for s in gone if s not in held],

@@ -1,12 +1,14 @@
 """Everything small that the report is made of, read from the store once: tables and records, no voxels."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pandas as pd
 import xarray as xr
 
+from cohort.io.storage.backend import StoreError
 from cohort.io.thumbnail import Thumbnail
 
 
@@ -46,6 +48,8 @@ class Facts:
     """Of the latest run."""
     ingest: Mapping[str, Any]
     """Manifest of the latest run that looked at the sources; empty when none did."""
+    n_withdrawn: int = 0
+    """Subjects who withdrew since then."""
 
     def done(self, recipe: str) -> pd.DataFrame:
         """Scans that a recipe measured."""
@@ -85,6 +89,7 @@ def gather(store: Source, recipes: Iterable[str]) -> Facts:
         [*recipes, *(str(m["recipe"]) for m in models.values() if m.get("recipe")), *ran]
     )
     tables = {name: table for name in names if (table := store.table(name)) is not None}
+    ingest, n_withdrawn = last_look(store)
     return Facts(
         scans=_table(store, "scans"),
         protocols=_table(store, "protocols"),
@@ -94,8 +99,23 @@ def gather(store: Source, recipes: Iterable[str]) -> Facts:
         models=models,
         refused=store.quarantine(),
         manifest=manifest,
-        ingest=next((m for r in reversed(store.runs()) if "found" in (m := store.manifest(r))), {}),
+        ingest=ingest,
+        n_withdrawn=n_withdrawn,
     )
+
+
+def last_look(store: Source) -> tuple[dict[str, Any], int]:
+    """Manifest of the latest run that looked at the sources, and how many subjects withdrew since; what it counts is no longer so.
+
+    Empty when no run did.
+    """
+    n = 0
+    for run in reversed(store.runs()):
+        if "found" in (manifest := store.manifest(run)):
+            return manifest, n
+        with suppress(StoreError):  # damaged: `cohort verify` says so
+            n += (store.read_json(f"runs/{run}/changes.json") or {}).get("subjects_withdrawn", 0)
+    return {}, n
 
 
 def _table(store: Source, name: str) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from cohort.reporting import (
     measured,
     modelpage,
     modeltables,
+    origins,
     plots,
     resemblance,
     sections,
@@ -228,8 +229,8 @@ def _provenance(store: Source, facts: Facts, recipes: Mapping[str, Mapping[str, 
         "versions": sorted(
             (str(k), str(v)) for k, v in (facts.manifest.get("versions") or {}).items()
         ),
-        "recipes": [sections.recipe_steps(facts, name, recipe) for name, recipe in recipes.items()],
-        "contents": sections.contents_digest(store, facts, most=MAX_CELLS),
+        "recipes": [origins.recipe_steps(facts, name, recipe) for name, recipe in recipes.items()],
+        "contents": origins.contents_digest(store, facts, most=MAX_CELLS),
     }
     return Section("provenance", "Provenance", "provenance.html.j2", {"provenance": says})
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from cohort.reporting import modelparts
 from cohort.reporting.facts import Facts
-from cohort.reporting.sections import recipe_steps
+from cohort.reporting.origins import recipe_steps
 from cohort.reporting.wording import count
 from cohort.stats.outlying import OUTLIER_Z
 

@@ -15,7 +15,7 @@ import numpy as np
 from cohort import provenance
 from cohort.io.storage import scanpages
 from cohort.io.storage.backend import StoreError
-from cohort.reporting import measured, scanplanes, sections, slices, viewer
+from cohort.reporting import measured, origins, scanplanes, slices, viewer
 from cohort.reporting.facts import Facts, Source, gather
 from cohort.reporting.page import policy, templates
 from cohort.reporting.wording import count, decimals_for, number
@@ -193,7 +193,7 @@ def render(
         "convention": slices.CONVENTION,
         "measured": [_measured(facts, r, scan_id) for r in facts.measured],
         "tables": [t for r, d in derivatives.items() for t in _tables(r, d)],
-        "recipes": [sections.recipe_steps(facts, name, recipe) for name, recipe in recipes.items()],
+        "recipes": [origins.recipe_steps(facts, name, recipe) for name, recipe in recipes.items()],
         "provenance": _provenance(facts, record, derivatives),
         "get_it": viewer.GET_IT,
     }

@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from cohort import provenance
-from cohort.reporting.facts import Facts, Source
+from cohort.reporting.facts import Facts
 from cohort.reporting.measured import FAR, MISSING, Flags, without_value
 from cohort.reporting.unfitted import Unfitted, loss, sentence
 from cohort.reporting.wording import count, number
@@ -53,9 +52,7 @@ def flow(
     if len(facts.participants):
         stages.append(_participants_stage(facts))
     for recipe in facts.measured:
-        absent = len(facts.scans) - len(facts.measured[recipe])
-        notes = [f"{count(absent, 'scan')} not measured yet."] if absent > 0 else []
-        losses = []
+        notes, losses = _not_measured(facts, recipe), []
         for kind, those in (("failed", facts.failed(recipe)), ("stale", facts.stale(recipe))):
             pairs = zip(those.get("reason", []), those.get("scan_id", []), strict=False)
             losses += _by_reason(kind, pairs)
@@ -96,6 +93,18 @@ def _stage(
     }
 
 
+def _not_measured(facts: Facts, recipe: str) -> list[str]:
+    """What makes the scans that a recipe measured others than those that were ingested."""
+    ids = [set(t["scan_id"]) for t in (facts.scans, facts.measured[recipe]) if "scan_id" in t]
+    if len(ids) < 2:
+        return []
+    waiting, gone = len(ids[0] - ids[1]), len(ids[1] - ids[0])
+    notes = [f"{count(waiting, 'scan')} not measured yet."] if waiting else []
+    if gone:
+        notes.append(f"{count(gone, 'scan')} of these left the cohort; the next run drops them.")
+    return notes
+
+
 def _found_stage(
     facts: Facts, found: Mapping[str, Any], refused: Mapping[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
@@ -103,19 +112,30 @@ def _found_stage(
     for state, entries in refused.items():
         losses += _by_reason(state, ((_why(e), e.get("series")) for e in entries))
     accounted = len(facts.scans) + sum(len(entries) for entries in refused.values())
-    total = int(found.get("series") or accounted)
     notes = []
-    if found.get("files"):
-        notes.append(f"In {count(int(found['files']), 'file')}.")
-    notes += [
-        f"{count(int(n), 'file')} left aside: {reason}."
-        for reason, n in (found.get("skipped") or {}).items()
-    ]
-    if absent := found.get("absent"):
+    if facts.n_withdrawn:
+        # What was counted then holds series of theirs.
+        total = accounted
+        who = count(facts.n_withdrawn, "subject")
         notes.append(
-            f"{count(len(absent), 'scan')} of sources that are gone stay until they are withdrawn."
+            f"{who} withdrew since the sources were looked at; the next ingest counts the files."
         )
-    if total != accounted - len(absent or []):
+    else:
+        total = int(found.get("series") or accounted)
+        if found.get("files"):
+            notes.append(f"In {count(int(found['files']), 'file')}.")
+        notes += [
+            f"{count(int(n), 'file')} left aside: {reason}."
+            for reason, n in (found.get("skipped") or {}).items()
+        ]
+    if n := found.get("withdrawn"):
+        notes.append(f"{count(int(n), 'series', 'series')} of subjects who withdrew left out.")
+    if n := len(found.get("absent") or []):
+        notes.append(
+            f"{count(n, 'scan')} of sources that are gone {'is' if n == 1 else 'are'} in the cohort no more; "
+            f"{'it stays' if n == 1 else 'they stay'} in the store until withdrawn."
+        )
+    if total != accounted:
         notes.append(
             f"The sources hold {count(total, 'series', 'series')}, the store accounts for {accounted:,}: "
             "one series can hold several scans, and what is new comes with the next run."
@@ -280,53 +300,3 @@ def summary(
 def _truths(column: pd.Series) -> int:
     """Cells that say yes, whether the column holds booleans, numbers or text."""
     return int(column.astype(str).str.lower().isin(("true", "1", "1.0")).sum())
-
-
-# -- provenance --------------------------------------------------------------------------------------
-
-
-def recipe_steps(facts: Facts, name: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as a table: what is called, in order, with what, in which unit; and its digest."""
-    lines = []
-    for part in ("steps", "measure"):
-        for step, body in (recipe.get(part) or {}).items():
-            call = dict(body) if isinstance(body, Mapping) else {"value": body}
-            unit = call.pop("unit", "")
-            what = call.pop("call", None) or call.pop("value", "")
-            params = ", ".join(f"{key} = {value}" for key, value in call.items())
-            lines.append(
-                {
-                    "part": part,
-                    "name": str(step),
-                    "call": str(what),
-                    "params": params,
-                    "unit": str(unit),
-                }
-            )
-    return {
-        "name": name,
-        "lines": lines,
-        "keep": [str(k) for k in recipe.get("keep") or []],
-        "digest": (facts.manifest.get("recipes") or {}).get(name, {}).get("digest")
-        or provenance.digest(recipe),
-    }
-
-
-def contents_digest(store: Source, facts: Facts, *, most: int) -> str | None:
-    """Digest over the voxels of all scans.
-
-    None for a cohort of more than `most` scans, whose records are not all read, and where a record is missing
-    or damaged: a digest over part of a cohort would look like one over all of it.
-    """
-    if not len(facts.scans) or len(facts.scans) > most or "scan_id" not in facts.scans:
-        return None
-    contents = {}
-    for scan_id in facts.scans["scan_id"].astype(str):
-        try:
-            record = store.record(scan_id)
-        except ValueError:
-            return None
-        if record is None:
-            return None
-        contents[scan_id] = record.get("contents") or record.get("content")
-    return provenance.digest(contents)

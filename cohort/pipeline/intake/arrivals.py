@@ -1,5 +1,6 @@
 """Which of the series that were found take part in an ingest: not those of people who withdrew, nor those still arriving."""
 
+import os
 import re
 import stat
 import time
@@ -25,6 +26,8 @@ class LeftOut:
     n_series: int = 0
     files: set[Path] = field(default_factory=set)
     """Every file of theirs that was found, attached ones too."""
+    n_found: int = 0
+    """How many of these the sources hold: what is attached may lie elsewhere."""
 
 
 def leave_out(
@@ -66,12 +69,18 @@ def leave_out(
         who = subject_in(catalog, path)
         return who is not None and register.has_subject(names.of("subject", who))
 
+    attached: set[Path] = set()
     for series in [*found.series, *(s for s, _ in found.refused if s is not None)]:
         if withdrew(series):
             left.n_series += 1
-            left.files |= {*series.files, *catalog.attachments(series.files[0]).values()}
+            left.files |= {*series.files}
+            attached |= {*catalog.attachments(series.files[0]).values()}
     theirs = [path for _, refused in found.refused for path in refused.files if belongs(path)]
     left.files |= {*theirs, *filter(belongs, (*found.unreadable, *found.damaged))}
+    places = {Path(os.path.normpath(source)) for source in catalog.source_paths()}
+    beside = {Path(os.path.normpath(path)) for path in attached} - left.files
+    left.n_found = len(left.files) + sum(not places.isdisjoint((p, *p.parents)) for p in beside)
+    left.files |= attached
     found.series = [s for s in found.series if left.files.isdisjoint(s.files)]
     found.refused = [
         (series, refused)
