@@ -159,11 +159,17 @@ class Cohort(Pooled):
         DataFrame
             One row a finding: ``kind`` (``duplicate``: one image twice; ``flipped``: left and right exchanged; ``swapped``: the
             labels of two subjects exchanged; ``one_person``: one person under two names), ``scan_id``, ``other``, ``r``,
-            ``expected`` and ``reason`` in words. Scans that cannot be read are listed in ``.attrs["unread"]``.
+            ``expected`` and ``reason`` in words. Scans that cannot be read are listed in ``.attrs["unread"]``. Where the scans could
+            not be compared ``.attrs["reason"]`` says why, and a warning does: an empty table would look like a clean one.
         """
+        import warnings
+
         from cohort.reporting.resemblance import similar
 
-        return similar(self.store, self.scans)
+        found = similar(self.store, self.scans)
+        if reason := found.attrs["reason"]:
+            warnings.warn(f"nothing was compared: {reason}", stacklevel=2)
+        return found
 
     def sql(self, query: str) -> "pd.DataFrame":
         """Query the tables with DuckDB, read-only; which there are is said in `cohort.query.views`.

@@ -255,7 +255,7 @@ def _measured(
             "name": line["name"],
             "unit": line["unit"],
             **drawing(line["values"], line["scans"], line["far"], anchors),
-            "alt": f"Distribution of {line['name']}: {line['n']} values, median {line['median'].text} {line['unit']}, "
+            "alt": f"Distribution of {line['name']}: {count(line['n'], 'value')}, median {line['median'].text} {line['unit']}, "
             f"{count(len(line['outliers']), 'outlier')}.",
         }
         for line in drawn

@@ -6,6 +6,7 @@ from typing import Any
 from cohort.reporting import modelparts
 from cohort.reporting.facts import Facts
 from cohort.reporting.origins import recipe_steps
+from cohort.reporting.sections import measurement_columns, outliers
 from cohort.reporting.wording import count
 from cohort.stats.outlying import OUTLIER_Z
 
@@ -42,13 +43,12 @@ def paragraphs(facts: Facts, recipes: Mapping[str, Mapping[str, Any]]) -> list[s
     """
     said = [_scans(facts)] if len(facts.scans) else []
     said += [
-        _recipe(facts, name, recipe) for name, recipe in recipes.items() if name in facts.measured
+        text
+        for name, recipe in recipes.items()
+        if name in facts.measured and (text := _recipe(facts, name, recipe))
     ]
-    if any(len(facts.done(name)) for name in facts.measured):
-        said.append(
-            f"Values more than {OUTLIER_Z:g} robust standard deviations (1.4826 times the median absolute deviation) from "
-            "the median of their measurement were flagged for inspection; none was removed."
-        )
+    if text := _outlying(facts):
+        said.append(text)
     said += [text for model in facts.models.values() if (text := modelparts.methods(model))]
     if versions := facts.manifest.get("versions"):
         said.append(_software(versions))
@@ -56,12 +56,10 @@ def paragraphs(facts: Facts, recipes: Mapping[str, Mapping[str, Any]]) -> list[s
 
 
 def _scans(facts: Facts) -> str:
+    n = len(facts.scans)
     people = int(facts.scans["subject"].nunique()) if "subject" in facts.scans else 0
-    kinds = (
-        set(facts.scans["modality"].dropna().astype(str)) if "modality" in facts.scans else set()
-    )
-    modalities = ", ".join(sorted(kinds))
     of = f" of {count(people, 'subject')}" if people else ""
+    kinds = _modalities(facts)
     states = [str(entry.get("state", "quarantined")) for entry in facts.refused]
     refused = states.count("quarantined")
     left = (
@@ -71,12 +69,40 @@ def _scans(facts: Facts) -> str:
         else ""
     )
     return (
-        f"{count(len(facts.scans), 'scan')}{of}{f' ({modalities})' if modalities else ''} were brought to the closest canonical "
-        f"axes by flips and transposes, without resampling; all lengths and volumes follow from the spacing in the headers.{left}"
+        f"{count(n, 'scan')}{of}{f' ({kinds})' if kinds else ''} {'was' if n == 1 else 'were'} brought to the closest canonical "
+        f"axes by flips and transposes, {_resampling(facts)}; all lengths and volumes follow from the spacing in the headers.{left}"
     )
 
 
+def _modalities(facts: Facts) -> str:
+    """Modalities that the headers state, each with its number of scans unless all have one and the same."""
+    if "modality" not in facts.scans:
+        return ""
+    stated = facts.scans["modality"].fillna("").astype(str)
+    found = stated[stated != ""].value_counts().sort_index()
+    if not len(found):
+        return ""
+    if found.iloc[0] == len(stated):
+        return str(found.index[0])
+    told = [f"{n:,} {kind}" for kind, n in found.items()]
+    if silent := len(stated) - int(found.sum()):
+        told.append(f"{silent:,} of no stated modality")
+    return ", ".join(told)
+
+
+def _resampling(facts: Facts) -> str:
+    """Whether anything was interpolated on the way: slices at uneven distances, where the catalog states it."""
+    n = int(facts.scans["resampled"].notna().sum()) if "resampled" in facts.scans else 0
+    if not n:
+        return "without resampling"
+    return f"and {count(n, 'scan')} with uneven slices {'was' if n == 1 else 'were'} resampled to even distances, no other"
+
+
 def _recipe(facts: Facts, name: str, recipe: Mapping[str, Any]) -> str:
+    """What a recipe did; nothing where it was applied to no scan yet."""
+    done, failed, stale = (len(those(name)) for those in (facts.done, facts.failed, facts.stale))
+    if not done + failed:
+        return ""
     steps = recipe_steps(facts, name, recipe)
     calls = [line["call"] for line in steps["lines"] if line["part"] == "steps"]
     units = [
@@ -84,7 +110,12 @@ def _recipe(facts: Facts, name: str, recipe: Mapping[str, Any]) -> str:
         for line in steps["lines"]
         if line["part"] == "measure"
     ]
-    done, failed = len(facts.done(name)), len(facts.failed(name))
+    called = f"The recipe {name} (SHA-256 {steps['digest'][:SHORT]})"
+    if not done:
+        every = "the one scan" if failed == 1 else f"all {count(failed, 'scan')}"
+        return (
+            f"{called} failed on {every} to which it was applied; nothing of it was used further."
+        )
     through = (
         f" applied {', '.join(dict.fromkeys(calls))} in {count(len(calls), 'step')}, whose order and parameters stand under "
         "provenance,"
@@ -94,10 +125,25 @@ def _recipe(facts: Facts, name: str, recipe: Mapping[str, Any]) -> str:
     and_measured = f"{' and' if through else ''} measured {', '.join(units)}" if units else ""
     ended = f" It succeeded on {count(done, 'scan')}"
     ended += f" and failed on {failed:,}, of which nothing was used further." if failed else "."
+    if stale:
+        ended += f" Results of {count(stale, 'further scan')} are of an earlier recipe, input or library, and not counted here."
     return (
-        f"The recipe {name} (SHA-256 {steps['digest'][:SHORT]}){through}{and_measured or ' measured nothing'}, scan by scan "
+        f"{called}{through}{and_measured or ' measured nothing'}, scan by scan "
         f"and alike for all.{ended}"
     )
+
+
+def _outlying(facts: Facts) -> str:
+    """What was done about values far from the others; nothing where there is no second value to compare with."""
+    rule = f"{OUTLIER_Z:g} robust standard deviations (1.4826 times the median absolute deviation) from the median of "
+    values = sum(len(those) for those in outliers(facts).values())
+    if values:
+        return f"Values more than {rule}their measurement were flagged for inspection ({values:,}); none was removed."
+    compared = any(
+        len(done := facts.done(name)) and (done[measurement_columns(done)].count() > 1).any()
+        for name in facts.measured
+    )
+    return f"No value was more than {rule}its measurement." if compared else ""
 
 
 def _software(versions: Mapping[str, Any]) -> str:

@@ -172,12 +172,14 @@ def methods(model: Mapping[str, Any]) -> str:
     used = f"{count(int(rows.get('n_used') or 0), 'row')} of {count(int(rows.get('n_subjects') or 0), 'subject')}"
     said = [
         (
-            f"{model.get('fitted') or model['outcome']} was fitted to {used} (of {rows.get('n_table')} rows in the table) by "
+            f"{model.get('fitted') or model['outcome']} was fitted to {used} (of {count(int(rows.get('n_table') or 0), 'row')} in the table) by "
             f"{model['method']}."
         )
     ]
     if confounds := model.get("confounds"):
-        said.append(f"{', '.join(confounds)} were adjusted for as covariates.")
+        many = "were adjusted for as covariates"
+        how = "was adjusted for as a covariate" if len(confounds) == 1 else many
+        said.append(f"{', '.join(confounds)} {how}.")
     if model.get("where"):
         said.append(f"Rows were those in which {model['where']}.")
     rule = model.get("one_scan_per")
@@ -204,7 +206,7 @@ def methods(model: Mapping[str, Any]) -> str:
         )
     if imputed := model.get("imputation"):
         said.append(
-            f"Missing covariates were also imputed in {imputed['n_draws']} draws (seed {imputed['seed']})."
+            f"Missing covariates were also imputed in {count(imputed['n_draws'], 'draw')} (seed {imputed['seed']})."
         )
     if bounds := declared.get("equivalence"):
         said.append(
@@ -213,7 +215,7 @@ def methods(model: Mapping[str, Any]) -> str:
     if made := model.get("harmonization"):
         combat = made["combat"]
         said.append(
-            f"{', '.join(combat['columns'])} were harmonised over the sites of {combat['site']} by ComBat."
+            f"{', '.join(combat['columns'])} {'was' if len(combat['columns']) == 1 else 'were'} harmonised over the sites of {combat['site']} by ComBat."
         )
     if moved := model.get("permutation"):
         said.append(

@@ -6,6 +6,7 @@ import pandas as pd
 
 from cohort.reporting.facts import Source
 from cohort.reporting.tableparts import Part, figure, fine, part, probability, text
+from cohort.reporting.wording import count
 from cohort.stats.clustering.headline import headline
 
 
@@ -152,7 +153,7 @@ def exchanged(table: pd.DataFrame) -> Part:
     return part(
         "Tests by exchanging rows",
         f"{many:,} arrangements of the rows (Freedman-Lane). The corrected p is the share of arrangements whose largest t,"
-        f" over all {len(table)} tests of this table, is at least as large.",
+        f" over the {count(len(table), 'test')} of this table, is at least as large.",
         table,
         [
             text("Outcome", "outcome"),

@@ -52,7 +52,8 @@ def similar(store: Pictures, scans: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        As `cohort.stats.resemblance.resemblances`. ``attrs["unread"]`` lists scans whose thumbnail cannot be had.
+        As `cohort.stats.resemblance.resemblances`, with its ``attrs["reason"]``. ``attrs["unread"]`` lists scans whose thumbnail
+        cannot be had.
     """
     ids = [str(s) for s in scans["scan_id"]] if "scan_id" in scans else []
     # A scan of nobody known is somebody of its own.
@@ -101,9 +102,10 @@ def context(
     """
     n = len(scans)
     if n > MAX_SCANS:
-        return {"n": n, "rows": [], "more": 0, "unread": 0, "many": True, "few": False}
+        return {"n": n, "rows": [], "more": 0, "unread": 0, "many": True, "reason": ""}
     if n < resemblance.FEWEST:
-        return {"n": n, "rows": [], "more": 0, "unread": 0, "many": False, "few": True}
+        reason = resemblance.too_few(n, n)
+        return {"n": n, "rows": [], "more": 0, "unread": 0, "many": False, "reason": reason}
     found = similar(store, scans)
     rows = [
         {
@@ -125,7 +127,7 @@ def context(
         "more": max(0, len(found) - MAX_ROWS),
         "unread": len(found.attrs["unread"]),
         "many": False,
-        "few": False,
+        "reason": found.attrs["reason"],
     }
 
 

@@ -87,7 +87,7 @@ def _stage(
         "title": title,
         "n": n,
         "shown": number(n),
-        "noun": noun,
+        "noun": noun.removesuffix("s") if n == 1 and noun != "series" else noun,
         "losses": losses or [],
         "notes": notes or [],
     }

@@ -55,19 +55,22 @@ def resemblances(
     DataFrame
         One row a finding, by kind, strongest first: ``kind`` (``flipped``, ``duplicate``, ``swapped``, ``one_person``),
         ``scan_id``, ``other``, ``r`` (with the mirror image for a flip), ``expected`` (median r between different subjects) and
-        ``reason`` in words. Nothing of fewer than 10 scans. N = 100,000 takes N^2 P multiplications and the memory of `kernels.traits`; no N x N array is made.
+        ``reason`` in words. ``attrs["reason"]`` says why nothing could be told, of fewer than 10 scans that show something or
+        of scans that are all alike; it is empty where all were compared. N = 100,000 takes N^2 P multiplications and the memory of `kernels.traits`; no N x N array is made.
     """
     # A scan of one value, or of no numbers, resembles nothing; half a cohort of them would be what all share.
     shown = [i for i, v in enumerate(volumes) if v.any() and np.isfinite(v).all()]
     if len(shown) < FEWEST:
-        return _table([])
+        return _table([], reason=too_few(len(shown), len(volumes)))
     if len(shown) < len(volumes):
         volumes = volumes[shown]
     ids = [str(scan_ids[i]) for i in shown]
     who = np.unique([str(subjects[i]) for i in shown], return_inverse=True)[1]
     found = traits.traits(volumes)
     if not found.even.any():
-        return _table([])
+        return _table(
+            [], reason=f"all {len(shown)} scans are alike: nothing sets one of them apart"
+        )
     level = _levels(found, who)
     pairs = list(_alike(found, level, who))
     rows = list(_flips(pairs, level, found, ids))
@@ -223,8 +226,27 @@ def _row(
     return dict(zip(COLUMNS, (kind, scan_id, other, r, level.expected, reason), strict=True))
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def too_few(shown: int, n: int) -> str:
+    """Why so few scans are not compared.
+
+    Examples
+    --------
+    >>> too_few(7, 7)
+    'at least 10 scans are needed to tell what they share; there are 7, so none was compared'
+    >>> too_few(7, 12)
+    'at least 10 scans are needed to tell what they share; 7 of 12 show anything, so none was compared'
+    """
+    have = f"{shown} of {n} show anything" if shown < n else f"there are {n}"
+    have = "there is 1" if n == shown == 1 else have
+    return (
+        f"at least {FEWEST} scans are needed to tell what they share; {have}, so none was compared"
+    )
+
+
+def _table(rows: Sequence[dict[str, Any]], *, reason: str = "") -> pd.DataFrame:
     numbers = ("r", "expected")
     types = {name: "float64" if name in numbers else "str" for name in COLUMNS}
     ordered = sorted(rows, key=lambda row: (KINDS.index(row["kind"]), -row["r"]))
-    return pd.DataFrame(ordered, columns=list(COLUMNS)).astype(types)
+    found = pd.DataFrame(ordered, columns=list(COLUMNS)).astype(types)
+    found.attrs["reason"] = reason
+    return found

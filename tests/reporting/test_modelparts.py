@@ -72,7 +72,10 @@ def test_methods_say_rows_families_heads_and_versions(model):
     text = modelparts.methods(model)
     assert "brain ~ dx + age + skull was fitted to 60 rows of 60 subjects" in text
     assert "age, skull were adjusted for as covariates." in text
-    assert "60 rows of 60 subjects" in text
+    assert "60 rows of 60 subjects (of 60 rows in the table)" in text
+    assert "age was adjusted for as a covariate." in modelparts.methods(
+        {**model, "confounds": ["age"]}
+    )
     assert "corrected together" in text
     assert "Head size (skull)" in text
     assert re.search(r"Software: .*statsmodels \d", text)

@@ -55,7 +55,7 @@ def test_a_copy_stored_otherwise_and_a_mirror_image_are_found_and_nothing_else(s
         ["duplicate", "sub-03_ses-1_a", "sub-copy_ses-1_a"],
     ]
     assert (found["r"] > 0.97).all()
-    assert found.attrs["unread"] == []
+    assert (found.attrs["unread"], found.attrs["reason"]) == ([], "")
 
 
 def test_scans_without_a_subject_are_not_those_of_one(store):
@@ -77,9 +77,52 @@ def test_the_report_shows_both_of_each_pair_side_by_side(store):
 def test_a_cohort_in_which_nothing_stands_twice_says_so(store):
     scans = store.table("scans").iloc[:N]
     shown = resemblance.context(store, scans)
-    assert (shown["rows"], shown["many"], shown["few"]) == ([], False, False)
-    assert resemblance.context(store, scans.iloc[:9])["few"]
+    assert (shown["rows"], shown["many"], shown["reason"]) == ([], False, "")
     assert resemblance.context(store, pd.DataFrame())["n"] == 0
+
+
+def few(folder, n: int, *, blank: int = 0) -> Store:
+    """`n` strangers, the first of them without any content."""
+    found = Store(folder)
+    ids = [f"sub-{i:02d}_ses-1_a" for i in range(n)]
+    for i, scan_id in enumerate(ids):
+        write(found, scan_id, anatomy(i) * (i >= blank))
+    table = pd.DataFrame({"scan_id": ids, "subject": ids, "state": "done"})
+    found.write_table("scans", table)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("n", "blank", "why"),
+    [
+        (1, 0, "there is 1, so none was compared"),
+        (9, 0, "there are 9, so none was compared"),
+        (12, 4, "8 of 12 show anything, so none was compared"),
+    ],
+)
+def test_a_cohort_that_could_not_be_compared_says_why_wherever_one_looks(tmp_path, n, blank, why):
+    store = few(tmp_path, n, blank=blank)
+    with pytest.warns(UserWarning, match=f"^nothing was compared: at least 10 scans .*; {why}$"):
+        found = Cohort(store).similar()
+    assert found.empty
+    assert found.attrs["reason"].endswith(why)
+    page = render(store, title="t")
+    assert ("At least 10 scans are needed" in page) == (n > 1)  # one scan has no such section
+    assert (why in page) == (n > 1)
+    assert "No image stands twice" not in page
+
+
+def test_scans_of_which_none_is_set_apart_are_not_said_to_differ(tmp_path):
+    store = few(tmp_path, 0)
+    ids = [f"sub-{i:02d}_ses-1_a" for i in range(12)]
+    for scan_id in ids:
+        write(store, scan_id, anatomy(0))
+    store.write_table("scans", pd.DataFrame({"scan_id": ids, "subject": ids, "state": "done"}))
+    with pytest.warns(UserWarning, match="all 12 scans are alike"):
+        assert Cohort(store).similar().empty
+    page = render(store, title="t")
+    assert "All 12 scans are alike: nothing sets one of them apart." in page
+    assert "No image stands twice" not in page
 
 
 def test_more_scans_than_a_report_compares_are_left_to_the_notebook(store, monkeypatch):

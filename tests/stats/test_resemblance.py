@@ -110,6 +110,7 @@ def test_of_a_few_scans_nothing_is_told(n):
     found = resemblances(volumes, ids, who)
     assert found.empty
     assert tuple(found.columns) == COLUMNS
+    assert "at least 10 scans are needed" in found.attrs["reason"]
 
 
 def test_two_scans_of_one_symmetric_person_are_no_flip():
@@ -127,6 +128,7 @@ def test_a_cohort_of_mostly_empty_scans_is_no_crowd_of_one_person(blank):
     volumes[:7] = blank
     assert resemblances(volumes, ids, who).empty
     assert resemblances(volumes * 0, ids, who).empty
+    assert "; 5 of 12 show anything" in resemblances(volumes, ids, who).attrs["reason"]
 
 
 def test_empty_scans_resemble_nothing():
