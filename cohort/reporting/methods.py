@@ -5,8 +5,8 @@ from typing import Any
 
 from cohort.reporting import modelparts
 from cohort.reporting.facts import Facts
+from cohort.reporting.measured import FAR, flags, measurement_columns
 from cohort.reporting.origins import recipe_steps
-from cohort.reporting.sections import measurement_columns, outliers
 from cohort.reporting.wording import count
 from cohort.stats.outlying import OUTLIER_Z
 
@@ -136,7 +136,7 @@ def _recipe(facts: Facts, name: str, recipe: Mapping[str, Any]) -> str:
 def _outlying(facts: Facts) -> str:
     """What was done about values far from the others; nothing where there is no second value to compare with."""
     rule = f"{OUTLIER_Z:g} robust standard deviations (1.4826 times the median absolute deviation) from the median of "
-    values = sum(len(those) for those in outliers(facts).values())
+    values = sum(len(f.quantities) for own in flags(facts).values() for f in own if f.kind == FAR)
     if values:
         return f"Values more than {rule}their measurement were flagged for inspection ({values:,}); none was removed."
     compared = any(
