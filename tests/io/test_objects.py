@@ -3,10 +3,17 @@
 import json
 import os
 import pickle
+import select
+import socket
+import socketserver
+import struct
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from importlib.util import find_spec
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -242,6 +249,59 @@ def test_a_server_that_is_away_is_no_missing_file(s3, monkeypatch):
     for act in (files.read, files.size, files.names):
         with pytest.raises(Unreachable, match=r"the object store fails .*cohort doctor"):
             act("a")
+
+
+@contextmanager
+def breaking(endpoint: str, *, answered: bool):
+    """A port that leads to the server; the first request of each kind ends in a reset, before or after it was answered."""
+    broken: set[bytes] = set()
+
+    class Passage(socketserver.BaseRequestHandler):
+        def handle(self):
+            with socket.create_connection((url.hostname, url.port)) as server:
+                while sent := self.request.recv(1 << 16):
+                    server.sendall(sent)
+                    kind = sent.split()[0]
+                    hurt = kind not in broken and kind in (b"GET", b"PUT", b"POST")
+                    broken.add(kind)
+                    if not hurt or answered:
+                        answer = server.recv(1 << 16)
+                    if hurt:
+                        reset = struct.pack("ii", 1, 0)
+                        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+                        os.close(self.request.detach())  # at once, without a farewell
+                        return
+                    while answer:  # until the server has nothing more to say to this request
+                        self.request.sendall(answer)
+                        ready, _, _ = select.select([server, self.request], [], [])
+                        answer = server.recv(1 << 16) if server in ready else b""
+
+    url = urlsplit(endpoint)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Passage) as passage:
+        passage.daemon_threads = True
+        thread = threading.Thread(target=passage.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{passage.server_address[1]}", broken
+        finally:
+            passage.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_connection_that_breaks_off_costs_nothing(s3, monkeypatch, answered):
+    with breaking(s3.endpoint, answered=answered) as (endpoint, broken):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        files = ObjectFiles(f"{s3.url}/store")
+        files.create("scans/a.json", b"{}")
+        assert b"PUT" in broken
+        with pytest.raises(FileExistsError):
+            files.create("scans/a.json", b"another")
+        assert list(files.listing()) == [("scans/a.json", 2)]
+        files.remove("scans/a.json")
+        files.remove_tree("scans")
+        assert list(files.listing()) == []
+        assert broken >= {b"PUT", b"GET", b"POST"}
 
 
 def test_a_bucket_that_is_not_there_is_said(s3):

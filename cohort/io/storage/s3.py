@@ -7,6 +7,7 @@ FileNotFoundError or FileExistsError; everything else passes.
 import functools
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,14 +16,20 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from cohort.io.patience import PAUSES_S
 from cohort.io.sources.buckets import PATIENCE_S, client
 from cohort.io.storage.backend import StoreError, Unreachable
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
     from zarr.core.buffer import Buffer
+
+Result = TypeVar("Result")
+
+_BROKEN_OFF = "kind: Interrupted"
+"""How obstore says that a connection ended in the middle of a request, or of its answer."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,25 @@ def _obstore_errors(name: str, *, writing: bool = False) -> Iterator[None]:
         raise Unreachable(_words(name, error)) from None
 
 
+def _again(ask: Callable[[], Result]) -> Result:
+    """Ask again where the connection breaks off, as when a server restarts.
+
+    The client does so by itself, but not for what HTTP allows to have an effect twice, nor for the rest of a listing. Ours
+    have none: what is removed stays removed, and who creates looks whether it was itself (`ObjectFiles.put_new`). A server that
+    does not answer at all is waited for by the client, in each try.
+    """
+    from obstore import exceptions
+
+    for pause in PAUSES_S:
+        try:
+            return ask()
+        except exceptions.BaseError as error:
+            if _BROKEN_OFF not in str(error):
+                raise
+        time.sleep(pause)
+    return ask()
+
+
 class _Obstore:
     """`Bucket` through obstore."""
 
@@ -155,13 +181,13 @@ class _Obstore:
         import obstore
 
         with _obstore_errors(self.name, writing=True):
-            obstore.put(self._store, key, content)
+            _again(lambda: obstore.put(self._store, key, content))
 
     def create(self, key: str, content: bytes) -> None:
         import obstore
 
         with _obstore_errors(self.name, writing=True):
-            obstore.put(self._store, key, content, mode="create")
+            _again(lambda: obstore.put(self._store, key, content, mode="create"))
 
     def replace(self, key: str, content: bytes, *, etag: str) -> None:
         import obstore
@@ -180,25 +206,27 @@ class _Obstore:
         import obstore
 
         with _obstore_errors(self.name):
-            found = [
-                (o["path"], o["size"])
-                for page in obstore.list(self._store, prefix=prefix or None)
-                for o in page
-            ]
+            found = _again(
+                lambda: [
+                    (o["path"], o["size"])
+                    for page in obstore.list(self._store, prefix=prefix or None)
+                    for o in page
+                ]
+            )
         yield from sorted(found)
 
     def children(self, prefix: str) -> Sequence[str]:
         import obstore
 
         with _obstore_errors(self.name):
-            found = obstore.list_with_delimiter(self._store, prefix or None)
+            found = _again(lambda: obstore.list_with_delimiter(self._store, prefix or None))
         return [*found["common_prefixes"], *(o["path"] for o in found["objects"])]
 
     def delete(self, keys: Sequence[str]) -> None:
         import obstore
 
         with _obstore_errors(self.name, writing=True):
-            obstore.delete(self._store, list(keys))
+            _again(lambda: obstore.delete(self._store, list(keys)))
 
     def zarr_store(self) -> "ZarrStore":
         from zarr.storage import ObjectStore
