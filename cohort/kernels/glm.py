@@ -4,7 +4,7 @@ The design is factored once, ``Q R = X``, and every voxel is projected on it: ``
 meet: each sum runs over the scans in their order, so that a number has the same bits in a block of any size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy import special
 
 from cohort.kernels import student
 
-LANES = (64, 512)
+LANES = (64, 256)
 """Least and most voxels that are computed side by side."""
 
 NEAR_BYTES = 512 << 10
@@ -53,7 +53,7 @@ class Factors:
     Attributes
     ----------
     Q : (n, r) float64
-        Orthonormal columns.
+        Orthonormal columns; the first is constant if a constant is among what the columns span.
     weights : (r, k) float64
         A contrast's estimate is ``weights' Q' y``.
     scale : (k,) float64
@@ -62,8 +62,8 @@ class Factors:
         HC3 variance of each estimate is ``robust' e^2``.
     joint : tuple of (r, q) float64
         Orthonormal columns for each group of contrasts that is tested together.
-    ones : (r,) float64 or None
-        ``Q'1`` if the constant is among what the columns span: voxels may then be shifted.
+    constant : bool
+        If the first column is constant: voxels may then be shifted.
     """
 
     Q: np.ndarray
@@ -71,7 +71,7 @@ class Factors:
     scale: np.ndarray
     robust: np.ndarray
     joint: tuple[np.ndarray, ...]
-    ones: np.ndarray | None
+    constant: bool
 
     @property
     def df(self) -> int:
@@ -102,21 +102,27 @@ def factor(X: np.ndarray, contrasts: np.ndarray, joint: Sequence[np.ndarray] = (
     if rank < p or n <= p:
         raise DependentColumns(n, p, rank)
     Q, R = np.linalg.qr(scaled)
+    ones = Q.T @ np.full(n, n**-0.5)
+    constant = bool(np.abs(Q @ ones - n**-0.5).max() < 1e-10 * n**-0.5)
+    if constant:
+        # Reflect the basis so that the first column is the constant: its coefficient is the mean, which costs no product.
+        across = ones - np.eye(p)[0]
+        turn = np.eye(p) - 2 * np.outer(across, across) / max(across @ across, 1e-300)
+        Q, R = Q @ turn, turn @ R
+        Q[:, 0] = n**-0.5
     weights = np.linalg.solve(R.T, (contrasts / norms).T)
     leverage = np.square(Q).sum(axis=1)
     # A row that is fitted whatever it holds has no residual; 0 / 0 would spread to all contrasts.
     spare = np.maximum(1 - leverage, 1e-12)
     robust = np.square(Q @ weights / spare[:, None])
     together = tuple(np.linalg.qr(np.linalg.solve(R.T, (C / norms).T))[0] for C in joint)
-    ones = Q.T @ np.ones(n)
-    spanned = np.abs(Q @ ones - 1).max() < 1e-10
     return Factors(
         Q=np.ascontiguousarray(Q),
         weights=weights,
         scale=np.sqrt(np.square(weights).sum(axis=0)),
         robust=np.ascontiguousarray(robust),
         joint=together,
-        ones=ones if spanned else None,
+        constant=constant,
     )
 
 
@@ -208,10 +214,12 @@ def fit(
     unclear = np.flatnonzero(np.isnan(total))
     if not len(unclear):
         return out
-    out.n[unclear] = np.count_nonzero(~np.isnan(Y[:, unclear]), axis=0)
-    lacking = unclear[out.n[unclear] < len(Y)]
+    held = chosen(Y, range(len(Y)), unclear)
+    out.n[unclear] -= np.isnan(held).view(np.uint8).sum(axis=0, dtype=np.int32)
+    short = out.n[unclear] < len(Y)  # of the others an infinity made the NaN
+    lacking = unclear[short]
     out.df[lacking] = 0
-    for has, columns in patterns(Y[:, lacking]):
+    for has, columns in patterns(held[:, short]):
         voxels = lacking[columns]
         n = int(has.sum())
         if n <= X.shape[1]:
@@ -222,7 +230,16 @@ def fit(
         except DependentColumns:
             out.state[voxels] = ALIKE
             continue
-        _fill(out, voxels, Y[np.ix_(has, voxels)], part)
+        _fill(out, voxels, chosen(Y, np.flatnonzero(has), voxels), part)
+    return out
+
+
+def chosen(Y: np.ndarray, rows: Iterable[int], columns: np.ndarray) -> np.ndarray:
+    """Some columns of some rows, row by row: a third of the time of indexing both at once."""
+    kept = list(rows)
+    out = np.empty((len(kept), len(columns)), Y.dtype)
+    for place, row in zip(out, kept, strict=True):
+        np.take(Y[row], columns, out=place, mode="clip")  # they lie inside; "raise" would buffer
     return out
 
 
@@ -238,14 +255,13 @@ def patterns(Y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _fill(out: Fits, place: slice | np.ndarray, Y: np.ndarray, factors: Factors) -> np.ndarray:
     """Fit voxels as if all these scans had them, put them in their place and give their sums of squares."""
-    (n, v), (r, k) = Y.shape, factors.weights.shape
-    ones = np.zeros(r) if factors.ones is None else factors.ones
+    (n, v), k = Y.shape, factors.weights.shape[1]
     wanted = np.hstack([factors.weights, *factors.joint])
     combined, robust = np.empty((wanted.shape[1], v)), np.empty((k, v))
     left, total, mean = np.empty(v), np.empty(v), np.empty(v)
     lane = NEAR_BYTES // (8 * n) // LANES[0] * LANES[0]
     lane = min(max(lane, LANES[0]), LANES[1])
-    _project(_plain(Y), factors.Q, factors.robust, wanted, ones, lane, combined, robust, left, total, mean)  # fmt: skip
+    _project(_plain(Y), factors.Q, factors.robust, factors.constant, wanted, lane, combined, robust, left, total, mean)  # fmt: skip
     flat = left <= FLAT * total
     state = np.where(flat, np.where(total == 0, CONSTANT, EXPLAINED), FITTED).astype(np.uint8)
     good = state == FITTED
@@ -264,9 +280,7 @@ def _fill(out: Fits, place: slice | np.ndarray, Y: np.ndarray, factors: Factors)
     for row, basis in enumerate(factors.joint):
         q = basis.shape[1]
         part = np.zeros(v)
-        for values in combined[
-            start : start + q
-        ]:  # in this order: NumPy adds a single column in another
+        for values in combined[start : start + q]:  # one by one: NumPy adds a lone column in pairs
             part += np.square(values)
         F = part / q / variance
         out.F[row, place] = F
@@ -287,77 +301,77 @@ def _plain(Y: np.ndarray) -> np.ndarray:
     return plain
 
 
-@njit(cache=True, nogil=True)
-def _project(Y, Q, robust, wanted, ones, lane, combined, hc3, left, total, mean):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@njit(cache=True, nogil=True, error_model="numpy")
+def _project(Y, Q, robust, constant, wanted, lane, combined, hc3, left, total, mean):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Combinations of coefficients on Q, HC3 sums, sums of squares of residuals and of the outcome, and its mean.
 
-    Four rows, or four columns, at a time: a sum is loaded and stored once for all of them. Rows of zeros fill the last four.
+    Four rows, or four columns, at a time: a sum is loaded and stored once for all of them. Zeros fill the last four.
     """
     n, v = Y.shape
-    r, k = Q.shape[1], robust.shape[1]
-    full = (n + 3) // 4 * 4
-    Q4, robust4 = np.zeros((full, r)), np.zeros((full, k + 1))
-    Q4[:n] = Q
-    robust4[:n, :k] = robust
-    robust4[:n, k] = 1.0
-    y_all = np.zeros((full, lane))
-    z_all, own_all = np.empty((r, lane)), np.empty((k + 1, lane))
-    first_all, squares_all, plain_all = np.zeros(lane), np.empty(lane), np.empty(lane)
-    shifted = np.any(ones != 0)
+    first_column = 1 if constant else 0
+    r, k = Q.shape[1] - first_column, robust.shape[1]
+    rows, columns = (n + 3) // 4 * 4, max(4, (r + 3) // 4 * 4)
+    q_all, weight = np.zeros((columns, rows)), np.zeros((k + 1, rows))
+    q_all[:r, :n] = Q[:, first_column:].T
+    weight[:k, :n] = robust.T
+    weight[k, :n] = 1.0
+    y, z, own = np.zeros((rows, lane)), np.zeros((columns, lane)), np.empty((k + 1, lane))
+    first, middle, squares, plain = np.zeros(lane), np.zeros(lane), np.empty(lane), np.empty(lane)
     for start in range(0, v, lane):
         w = min(lane, v - start)
-        y, z, own = y_all[:, :w], z_all[:, :w], own_all[:, :w]
-        first, squares, plain = first_all[:w], squares_all[:w], plain_all[:w]
-        if shifted:
-            first[:] = Y[0, start : start + w]
+        if constant:
+            first[:w] = Y[0, start : start + w]
         squares[:] = 0
         plain[:] = 0
-        z[:] = 0
+        z[:r] = 0
         own[:] = 0
         for i in range(n):
-            values, shift = Y[i, start : start + w], y[i]
+            values, shifted = Y[i, start : start + w], y[i]
             for c in range(w):
-                shift[c] = values[c] - first[c]
-        for i in range(0, full, 4):
+                shifted[c] = values[c] - first[c]
+        for i in range(0, rows, 4):
             y0, y1, y2, y3 = y[i], y[i + 1], y[i + 2], y[i + 3]
             for c in range(w):
                 squares[c] += (y0[c] * y0[c] + y1[c] * y1[c]) + (y2[c] * y2[c] + y3[c] * y3[c])
                 plain[c] += (y0[c] + y1[c]) + (y2[c] + y3[c])
             for j in range(r):
-                _add(z[j], Q4[i : i + 4, j], y0, y1, y2, y3)
+                _add(w, z[j], q_all[j, i : i + 4], y0, y1, y2, y3)
+        if constant:
+            for c in range(w):
+                middle[c] = plain[c] / n
         for i in range(n):
-            e, q = y[i], Q4[i]
-            for j in range(0, r - 3, 4):
-                q0, q1, q2, q3 = q[j], q[j + 1], q[j + 2], q[j + 3]
+            e = y[i]
+            for j in range(0, columns - 4, 4):
+                q0, q1, q2, q3 = q_all[j, i], q_all[j + 1, i], q_all[j + 2, i], q_all[j + 3, i]
                 z0, z1, z2, z3 = z[j], z[j + 1], z[j + 2], z[j + 3]
                 for c in range(w):
                     e[c] -= (q0 * z0[c] + q1 * z1[c]) + (q2 * z2[c] + q3 * z3[c])
-            for j in range(r // 4 * 4, r):
-                q0, z0 = q[j], z[j]
-                for c in range(w):
-                    e[c] -= q0 * z0[c]
+            j = columns - 4
+            q0, q1, q2, q3 = q_all[j, i], q_all[j + 1, i], q_all[j + 2, i], q_all[j + 3, i]
+            z0, z1, z2, z3 = z[j], z[j + 1], z[j + 2], z[j + 3]
             for c in range(w):
-                e[c] *= e[c]
-        for i in range(0, full, 4):
+                d = (e[c] - middle[c]) - ((q0 * z0[c] + q1 * z1[c]) + (q2 * z2[c] + q3 * z3[c]))
+                e[c] = d * d
+        for i in range(0, rows, 4):
             for j in range(k + 1):
-                _add(own[j], robust4[i : i + 4, j], y[i], y[i + 1], y[i + 2], y[i + 3])
-        total[start : start + w] = squares
-        left[start : start + w] = own[k]
-        hc3[:, start : start + w] = own[:k]
-        mean[start : start + w] = first + plain / n
-        for j in range(r):
-            for c in range(w):
-                z[j, c] += ones[j] * first[c]
-        out = combined[:, start : start + w]
+                _add(w, own[j], weight[j, i : i + 4], y[i], y[i + 1], y[i + 2], y[i + 3])
+        total[start : start + w] = squares[:w]
+        left[start : start + w] = own[k, :w]
+        mean[start : start + w] = first[:w] + plain[:w] / n
+        for m in range(k):
+            hc3[m, start : start + w] = own[m, :w]
         for m in range(wanted.shape[1]):
-            out[m] = 0
+            out = combined[m, start : start + w]
+            for c in range(w):
+                out[c] = wanted[0, m] * np.sqrt(n) * (first[c] + middle[c]) if constant else 0.0
             for j in range(r):
+                weight_j, zj = wanted[first_column + j, m], z[j]
                 for c in range(w):
-                    out[m, c] += wanted[j, m] * z[j, c]
+                    out[c] += weight_j * zj[c]
 
 
 @njit(inline="always")
-def _add(out, q, y0, y1, y2, y3):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _add(w, out, q, y0, y1, y2, y3):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     q0, q1, q2, q3 = q[0], q[1], q[2], q[3]
-    for c in range(len(out)):
+    for c in range(w):
         out[c] += (q0 * y0[c] + q1 * y1[c]) + (q2 * y2[c] + q3 * y3[c])

@@ -8,7 +8,7 @@ from numba import njit
 from scipy import special
 
 NODES = 20
-"""Terms of the polynomial."""
+"""Terms of the polynomial, an even number."""
 
 DEEPEST = 40.0
 """p below about ``exp(-DEEPEST)`` are left to SciPy."""
@@ -72,12 +72,12 @@ def _polynomial(df: int) -> tuple[np.ndarray, float]:
     return coefficients, most
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _evaluated(t, df, coefficients, most, p):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Fill `p`; NaN where ``s`` is too large, or t is no number."""
     end = (most - CENTRE) / (most + CENTRE)
     scale, shift = 2 / (end + 1), 2 / (end + 1) - 1
-    twice, b0, b1, b2 = np.empty((4, LANE))
+    twice, b0, b1 = np.empty(LANE), np.empty(LANE), np.empty(LANE)
     for start in range(0, len(t), LANE):
         values, out = t[start : start + LANE], p[start : start + LANE]
         n = len(values)
@@ -87,14 +87,16 @@ def _evaluated(t, df, coefficients, most, p):  # type: ignore[no-untyped-def]  #
             twice[c] = 2 * ((s - CENTRE) / (s + CENTRE) * scale + shift)
             b0[c] = 0
             b1[c] = 0
-        for j in range(len(coefficients) - 1, 0, -1):
-            a = coefficients[j]
+        for j in range(len(coefficients) - 1, 0, -2):  # Clenshaw's sum
+            a1, a0 = coefficients[j], coefficients[j - 1]
             for c in range(n):
-                b2[c] = b1[c]
-                b1[c] = b0[c]
-                b0[c] = a + twice[c] * b1[c] - b2[c]
+                b1[c] = a1 + twice[c] * b0[c] - b1[c]
+                b0[c] = a0 + twice[c] * b1[c] - b0[c]
         for c in range(n):
             s = out[c]
-            g = coefficients[0] + 0.5 * twice[c] * b0[c] - b1[c]
-            tail = math.exp(-0.5 * df * math.log1p(values[c] * values[c] / df))
+            g = b0[c] - 0.5 * twice[c] * b1[c]
+            w = values[c] * values[c] / df
+            u = 1 + w
+            log1p = math.log(u) + (w - (u - 1)) / u  # math.log1p takes three times as long
+            tail = math.exp(-0.5 * df * log1p)
             out[c] = min(tail * g / (1 + s), 1.0) if s <= most else math.nan

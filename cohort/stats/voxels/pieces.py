@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -93,10 +93,12 @@ def fit_piece(cube: Cube, question: Question, item: tuple[Tile, np.ndarray | Non
     for start in range(0, values.shape[1], step):
         here = np.flatnonzero(counted[start : start + step]) + start
         # A piece that is taken whole is not copied.
-        Y = values if whole else values[np.ix_(question.rows, here)]
+        Y = values if whole else glm.chosen(values, question.rows, here)
         if question.above is not None:
-            enough = (question.above < Y).sum(axis=0) >= question.share * len(Y)
-            here, Y = here[enough], Y[:, enough]
+            above = (question.above < Y).view(np.uint8)
+            enough = above.sum(axis=0, dtype=np.int32) >= question.share * len(Y)
+            if not enough.all():
+                here, Y = here[enough], glm.chosen(Y, range(len(Y)), np.flatnonzero(enough))
         if not len(here):
             continue
         found = glm.fit(Y, question.X, question.contrasts, question.joint)
@@ -143,7 +145,7 @@ def tally_piece(
     start, stop = arrangements
     found, t, step = [], [], _voxels_of(len(values))
     for first in range(0, len(voxels), step):
-        Y = values[np.ix_(question.rows, voxels[first : first + step])]
+        Y = glm.chosen(values, question.rows, voxels[first : first + step])
         out = np.empty((stop - start, Y.shape[1]), np.float32) if maps else None
         found.append(tally(scheme, Y, start=start, stop=stop, out=out))
         if out is not None:
@@ -180,9 +182,15 @@ def _alone(function: Callable[[Item], Result], item: Item) -> Result:
 
 def one_blas_thread() -> AbstractContextManager[Any]:
     """Hold BLAS to one thread: the pieces are what runs in parallel, and products keep their bits."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    return _libraries().limit(limits=1, user_api="blas")
 
-    return threadpool_limits(limits=1, user_api="blas")
+
+@lru_cache(maxsize=1)
+def _libraries() -> Any:
+    """What is loaded, looked for once, which takes milliseconds: NumPy's BLAS, which multiplies here, is there by now."""
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    return ThreadpoolController()
 
 
 def taken(fits: glm.Fits, good: np.ndarray) -> glm.Fits:
@@ -210,7 +218,6 @@ def _voxels_of(n: int) -> int:
 
 def _whole(flat: np.ndarray, shape: Sequence[int], tile: Tile, whole: Sequence[int]) -> np.ndarray:
     """Flat indices in a piece -> flat indices in the volume."""
-    z, y, x = np.unravel_index(flat, tuple(shape))
-    return np.ravel_multi_index(
-        (z + tile[0].start, y + tile[1].start, x + tile[2].start), tuple(whole)
-    ).astype(np.int64)
+    z, y, x = (part.start + np.arange(size) for part, size in zip(tile, shape, strict=True))
+    places = (z[:, None, None] * whole[1] + y[:, None]) * whole[2] + x
+    return places.reshape(-1)[flat].astype(np.int64, copy=False)
