@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,18 @@ def write_cube(folder: Path, n: int, shape=SHAPE, **kwargs) -> cube.Cube:
     return cube.Cube(LocalFiles(folder), "cube.zarr", metadata, scans)
 
 
+def in_turn(*functions: Callable[[], object], repeat: int = 20) -> list[tuple[float, float]]:
+    """Shortest wall time and CPU time of each of several that take turns, for times that a neighbour can double."""
+    found = [(np.inf, np.inf) for _ in functions]
+    for _ in range(repeat):
+        for i, function in enumerate(functions):
+            wall, cpu = time.perf_counter(), time.process_time()
+            function()
+            taken = (time.perf_counter() - wall, time.process_time() - cpu)
+            found[i] = (min(found[i][0], taken[0]), min(found[i][1], taken[1]))
+    return found
+
+
 def bench_maps() -> Iterator[Row]:
     """Least squares, HC3 and q in every voxel."""
     from nibabel import Nifti1Image
@@ -85,8 +97,9 @@ def bench_maps() -> Iterator[Row]:
 
         t = [maps.by_contrast[name][0, sample] for name in ("t", "hc3_t")]
         np.testing.assert_allclose(t, loop(), rtol=1e-9, atol=1e-11)
-        seconds = best(ours)
-        yield Row("voxelwise/maps-read", seconds, "read the same chunks, cast to float64", best(read), 1 / 1.5, "least squares, HC3, q")  # fmt: skip
+        (seconds, cpu), (reading, its_cpu) = in_turn(ours, read)
+        note = f"least squares, HC3, p, q; CPU {1e3 * cpu:.0f} ms and {1e3 * its_cpu:.0f}"
+        yield Row("voxelwise/maps-read", seconds, "read the same chunks, cast to float64", reading, 1 / 1.5, note)  # fmt: skip
         scaled = best(loop) * Y.shape[1] / len(sample)
         yield Row("voxelwise/maps-loop", seconds, f"statsmodels OLS and HC3, {len(sample)} voxels timed and scaled", scaled, 15.0)  # fmt: skip
         import pandas as pd
