@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cohort import provenance
 from cohort.checking import check_models, read_recipes
@@ -288,6 +288,7 @@ class Call:
             ledger.event("declared", stage="fit", model=name, digest=asked)
             try:
                 fit: Analysis | Mapped | None
+                told: dict[str, Any] = {}
                 if name in (self.store.models() if spec.voxelwise else self.store.mapped()):
                     self.store.remove_model(name)  # of the other kind
                 if spec.voxelwise is not None:
@@ -296,6 +297,7 @@ class Call:
                         accept_versions=mixing,
                         client=self._client,
                     )
+                    told = {} if fit is None else fit.record.get("sums", {})
                 else:
                     fit = fit_model(self.catalog, name, self.store, names, accept_versions=mixing)
                 states[name] = "fresh" if fit is None else "done"
@@ -323,6 +325,7 @@ class Call:
                 state=states[name],
                 done=number,
                 total=len(models),
+                **told,
             )
         ledger.stages["fit"] = states
         fitted = set(self.store.models())
@@ -406,10 +409,11 @@ def cache_file(store: Store) -> Path:
 def finish_withdrawal(store: Store) -> None:
     """Carry out the withdrawal that was killed, if there is one. Call under the lock."""
     from cohort.io.leaving import withdraw
+    from cohort.stats.voxels.streaming import take_out
 
     tokens = tokens_file(store)
     if begun := withdraw.pending(withdraw.journal_file(tokens)):
-        withdraw.carry_out(store, begun, tokens=tokens, cache=cache_file(store))
+        withdraw.carry_out(store, begun, tokens=tokens, cache=cache_file(store), sums=take_out)
 
 
 def tokens_file(store: Store) -> Path:

@@ -232,7 +232,8 @@ class Cohort(Pooled):
         Returns
         -------
         Dataset
-            Over contrast, z, y, x (mm): beta, se, t, p, q, hc3_t, partial_r, d, with permutations fwe_p (and support_p);
+            Over contrast, z, y, x (mm): beta, se, t, p, q, hc3_t (not of ``form: streaming``), partial_r, d, with permutations
+            fwe_p (and support_p);
             n and dof a voxel. ``.attrs`` has ``reading``, ``warnings``, and ``peaks``, a table of clusters and peaks in mm.
 
         Raises

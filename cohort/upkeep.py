@@ -83,6 +83,8 @@ def withdraw(
     StoreError
         If nothing is known of the subject, or `proof` cannot be written.
     """
+    from cohort.stats.voxels.streaming import take_out
+
     catalog, store = _catalog_of(cohort), cohort.store
     _check_proof(store, proof)
     tokens, cache = tokens_file(store), cache_file(store)
@@ -112,7 +114,11 @@ def withdraw(
             if begun is None:
                 begun = leaving.begin(journal, found, proof=proof, voxels=voxels, run=ledger.run_id)
             said = leaving.carry_out(
-                store, begun, tokens=tokens, cache=cache, progress=_telling(store, listen)
+                *(store, begun),
+                tokens=tokens,
+                cache=cache,
+                sums=take_out,
+                progress=_telling(store, listen),
             )
             ledger.stages["withdraw"] = {
                 "scans": len(begun.inventory.scans),

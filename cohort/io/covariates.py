@@ -231,6 +231,8 @@ class Voxelwise(Part):
 
     variable: VariableName = "image"
     """Of the scan, or kept by the model's recipe."""
+    form: Literal["cube", "streaming"] = "cube"
+    """All scans side by side, or sums of them: of a scan that comes or goes nothing else is read, and no cube is written."""
     smooth_fwhm_mm: Annotated[float, _expect(lambda v: v > 0, "a width above 0 mm")] | None = None
     mask: VoxelMask = VoxelMask()
     contrasts: Terms | None = None
@@ -242,6 +244,13 @@ class Voxelwise(Part):
     """Value of t above which voxels form clusters; without it the one of p = 0.001."""
     tfce: bool = False
     neighbours: Literal[6, 18, 26] = 6
+
+    @model_validator(mode="after")
+    def _sums_are_no_scans(self) -> Self:
+        if self.form == "streaming" and (self.permutations is not None or self.tfce):
+            asked = "tfce" if self.permutations is None else "permutations"
+            raise ValueError(f"form: streaming keeps sums, and {asked} needs the scans: form: cube")
+        return self
 
 
 _OF_LEAST_SQUARES = (

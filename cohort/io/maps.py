@@ -56,10 +56,14 @@ def record(store: "Store", model: str) -> dict[str, Any] | None:
 def cube_of(store: "Store", model: str) -> Cube | None:
     """The cube of a model's maps, or None."""
     said = record(store, model)
-    if said is None or any(
-        store.files.size(f"models/{model}/{name}") != listed[1]
-        for name, listed in said["files"].items()
-        if name.startswith(f"{CUBE}/")
+    if (
+        said is None
+        or "cube" not in said
+        or any(
+            store.files.size(f"models/{model}/{name}") != listed[1]
+            for name, listed in said["files"].items()
+            if name.startswith(f"{CUBE}/")
+        )
     ):
         return None
     kept = said["cube"]
@@ -105,12 +109,7 @@ def write(
         Of the cube.
     """
     place = f"models/{model}"
-    store.files.remove(f"{place}/{RECORD}")
-    for name in store.files.names(place):
-        if name.endswith(".zarr") and name != CUBE:
-            store.files.remove_tree(f"{place}/{name}")
-        elif name != CUBE:
-            store.files.remove(f"{place}/{name}")
+    forget(store, model, keep=(CUBE, "sums"))
     listed = dict(files)
     encoded = encode_group(dataset)
     store.files.publish(f"{place}/{MAPS}", encoded, durable=False)
@@ -124,6 +123,19 @@ def write(
         store.files.write(f"{place}/{name}", content)
         listed[name] = (_sha(content), len(content))
     store.write_json(f"{place}/{RECORD}", {**said, "files": listed})
+
+
+def forget(store: "Store", model: str, *, keep: tuple[str, ...]) -> None:
+    """Remove the record of a model's maps, then all else in its folder but what is called like one of `keep`."""
+    place = f"models/{model}"
+    store.files.remove(f"{place}/{RECORD}")
+    for name in store.files.names(place):
+        if name.startswith(keep):
+            continue
+        if name.endswith(".zarr"):
+            store.files.remove_tree(f"{place}/{name}")
+        else:
+            store.files.remove(f"{place}/{name}")
 
 
 def open_maps(store: "Store", model: str) -> "xr.Dataset":

@@ -120,6 +120,13 @@ class PaperAccounts(Accounts):
         unit, place = f"model {name}", f"models/{name}"
         for left in [n for n in there if n.endswith(".tmp")]:
             yield leftover(unit, left, there.pop(left))
+        sums, own = f"{place}/sums.json", [n for n in there if n.startswith(f"{place}/sums-")]
+        if sums in there:
+            said = yield from self.json(unit, sums, there.pop(sums))
+            listed = {f"{place}/{file}": one for file, one in (said or {}).get("files", {}).items()}
+            yield from self.listed(unit, listed, {n: there.pop(n) for n in own}, record=sums)
+            if not there:  # somebody withdrew, and maps are made of the sums by the next fit
+                return
         record = f"{place}/maps.json" if f"{place}/maps.json" in there else f"{place}/model.json"
         if record not in there:
             states = [m["stages"]["fit"] for _, m in self.last("fit")]

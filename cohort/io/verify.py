@@ -73,7 +73,7 @@ def discard(store: "Store", problems: Iterable[Problem]) -> list[str]:
                 place = problem.file.removesuffix(".json").removesuffix(SUFFIX)
                 removed[f"{place.partition('.zarr/')[0]}.json"] = None
             case "models":
-                for record in ("model.json", "maps.json"):
+                for record in ("model.json", "maps.json", "sums.json"):
                     removed[f"models/{rest.partition('/')[0]}/{record}"] = None
             case "report" if PAGE_OF_A_SCAN.fullmatch(problem.file):
                 removed |= dict.fromkeys(page_files(PurePosixPath(rest).stem))

@@ -143,7 +143,8 @@ def methods(said: Mapping[str, Any]) -> str:
     told = [
         f"In each of {count(said['voxels']['fitted'], 'voxel')} {said['fitted']} was fitted by least squares."
     ]
-    told.append(f"Errors over {count(used, 'scan')} are classical, and beside it robust (HC3).")
+    beside = "from sums over the scans" if "sums" in said else "and beside it robust (HC3)"
+    told.append(f"Errors over {count(used, 'scan')} are classical, {beside}.")
     if width := declared.get("smooth_fwhm_mm"):
         told.append(
             f"Images were smoothed by a Gaussian of {width:g} mm (full width at half maximum)."

@@ -198,11 +198,11 @@ def fit(
             pieces = _fitted(cube, question, mask, workers, client, progress)
     except glm.DependentColumns as error:
         raise DesignError(f"the design of the maps: {error}") from error
-    maps = _maps(
-        cube, question, pieces, tuple(contrasts), tuple(joint or {}), tuple(empty.tolist())
+    maps = as_maps(
+        cube.shape, question, pieces, tuple(contrasts), tuple(joint or {}), tuple(empty.tolist())
     )
     df = question.X.shape[0] - question.X.shape[1]
-    maps = replace(maps, threshold=threshold or _forming(df), neighbours=neighbours)
+    maps = replace(maps, threshold=threshold or forming(df), neighbours=neighbours)
     if permutations is None:
         return maps
     n = len(question.X)
@@ -250,16 +250,17 @@ def _fitted(
     return pieces
 
 
-def _maps(
-    cube: Cube,
+def as_maps(
+    shape: tuple[int, int, int],
     question: Question,
     pieces: list[Piece],
     names: tuple[str, ...],
     groups: tuple[str, ...],
     empty: tuple[int, ...],
 ) -> Maps:
+    """Maps of all pieces of a volume; they are emptied. Raises `DesignError` without a voxel."""
     n_mask = sum(piece.inside for piece in pieces)
-    n_grid = int(np.prod(cube.shape))
+    n_grid = int(np.prod(shape))
     if not n_mask:
         rule = ""
         if question.above is not None:
@@ -289,7 +290,7 @@ def _maps(
     return Maps(
         names=names,
         groups=groups,
-        shape=cube.shape,
+        shape=shape,
         voxels=voxels,
         by_contrast=by_contrast,
         by_group=by_group,
@@ -316,7 +317,8 @@ def _with_arranged(maps: Maps, found: dict[str, Arranged], complete: np.ndarray)
     )
 
 
-def _forming(df: int) -> float:
+def forming(df: int) -> float:
+    """Value of t above which voxels form clusters, where the model states none."""
     from scipy import special
 
     return float(special.stdtrit(df, 1 - FORMING / 2))

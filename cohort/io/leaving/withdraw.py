@@ -88,9 +88,15 @@ def carry_out(
     *,
     tokens: Path,
     cache: Path,
+    sums: Callable[[Store, Subject], list[str]],
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Do all that a withdrawal needs, from wherever it was left; call under the store's lock.
+
+    Parameters
+    ----------
+    sums : callable
+        Takes the subject out of sums of models while its scans are still there, and says of which models.
 
     Returns
     -------
@@ -102,7 +108,7 @@ def carry_out(
     who = inventory.names()
     Register(store).add(inventory.subject, inventory.contents)
     _count(store, begun.run)
-    stale = _models(store, who)
+    stale = [*sums(store, who), *_models(store, who)]
     store.files.remove("report/stamp.json")
     store.files.remove("report/index.html")
     # The pages of others, too: they say where a scan lies among all, and these were among them.

@@ -226,7 +226,7 @@ class Papers:
 
     def remove_model(self, name: str) -> None:
         """Forget a model."""
-        for record in ("model.json", "maps.json"):
+        for record in ("model.json", "maps.json", "sums.json"):
             self.files.remove(f"models/{name}/{record}")
         self.files.remove_tree(f"models/{name}")
 

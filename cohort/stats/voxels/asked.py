@@ -55,15 +55,46 @@ class Asked:
         """Design matrix, (n, p), rows as `scans`."""
         return self.design.X.loc[list(self.scans)].to_numpy()
 
-    def image(self, scan_id: str) -> "xr.DataArray":
-        """Variable of a scan, lazily. Raises `GridError` if it is no volume."""
+    @property
+    def source(self) -> "Source":
+        """Where the images come from."""
         voxelwise = self.model.voxelwise
         assert voxelwise is not None
-        name = voxelwise.variable
-        if self.model.recipe is None:
+        return Source(self.store, self.model.recipe, voxelwise.variable, voxelwise.smooth_fwhm_mm)
+
+    def image(self, scan_id: str) -> "xr.DataArray":
+        """Variable of a scan, lazily. Raises `GridError` if it is no volume."""
+        return self.source.image(scan_id)
+
+    def load(self, scan_id: str) -> np.ndarray:
+        """Numbers of a scan as they are modelled: on the grid of the first scan, smoothed."""
+        first = next(iter(self.scans))
+        if scan_id != first:
+            check_same_grid(**{first: self.image(first), scan_id: self.image(scan_id)})
+        return self.source.load(scan_id)
+
+    def grid(self) -> tuple[tuple[int, ...], np.ndarray, float]:
+        """Shape (z, y, x), affine, and volume of a voxel in mm3."""
+        image = self.image(next(iter(self.scans)))
+        return tuple(image.shape), affine_of(image), voxel_volume_mm3(image)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images of a model of maps: a variable of the scans, or one that a recipe kept."""
+
+    store: Store
+    recipe: str | None
+    variable: str
+    smooth_fwhm_mm: float | None
+
+    def image(self, scan_id: str) -> "xr.DataArray":
+        """Variable of a scan, lazily. Raises `GridError` if it is no volume."""
+        name = self.variable
+        if self.recipe is None:
             image = self.store.open_scan(scan_id)[name]
         else:
-            image = self.store.open_derivative(self.model.recipe, scan_id, variable=name)[name]
+            image = self.store.open_derivative(self.recipe, scan_id, variable=name)[name]
         if image.dims != SPACE:
             raise GridError(
                 f"{scan_id}: {name} has the dims {', '.join(map(str, image.dims))}; expected z, y, x: make a recipe keep"
@@ -72,23 +103,23 @@ class Asked:
         return image
 
     def load(self, scan_id: str) -> np.ndarray:
-        """Numbers of a scan as they are modelled: on the grid of the first scan, smoothed."""
-        first = next(iter(self.scans))
-        image = self.image(scan_id)
-        if scan_id != first:
-            check_same_grid(**{first: self.image(first), scan_id: image})
-        image = image.load()
+        """Numbers of a scan, smoothed."""
+        image = self.image(scan_id).load()
         if image.dtype.kind in "biu":
             image = image.astype(np.float32)
-        voxelwise = self.model.voxelwise
-        if voxelwise is not None and voxelwise.smooth_fwhm_mm is not None:
-            image = smoothed(image, voxelwise.smooth_fwhm_mm)
+        if self.smooth_fwhm_mm is not None:
+            image = smoothed(image, self.smooth_fwhm_mm)
         return image.to_numpy()
 
-    def grid(self) -> tuple[tuple[int, ...], np.ndarray, float]:
-        """Shape (z, y, x), affine, and volume of a voxel in mm3."""
-        image = self.image(next(iter(self.scans)))
-        return tuple(image.shape), affine_of(image), voxel_volume_mm3(image)
+    def contents(self, ids: Sequence[str]) -> dict[str, str]:
+        """Digest of the variable of each scan that has it."""
+        store, variable = self.store, self.variable
+        records = store.records(ids) if self.recipe is None else store.derivatives(self.recipe, ids)
+        return {
+            scan_id: content_of(record, variable)
+            for scan_id, record in zip(ids, records, strict=True)
+            if record is not None and any(n.startswith(f"{variable}/") for n in record["chunks"])
+        }
 
 
 def smoothed(image: "xr.DataArray", fwhm_mm: float) -> "xr.DataArray":
@@ -128,7 +159,8 @@ def resolve(
             f"the outcome {model.outcome!r} is a column of the table; maps are named anew, as {model.outcome}_map"
         )
     ids = [str(s) for s in table["scan_id"]]
-    found = _contents(store, model, ids)
+    source = Source(store, model.recipe, voxelwise.variable, voxelwise.smooth_fwhm_mm)
+    found = source.contents(ids)
     table[model.outcome] = [float(i) if s in found else np.nan for i, s in enumerate(ids)]
     lost = table[table["unusable"].notna()]
     usable = table[table["unusable"].isna()].drop(columns="unusable")
@@ -175,19 +207,6 @@ def resolve(
         n_table=len(table),
         store=store,
     )
-
-
-def _contents(store: Store, model: Model, ids: Sequence[str]) -> dict[str, str]:
-    """Digest of the variable of each scan that has it."""
-    voxelwise = model.voxelwise
-    assert voxelwise is not None
-    variable = voxelwise.variable
-    records = store.records(ids) if model.recipe is None else store.derivatives(model.recipe, ids)
-    return {
-        scan_id: content_of(record, variable)
-        for scan_id, record in zip(ids, records, strict=True)
-        if record is not None and any(n.startswith(f"{variable}/") for n in record["chunks"])
-    }
 
 
 def _contrasts(design: Design, model: Model) -> dict[str, np.ndarray]:

@@ -12,11 +12,13 @@ import cohort
 from cohort import provenance
 from cohort.io import cube as cubes
 from cohort.io import maps as stored
+from cohort.io import sums
 from cohort.io.catalog import Catalog
 from cohort.io.cube import Cube
 from cohort.io.store import Store
 from cohort.stats import voxelwise
 from cohort.stats.voxels.asked import Asked, account, mask_of, resolve
+from cohort.stats.voxels.streaming import fit_sums
 from cohort.stats.voxels.wording import sentences, warnings
 
 LEVEL = 0.05
@@ -87,14 +89,12 @@ def fit_maps(
     ValueError
         In one line, if the model cannot be fitted.
     """
-    from cohort.stats.models import declared
-
     workers = workers or min(4, os.cpu_count() or 1)
     asked = resolve(catalog, name, store, recipes, accept_versions=accept_versions)
     model, wanted = asked.model, asked.model.voxelwise
     assert wanted is not None
     mask, mask_digest = mask_of(catalog, asked)
-    shape, affine, voxel_mm3 = asked.grid()
+    _, affine, voxel_mm3 = asked.grid()
     inputs = {
         "design": provenance.digest(
             {"columns": list(map(str, asked.design.X.columns)), "X": asked.X.tolist()}
@@ -108,6 +108,13 @@ def fit_maps(
     before = stored.record(store, name)
     if before is not None and before["stamp"] == stamp:
         return None
+    if wanted.form == "streaming":
+        found, read = fit_sums(store, name, asked, mask, workers=workers, progress=progress)
+        stored.forget(store, name, keep=("sums",))  # a cube of an earlier fit, too
+        about: dict[str, Any] = {"sums": read, "scans": asked.scans}
+        about |= {"stamp": stamp, "inputs": inputs}
+        return _written(store, name, asked, found, affine, about, {})
+    sums.forget(store, name)
     cube, files = prepared_cube(store, name, asked, before, workers=workers, tile_bytes=tile_bytes)
     permutations = None
     if wanted.permutations is not None:
@@ -132,12 +139,28 @@ def fit_maps(
         client=client,
         progress=progress,
     )
-    peaks = found.peaks(affine)
+    of_cube = {"preparation": preparation(asked), "scans": asked.scans, "metadata": cube.metadata}
+    about = {"cube": of_cube, "stamp": stamp, "inputs": inputs}
+    return _written(store, name, asked, found, affine, about, files)
+
+
+def _written(
+    store: Store,
+    name: str,
+    asked: Asked,
+    found: voxelwise.Maps,
+    affine: np.ndarray,
+    about: dict[str, Any],
+    files: dict[str, Any],
+) -> Mapped:
+    """Write maps, their tables and their record."""
+    from cohort.stats.models import declared
+
+    model, peaks = asked.model, found.peaks(affine)
     scans = list(asked.scans)
     record = {
         "model": name,
-        "stamp": stamp,
-        "inputs": inputs,
+        **about,
         "revision": voxelwise.REVISION,
         "outcome": model.outcome,
         "formula": model.formula,
@@ -150,7 +173,7 @@ def fit_maps(
         "joint": {key: weights.tolist() for key, weights in asked.joint.items()},
         "declared": model.model_dump(mode="json", exclude_defaults=True),
         "rows": account(asked),
-        "shape": list(shape),
+        "shape": list(found.shape),
         "affine": affine.ravel().tolist(),
         "voxels": {
             "grid": found.n_grid,
@@ -169,11 +192,6 @@ def fit_maps(
                 "tails": {what: asdict(tail) for what, tail in one.tails.items()},
             }
             for key, one in found.arranged.items()
-        },
-        "cube": {
-            "preparation": preparation(asked),
-            "scans": asked.scans,
-            "metadata": cube.metadata,
         },
         "versions": {"cohort": cohort.__version__, "numpy": np.__version__},
     }
@@ -230,7 +248,7 @@ def prepared_cube(
 ) -> tuple[Cube, dict[str, Any]]:
     """The cube of these scans: that in the store if it holds just them, else a new one that takes from it what it can."""
     old = None
-    if before is not None and before["cube"]["preparation"] == preparation(asked):
+    if before is not None and before.get("cube", {}).get("preparation") == preparation(asked):
         old = stored.cube_of(store, name)
     if (
         before is not None
