@@ -77,7 +77,7 @@ def fit_maps(
     workers : int, optional
         Threads; one a processor, at most 4, by default: each holds a piece of the cube.
     client : distributed.Client, optional
-        Whose workers see the store; threads of this process otherwise.
+        Whose workers see the store; threads of this process otherwise, and for sums in any case.
 
     Returns
     -------

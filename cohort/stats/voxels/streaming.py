@@ -136,7 +136,8 @@ def _key(asked: Asked, shape: tuple[int, ...], affine: np.ndarray) -> dict[str, 
         "columns": [str(c) for c in asked.design.X.columns],
         # Values may be counted from an origin only if the constant is among what the columns span.
         "shifted": bool(np.abs(rest).max() < 1e-10),
-        "grid": provenance.digest([list(shape), np.asarray(affine).tolist()]),
+        # Of one grid a scan may say another last digit.
+        "grid": provenance.digest([list(shape), (np.round(affine, 4) + 0.0).tolist()]),
         "revision": voxelwise.REVISION,
     }
 
