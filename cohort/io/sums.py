@@ -46,7 +46,7 @@ def read(store: "Store", model: str, said: Mapping[str, Any]) -> Sums | None:
     v = int(np.prod(said["shape"]))
     arrays = {name: found[key].to_numpy() for name, key in NAMES.items()}
     flat = {name: a.reshape(*a.shape[:-3], v) for name, a in arrays.items()}
-    return Sums(**{name: np.require(a, requirements="CW") for name, a in flat.items()})
+    return Sums(**{name: np.require(a, requirements=["C", "W"]) for name, a in flat.items()})
 
 
 def write(store: "Store", model: str, sums: Sums, said: Mapping[str, Any]) -> None:
