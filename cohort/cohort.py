@@ -1,7 +1,7 @@
 """A cohort as a notebook holds it."""
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cohort.grid import GridError
 from cohort.io.catalog import Catalog, CatalogError
@@ -12,9 +12,14 @@ from cohort.pooled import Pooled
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+    from matplotlib.figure import Figure
 
     from cohort.fitted import Fitted
     from cohort.lineage import Explanation
+
+
+SHEET = 60
+"""Scans on the contact sheet of a notebook."""
 
 
 class Cohort(Pooled):
@@ -84,6 +89,86 @@ class Cohort(Pooled):
         By its whole name, the cost does not depend on how many there are. Raises `StoreError`.
         """
         return self.store.open_scan(self.scan_id(part))
+
+    def show(
+        self,
+        scan: str | None = None,
+        *,
+        variable: str = "image",
+        plane: Literal["axial", "coronal", "sagittal"] = "axial",
+        at_mm: float | None = None,
+        mask: str | None = None,
+        window: tuple[float, float] | None = None,
+    ) -> "Figure":
+        """Look at one slice of a scan; without a scan, at the contact sheet of the cohort.
+
+        Parameters
+        ----------
+        scan : str, optional
+            A scan, or a part of its name that no other has.
+        variable, mask : str
+            Of the scan, such as ``image``, or what a recipe keeps, as ``<recipe>/<name>``. A mask is drawn as an outline.
+        plane, at_mm, window
+            As of `reporting.figures.show`.
+
+        Returns
+        -------
+        Figure
+            Of a scan, only the chunks that hold the slice have been read. The contact sheet is made of thumbnails, at most
+            `SHEET` of them: scans that `outliers` names are marked and come first.
+
+        Raises
+        ------
+        StoreError
+            If there is no such scan or variable, or there is no scan at all.
+        GridError
+            If `at_mm` lies outside the scan, or the mask has another grid.
+        ValueError
+            If there is no such plane, or something else than the plane is asked of the contact sheet.
+        """
+        from cohort.reporting import figures
+
+        if scan is None:
+            if at_mm is not None or mask is not None or window is not None or variable != "image":
+                raise ValueError(
+                    "show() without a scan draws the contact sheet, which takes nothing but a plane; name a scan as well"
+                )
+            return self._sheet(plane)
+        scan_id = self.scan_id(scan)
+        return figures.show(
+            self._variable(scan_id, variable),
+            plane=plane,
+            at_mm=at_mm,
+            mask=None if mask is None else self._variable(scan_id, mask),
+            window=window,
+        )
+
+    def _variable(self, scan_id: str, name: str) -> "xr.DataArray":
+        """A variable of a scan, or what a recipe kept of it, as ``<recipe>/<name>``."""
+        recipe, _, kept = name.rpartition("/")
+        found = (
+            self.store.open_derivative(recipe, scan_id, variable=kept)
+            if recipe
+            else self.store.open_scan(scan_id)
+        )
+        if kept not in found:
+            there = ", ".join(str(v) for v in found.data_vars if v != "affine") or "none"
+            raise StoreError(
+                f"{scan_id} has no variable {kept!r}{f' of {recipe}' if recipe else ''}; there are {there}"
+            )
+        return found[kept]
+
+    def _sheet(self, plane: str) -> "Figure":
+        from cohort.reporting import figures, slices
+
+        ids = self._ids(None)
+        if not ids:
+            raise StoreError(f"there is no scan in {self.store.url}; `cohort update` brings them")
+        stray = {str(s) for recipe in self.recipes for s in self.outliers(recipe)["scan_id"]}
+        chosen = sorted(ids, key=lambda scan_id: scan_id not in stray)[:SHEET]
+        pictures = ((s, self.store.thumbnail(s)) for s in chosen)
+        cells = ((s, t.planes[slices.normal_of(t.coarse, plane)], None) for s, t in pictures)
+        return figures.contact_sheet(cells, plane=plane, flagged=stray)
 
     def measurements(self, recipe: str) -> "pd.DataFrame":
         """One row a scan, one column a measurement; units in ``.attrs["units"]``. Raises `StoreError`."""

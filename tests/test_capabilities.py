@@ -207,6 +207,16 @@ def test_row_07_slices_are_drawn_at_true_aspect_and_only_they_are_read():
     np.testing.assert_array_equal(
         np.sort(slices.take(lazy, at_mm=at).pixels, axis=None), np.sort(whole[1], axis=None)
     )
+    read.clear()
+    shown = figures.show(lazy, at_mm=at, window=(-1.5, 1.5))
+    assert len(read) <= lazy.data.npartitions / lazy.data.numblocks[0] + 1  # one and the dtype's
+    axes = shown.axes[0]
+    assert axes.get_images()[0].get_clim() == (-1.5, 1.5)
+    assert axes.get_aspect() == spacing["y"] / spacing["x"]
+    assert f"z = {at:.1f} mm" in axes.get_title()
+    coarse = space.resample(whole, spacing_mm={"y": 2 * spacing["y"], "x": 2 * spacing["x"]})
+    level = figures.show(coarse, at_mm=at).axes[0].get_images()[0].get_array()
+    assert level.shape == coarse.shape[1:]
     assert len(figures.planes(whole).axes) == 3
     sheet = figures.contact_sheet([(f"scan {i}", whole, None) for i in range(4)])
     assert len([a for a in sheet.axes if a.get_images()]) == 4

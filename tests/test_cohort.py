@@ -5,12 +5,15 @@ import subprocess
 import sys
 
 import cohorts
+import numpy as np
 import pytest
 
 from cohort import api, markup
 from cohort.io.store import StoreError
 from cohort.lineage import lineage
 from cohort.pipeline.recipe import STEPS
+from cohort.reporting import slices
+from cohort.reporting.sliceplots import FLAG
 
 SCAN = "sub-001_ses-1_001v1"
 
@@ -121,3 +124,42 @@ def test_opening_a_cohort_loads_no_statistics_figures_or_cluster():
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_one_call_shows_a_slice_of_a_scan_or_the_sheet_of_the_cohort(study):
+    figure = study.show("001", plane="coronal", at_mm=4.0, mask="ball/big", window=(0, 60))
+    picture, bar = figure.axes
+    image = study.scan(SCAN)["image"]
+    expected = slices.take(image, plane="coronal", at_mm=4.0)
+    np.testing.assert_array_equal(picture.get_images()[0].get_array(), expected.pixels)
+    assert picture.get_images()[0].get_clim() == (0, 60)
+    assert picture.get_title() == f"coronal, y = {expected.position_mm:.1f} mm"
+    assert bar.get_ylabel() == "image"
+    mask = study.store.open_derivative("ball", SCAN)["big"]
+    assert bool(picture.collections) == bool(
+        slices.take(image, plane="coronal", at_mm=4.0, mask=mask).mask.any()
+    )
+    sheet = study.show(plane="sagittal")
+    titles = {axes.get_title().removeprefix(f"{FLAG} ") for axes in sheet.axes if axes.get_images()}
+    assert titles == set(study.scans["scan_id"])
+    by_name = {axes.get_title().removeprefix(f"{FLAG} "): axes for axes in sheet.axes}
+    shown = by_name[SCAN].get_images()[0].get_array()
+    middle = slices.take(image, plane="sagittal").pixels
+    np.testing.assert_allclose(shown, np.clip(middle, shown.min(), shown.max()), atol=0.6)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"scan": "001", "mask": "ball/none"}, "'none' was not kept; kept was big"),
+        ({"scan": "001", "variable": "flair"}, "has no variable 'flair'; there are image"),
+        ({"scan": "none"}, "none"),
+        ({"at_mm": 3.0}, "name a scan as well"),
+        ({"scan": "001", "window": (5, 5)}, "window is 5 to 5"),
+        ({"scan": "001", "plane": "oblique"}, "no plane 'oblique'"),
+        ({"scan": "001", "at_mm": 1e4}, "lies outside the scan"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_in_words(study, asked, said):
+    with pytest.raises(ValueError, match=said):
+        study.show(**asked)

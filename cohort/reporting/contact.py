@@ -4,11 +4,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
+from cohort import grid
+from cohort.kernels.previews import shrunk
 from cohort.reporting import slices
 from cohort.reporting.facts import Facts, Source
 from cohort.reporting.measured import Flags, measurement_columns
@@ -17,6 +21,15 @@ from cohort.reporting.wording import number
 
 MAX_CELLS = 400
 """Scans drawn on the contact sheet, and rows of the table of single scans: what one page can hold."""
+
+SMALL = 2_000_000
+"""Voxels of a scan, a chunk or two, that is read in less time than its thumbnail and the record of it."""
+
+WORTH = 0.5
+"""Share of its largest section that a mask must show in the middle of a scan, for the scan to be cut there."""
+
+SHARP = 0.8
+"""Pixels that a thumbnail must have for each of the picture's: less would show. 160 or fewer voxels are kept as they are."""
 
 CELL = 160
 """Longer side of a picture on the contact sheet, pixels."""
@@ -152,12 +165,14 @@ def _picture(
 ) -> tuple[dict[str, Any], str | None]:
     """Axial slice of a scan with the outline of the first mask a recipe kept, and what is outlined."""
     try:
-        image = store.open_scan(scan_id)["image"]
+        image = store.open_scan(scan_id)["image"]  # refuses what is not whole; nothing is read yet
         mask, source = _mask(store, scan_id, recipes)
         if mask is not None and mask.size <= slices.SEARCH_VOXELS:
             mask = mask.load()  # read once, to be searched and then cut
-        at_mm = None if mask is None else slices.busiest_mm(mask)
-        cut = slices.take(image, at_mm=at_mm, mask=mask)
+        cut = _of_thumbnail(store, scan_id, image, mask)
+        if cut is None:
+            at_mm = None if mask is None else slices.busiest_mm(mask)
+            cut = slices.take(image, at_mm=at_mm, mask=mask)
         picture = slices.tile(cut, size=CELL)
     except Exception as error:  # noqa: BLE001 - one scan that cannot be drawn never costs the page
         # The message may hold a path, which a page that is passed on must not.
@@ -170,6 +185,46 @@ def _picture(
         "left": cut.left,
         "where": f"{cut.dim} = {number(cut.position_mm, decimals=1).text} mm",
     }, source
+
+
+def _of_thumbnail(
+    store: Source, scan_id: str, image: xr.DataArray, mask: xr.DataArray | None
+) -> slices.Slice | None:
+    """The mid plane that was kept at ingest: a small file where the scan has many chunks.
+
+    None for a small scan, where there is no thumbnail, where it is less sharp than the picture, and where the mask shows less there
+    than `WORTH` of what it shows where it is largest: such a scan is cut there.
+    """
+    if math.prod(image.sizes[d] for d in grid.SPACE) <= SMALL:
+        return None
+    if "thumbnail" not in (store.record(scan_id) or {}):
+        return None
+    kept = store.thumbnail(scan_id)
+    normal = slices.normal_of(kept.coarse, "axial")
+    plane = kept.planes[normal]
+    # As large as the scan: the last pixel of a plane may stand for fewer voxels than the others.
+    mm, sides = grid.spacing_mm(image), slices.sides_of(image, "axial")
+    height, width = (image.sizes[d] * mm[d] for d in sides)
+    for d, length in zip(sides, (height, width), strict=True):
+        wanted = min(image.sizes[d], SHARP * CELL * length / max(height, width))
+        if plane.sizes[d] < wanted:
+            return None
+    if mask is None:
+        return _sized(slices.take(plane), height, width)
+    one = mask.isel({d: 0 for d in mask.dims if d not in grid.SPACE}).transpose(*grid.SPACE)
+    middle = one.isel({normal: one.sizes[normal] // 2}).to_numpy() != 0
+    if (most := slices.busiest_mm(mask)) is not None:
+        largest = np.count_nonzero(one.sel({normal: most}))
+        if np.count_nonzero(middle) < WORTH * largest:
+            return None
+    share, _ = shrunk(middle.astype(np.float32))
+    inside = np.expand_dims(share >= 0.5, one.get_axis_num(normal))
+    return _sized(slices.take(plane, mask=plane.copy(data=inside)), height, width)
+
+
+def _sized(cut: slices.Slice, height: float, width: float) -> slices.Slice:
+    rows, columns = cut.pixels.shape
+    return replace(cut, row_mm=height / rows, column_mm=width / columns)
 
 
 def _mask(

@@ -3,7 +3,7 @@
 Figures are made without pyplot, so nothing global is touched and nothing has to be closed. Colours are told apart by the
 colour-blind, axes carry units, and slices the letters of the directions (R, L, A, P, S, I).
 
-- of images: `planes`, `montage`, `overlay`, `difference`, `distance_map`, `contact_sheet`, `histogram`, `joint_histogram`,
+- of images: `show`, `planes`, `montage`, `overlay`, `difference`, `distance_map`, `contact_sheet`, `histogram`, `joint_histogram`,
   `volume_curve`;
 - of a cohort: `distribution`, `box_by_group`, `flow`;
 - of models: `forest`, `partial_correlations`, `added_variable`, `adjusted_means`, `ladder`, `adjustments`, `qq`, `leverage`,
@@ -18,6 +18,7 @@ from cohort.reporting.modelplots import forest as partial_correlations
 from cohort.reporting.modelplots import means as adjusted_means
 from cohort.reporting.plots import added_variable, box_by_group, distribution, forest
 from cohort.reporting.residualplots import design, leverage, qq, residuals
+from cohort.reporting.showing import show
 from cohort.reporting.sliceplots import (
     contact_sheet,
     difference,
@@ -50,5 +51,6 @@ __all__ = [
     "planes",
     "qq",
     "residuals",
+    "show",
     "volume_curve",
 ]

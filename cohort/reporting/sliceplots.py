@@ -65,7 +65,7 @@ def planes(
     """
     cuts = _three(image, at_mm, mask=mask, labels=labels)
     low_high = slices.window(*(cut.pixels for cut in cuts))
-    return _abreast(cuts, lambda axes, cut: _draw_slice(axes, cut, low_high))
+    return _abreast(cuts, lambda axes, cut: draw_slice(axes, cut, low_high))
 
 
 def difference(
@@ -170,7 +170,7 @@ def overlay(
     ratio = cut.pixels.shape[0] * cut.row_mm / (cut.pixels.shape[1] * cut.column_mm)
     figure = blank(4.6, min(8.0, max(2.0, 4.0 * ratio)) + 0.6)
     axes = figure.subplots()
-    _draw_slice(axes, cut, slices.window(cut.pixels), alpha=0.0 if style == "contours" else alpha)
+    draw_slice(axes, cut, slices.window(cut.pixels), alpha=0.0 if style == "contours" else alpha)
     assert cut.labels is not None
     found = [int(n) for n in np.unique(cut.labels) if n]
     for label in found:
@@ -322,13 +322,13 @@ def _sheet(
     for axes in grid_of_axes[len(cuts) :]:
         axes.set_axis_off()
     for axes, cut, title, low_high in zip(grid_of_axes, cuts, titles, windows, strict=False):
-        _draw_slice(axes, cut, low_high)
+        draw_slice(axes, cut, low_high)
         axes.set_title(title, fontsize=7, color=INK, parse_math=False)
     figure.supxlabel(slices.CONVENTION, fontsize=7.5, color=FAINT)
     return figure
 
 
-def _draw_slice(
+def draw_slice(
     axes: "Axes",
     cut: slices.Slice,
     low_high: tuple[float, float],
@@ -336,6 +336,7 @@ def _draw_slice(
     cmap: str = "gray",
     alpha: float = 0.4,
 ) -> "AxesImage":
+    """Draw a slice on axes, with its mask and labels, and the letters of the directions on its four sides."""
     low, high = low_high
     picture = axes.imshow(
         cut.pixels, cmap=cmap, vmin=low, vmax=high, aspect=cut.aspect, interpolation="nearest"
@@ -435,4 +436,4 @@ def _diverging(cuts: Sequence[slices.Slice], limit: float | None, bar: str) -> "
         every = np.concatenate([np.abs(cut.pixels[np.isfinite(cut.pixels)]) for cut in cuts])
         limit = float(every.max(initial=0.0)) or 1.0
     ends = (-limit, limit)
-    return _abreast(cuts, lambda axes, cut: _draw_slice(axes, cut, ends, cmap=DIVERGING), bar)
+    return _abreast(cuts, lambda axes, cut: draw_slice(axes, cut, ends, cmap=DIVERGING), bar)

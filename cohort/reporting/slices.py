@@ -156,6 +156,12 @@ def normal_of(image: xr.DataArray, plane: str) -> str:
     return normal
 
 
+def sides_of(image: xr.DataArray, plane: str) -> tuple[str, str]:
+    """Dimensions that run down and across a picture of this plane."""
+    (_, vertical, horizontal), _ = _view(axes_of(image), plane)
+    return vertical, horizontal
+
+
 def _view(dims: Mapping[str, str], plane: str) -> tuple[tuple[str, str, str], tuple[str, str]]:
     """Dims (normal, vertical, horizontal) and directions (top, left) of a plane."""
     if plane not in VIEWS:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from cohort import provenance, schema
 from cohort.io.store import Store
-from cohort.reporting import effects, scanpage
+from cohort.reporting import contact, effects, scanpage
 from cohort.reporting.contact import MAX_CELLS
 from cohort.reporting.html import write_report
 from cohort.reporting.page import Section, assemble, own_scripts
@@ -707,6 +707,73 @@ def test_the_same_mask_is_outlined_in_every_scan_the_first_that_the_recipe_keeps
     write_measured(store, scans, csf_ml=np.arange(6.0))
     page = report(store, recipes={"ventricles": {**RECIPE, "keep": keep}})
     assert f"The amber line outlines {outlined} (ventricles);" in page.text
+
+
+def chunks_read(store, monkeypatch) -> list[str]:
+    """Scans of which voxels are read from now on."""
+    read: list[str] = []
+    plain = Store.open_scan
+
+    def opened(self, scan_id, **options):
+        found = plain(self, scan_id, **options)
+        image = found["image"].chunk()
+        watched = image.data.map_blocks(
+            lambda block: (read.append(scan_id), block)[1], dtype=image.dtype, meta=image.data._meta
+        )
+        return found.assign(image=image.copy(data=watched))
+
+    monkeypatch.setattr(Store, "open_scan", opened)
+    return read
+
+
+@pytest.mark.parametrize(
+    ("shape", "small", "is_read"),
+    [
+        ((24, 36, 30), 0, False),
+        ((7, 160, 257), 0, False),
+        ((7, 170, 331), 0, True),
+        ((24, 36, 30), contact.SMALL, True),
+    ],
+)
+def test_pictures_come_from_thumbnails_and_look_as_those_of_the_scan(
+    tmp_path, monkeypatch, shape, small, is_read
+):
+    """With masks that lie in the middle, at one end, or nowhere: equal pictures, and no voxel read but for the one at the end.
+
+    Where a thumbnail would blur the picture, or a scan is small, the scan is read.
+    """
+    monkeypatch.setattr(contact, "SMALL", small)
+    store, ids = Store(tmp_path), [f"s{i}" for i in range(4)]
+    for seed, scan_id in enumerate(ids):
+        scan, kept = head(seed, shape=shape)
+        store.write_scan(scan_id, scan, {})
+        dark = kept["dark"].copy(data=np.zeros(shape, bool))
+        if seed == 0:
+            dark[shape[0] // 2, shape[1] // 3 : shape[1] // 2, shape[2] // 4 : shape[2] // 2] = True
+        if seed == 1:
+            dark[0, 5:20, 3:21] = True
+        if seed < 3:
+            store.write_derivative("ventricles", scan_id, kept.assign(dark=dark), {})
+    recipes = {"ventricles": ["dark"]}
+    kept = {scan_id: recipes if i < 3 else {} for i, scan_id in enumerate(ids)}
+    with monkeypatch.context() as patch:
+        read = chunks_read(store, patch)
+        quick = [contact._picture(store, scan_id, kept[scan_id])[0] for scan_id in ids]
+        assert set(read) == (set(ids) if is_read else {"s1"})
+    for scan_id in ids:
+        record = store.record(scan_id)
+        del record["thumbnail"]
+        store.write_json(tmp_path / "scans" / f"{scan_id}.json", record)
+    whole = [contact._picture(store, scan_id, kept[scan_id])[0] for scan_id in ids]
+    for one, other in zip(quick, whole, strict=True):
+        assert {k: v for k, v in one.items() if k != "uri"} == {
+            k: v for k, v in other.items() if k != "uri"
+        }
+        mine, theirs = (
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(p["uri"].split(",")[1]))), float)
+            for p in (one, other)
+        )
+        assert np.corrcoef(mine.ravel(), theirs.ravel())[0, 1] > 0.95
 
 
 def test_ages_that_were_capped_are_counted(tmp_path):
