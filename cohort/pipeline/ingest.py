@@ -214,6 +214,7 @@ def ingest(
     book.warnings += write_tables(store, result, roster, participants, names, before, held)
     _remember(tokens, names, units)
     ledger.manifest |= {
+        "n_sources": len(catalog.sources),
         "found": {
             "files": found.n_files - left.n_found,
             "series": len(found.series) + len(found.refused),

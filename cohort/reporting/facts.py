@@ -51,6 +51,11 @@ class Facts:
     n_withdrawn: int = 0
     """Subjects who withdrew since then."""
 
+    @property
+    def has_sources(self) -> bool:
+        """Whether the catalog states where scans lie, as far as a run noted it; without, the cohort is a table."""
+        return bool(self.ingest.get("n_sources"))
+
     def done(self, recipe: str) -> pd.DataFrame:
         """Scans that a recipe measured."""
         table = self.measured[recipe]

@@ -97,9 +97,10 @@ def measurements(facts: Facts, recipe: str) -> list[dict[str, Any]]:
     return lines
 
 
-def _decimals(finite: np.ndarray) -> int:
-    """Three digits of the spread: what it takes to tell two scans apart, no more."""
-    return decimals_for(finite.std(), digits=3) if finite.size else 0
+def _decimals(finite: np.ndarray) -> int | None:
+    """Three digits of the spread: what it takes to tell two scans apart, no more; None where there is no spread."""
+    spread = finite.std() if finite.size else 0.0
+    return decimals_for(spread, digits=3) if spread > 0 else None
 
 
 def rows(facts: Facts, recipe: str, flagged: Flags, *, most: int) -> dict[str, Any]:

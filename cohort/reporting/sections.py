@@ -45,7 +45,7 @@ def flow(
         state: [e for e in facts.refused if e.get("state", "quarantined") == state]
         for state in ("quarantined", "skipped")
     }
-    if len(facts.scans) or facts.refused or found.get("series"):
+    if len(facts.scans) or facts.refused or found.get("series") or facts.has_sources:
         stages += [_found_stage(facts, found, refused), _ingested_stage(facts)]
     elif not len(facts.participants):
         stages.append(_stage("Found", 0, "series", notes=["The sources hold no scan."]))
@@ -135,7 +135,9 @@ def _found_stage(
             f"{count(n, 'scan')} of sources that are gone {'is' if n == 1 else 'are'} in the cohort no more; "
             f"{'it stays' if n == 1 else 'they stay'} in the store until withdrawn."
         )
-    if total != accounted:
+    if not total + accounted:
+        notes.append("The sources hold no scan.")
+    elif total != accounted:
         notes.append(
             f"The sources hold {count(total, 'series', 'series')}, the store accounts for {accounted:,}: "
             "one series can hold several scans, and what is new comes with the next run."
@@ -171,14 +173,15 @@ def _participants_stage(facts: Facts) -> dict[str, Any]:
         told[str(row)] = _of_row(facts, unmatched, str(row))
     for kind in ("unmatched", "quarantined", "skipped", "not read yet"):
         losses += _by_reason(kind, ((why, row) for row, (k, why) in told.items() if k == kind))
-    notes = [] if len(facts.scans) else ["The cohort is a table: its models need no scan."]
+    is_table = not (len(facts.scans) or facts.refused or facts.has_sources)
+    notes = ["The cohort is a table: its models need no scan."] if is_table else []
     return _stage(
         "Participants table",
         len(facts.participants),
         "rows",
         losses,
         notes,
-        joins=len(facts.scans) > 0,
+        joins=not is_table,
     )
 
 
@@ -267,7 +270,7 @@ def summary(
     for recipe in facts.measured:
         done = len(facts.done(recipe))
         sentences.append(
-            f"The recipe {recipe} measured {count(done, 'scan')}"
+            f"The recipe {recipe} measured {count(done, 'scan') if done else 'no scan'}"
             + (
                 f" and failed on {failed[recipe]:,}; nothing of a failed scan enters a model."
                 if failed[recipe]

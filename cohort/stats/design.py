@@ -11,7 +11,7 @@ import pandas as pd
 from cohort.stats import columns as cells
 from cohort.stats.columns import DesignError
 from cohort.stats.formula import Formula, Term, build, parse
-from cohort.stats.table.rows import RULES, Account, averaged, count, row_ids, told
+from cohort.stats.table.rows import RULES, Account, averaged, count, counted, row_ids, told
 from cohort.stats.terms.doubts import doubtful, repeats_kept, separated
 
 __all__ = ["RULES", "Design", "DesignError", "prepare"]
@@ -247,7 +247,7 @@ def _check(X: pd.DataFrame, y: pd.Series, told: str) -> None:
     if n <= p:
         more = f" and {p - LISTED} more" if p > LISTED else ""
         raise DesignError(
-            f"{n} rows for {p} columns ({', '.join(X.columns[:LISTED])}{more}): {told}"
+            f"{counted(n)} for {counted(p, 'column')} ({', '.join(X.columns[:LISTED])}{more}): {told}"
         )
     sizes = {f"the outcome {y.name!r}": np.abs(y.to_numpy()).max()}
     sizes |= dict(zip(map(repr, X.columns), np.abs(X.to_numpy()).max(axis=0), strict=True))

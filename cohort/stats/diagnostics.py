@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cohort.stats.design import Design
+from cohort.stats.table.rows import counted
 
 VIF_HIGH = 10.0
 COOK_HIGH = 1.0
@@ -132,7 +133,7 @@ def warnings(tidy: pd.DataFrame, augment: pd.DataFrame, vif: Mapping[str, float]
     found = []
     if n < ROWS_PER_TERM * terms:
         found.append(
-            f"{n} rows for {terms} terms, fewer than {ROWS_PER_TERM} a term: estimates are unstable"
+            f"{counted(n)} for {counted(terms, 'term')}, fewer than {ROWS_PER_TERM} a term: estimates are unstable"
         )
     for name, value in vif.items():
         if value > VIF_HIGH:

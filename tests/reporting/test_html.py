@@ -608,7 +608,7 @@ def test_a_cohort_of_which_all_scans_failed_shows_them_with_the_reason(tmp_path)
     )
     store.write_table("ventricles", table, {"csf_ml": "mL"})
     page = report(store, recipes={"ventricles": RECIPE})
-    assert "measured 0 scans and failed on 2" in page.text
+    assert "measured no scan and failed on 2" in page.text
     assert page.text.count("ventricles failed: no head found") == 2
     assert "2 failed no head found" in page.text
     assert "no scan has a value" in page.text

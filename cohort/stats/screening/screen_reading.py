@@ -7,6 +7,7 @@ import pandas as pd
 
 from cohort.stats import diagnostics
 from cohort.stats.design import Design
+from cohort.stats.table.rows import counted
 from cohort.stats.wording.reading import number, probability
 
 ALIAS = 1 - 1e-9
@@ -194,7 +195,7 @@ def _alone(found: Found) -> list[str]:
         lines.append(f"{found.group} is the group and no term of the model: nothing compares it")
     counts = found.balance.groupby("level", sort=False)["n"].max()
     return lines + [
-        f"{found.group} = {level} holds for {n} rows only: what is said of the group is said of them"
+        f"{found.group} = {level} holds for {counted(n)} only: what is said of the group is said of {'it' if n == 1 else 'them'}"
         for level, n in counts.items()
         if 0 < n < FEW
     ]

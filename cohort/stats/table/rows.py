@@ -154,8 +154,19 @@ def count(dropped: Sequence[Mapping[str, str]]) -> dict[str, int]:
     return dict(Counter(entry["reason"] for entry in dropped))
 
 
+def counted(n: int, noun: str = "row") -> str:
+    """A number and its noun.
+
+    Examples
+    --------
+    >>> counted(1), counted(2, "term")
+    ('1 row', '2 terms')
+    """
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def told(n_table: int, dropped: Sequence[Mapping[str, str]]) -> str:
     """Say how many rows are left out, and why."""
     reasons = "; ".join(f"{n} {reason}" for reason, n in count(dropped).items())
-    found = f"{n_table} rows in the table, {len(dropped)} left out"
+    found = f"{counted(n_table)} in the table, {len(dropped)} left out"
     return f"{found} ({reasons})" if reasons else found
