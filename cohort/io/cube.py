@@ -17,9 +17,10 @@ import numpy as np
 
 from cohort.io.storage.backend import Files
 from cohort.io.storage.metadata import LEVEL, parsed_metadata
+from cohort.kernels.heap import keep_small
 from cohort.provenance import digest
 
-TILE_BYTES = 64 << 20
+TILE_BYTES = 32 << 20
 """All scans of one piece, before compression, are about this many bytes."""
 
 Item = TypeVar("Item")
@@ -147,6 +148,7 @@ def write(
     ValueError
         If a scan has another shape than the others.
     """
+    keep_small()
     kept = {} if before is None else {s: i for i, s in enumerate(before.scans)}
     old = [s for s in scans if before is not None and before.scans.get(s) == scans[s]]
     new = [s for s in scans if s not in set(old)]

@@ -177,8 +177,8 @@ def fit(
 
     Notes
     -----
-    Numbers have the same bits for any cut of the cube and any number of workers. Memory: pieces at work times their bytes,
-    the maps, and for clusters and support `arrangements.MAP_BYTES`.
+    Numbers have the same bits for any cut of the cube and any number of workers. Memory: pieces at work times their
+    bytes, and those compressed; the maps; for clusters and support `arrangements.MAP_BYTES`, or the maps of 64 arrangements.
     """
     question = Question(
         X=np.asarray(X, np.float64),

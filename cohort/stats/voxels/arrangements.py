@@ -1,5 +1,6 @@
 """Maps under arrangements of the scans: what is the most extreme of each, and how often it reaches what was found."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from cohort.stats.exchanges.scheme import Scheme
 from cohort.stats.exchanges.tail import Tail, corrected, critical, fit_tail
 from cohort.stats.voxels.pieces import Question, each, tally_piece
 
-MAP_BYTES = 256 << 20
+MAP_BYTES = 64 << 20
 """Of t that is held for clusters and support, over all arrangements that are looked at together."""
 
 CONNECTIVITY = {6: 1, 18: 2, 26: 3}
@@ -101,7 +102,6 @@ def arranged(
     *,
     workers: int = 2,
     client: Any = None,
-    map_bytes: int = MAP_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Arranged:
     """Compare a contrast with what arrangements of the scans give.
@@ -112,8 +112,6 @@ def arranged(
         Of the contrast.
     voxels : (v,) int64
         Flat indices, rising, of the voxels that every scan has.
-    map_bytes : int
-        Memory for maps of t; the cube is read once for as many arrangements as fit into it.
     progress : callable
         Called with arrangements done, and all.
 
@@ -121,6 +119,10 @@ def arranged(
     ------
     DesignError
         Without a voxel.
+
+    Notes
+    -----
+    For clusters and support the cube is read once for as many arrangements as `MAP_BYTES` holds.
     """
     if not len(voxels):
         raise DesignError(
@@ -129,33 +131,41 @@ def arranged(
     total = scheme.exchange.n_permutations
     together = total
     if asked.maps:
-        fits = map_bytes // (4 * len(voxels)) // ARRANGEMENTS * ARRANGEMENTS
+        fits = MAP_BYTES // (4 * len(voxels)) // ARRANGEMENTS * ARRANGEMENTS
         together = min(total, max(ARRANGEMENTS, fits))
-    items = list(_items(cube, voxels))
+    places = list(_items(cube, voxels))
+    ends = np.cumsum([0, *(len(own) for _, own in places)])
     volume = _Volume(cube.shape, voxels)
-    tallies: list[Tally] = []
+    tallied: Tally | None = None
     others: list[dict[str, float]] = []
     support: np.ndarray | None = None
     for start in range(0, total, together):
         stop = min(total, start + together)
         job = partial(tally_piece, cube, question, scheme, (start, stop), asked.maps)
-        parts, column = [], 0
         whole = np.empty((stop - start, len(voxels) if asked.maps else 0), np.float32)
-        for found, t in each(job, items, workers=workers, client=client):
+        columns = [whole[:, a:b] for a, b in itertools.pairwise(ends)]
+        # Threads put t into its place; what another process computes has to be sent.
+        shared = columns if asked.maps and client is None else [None] * len(places)
+        items = [(*place, into) for place, into in zip(places, shared, strict=True)]
+        parts = []
+        for into, (found, t) in zip(
+            columns, each(job, items, workers=workers, client=client), strict=True
+        ):
             if found is not None:
                 parts.append(found)
             if t is not None:
-                whole[:, column : column + t.shape[1]] = t
-                column += t.shape[1]
-        tallies.append(beside(parts))
+                into[:] = t
+        # Ranges are joined as they come: each holds numbers of every voxel.
+        new = beside(parts)
+        tallied = new if tallied is None else after([tallied, new])
         if asked.maps:
             if start == 0 and asked.tfce:
                 support = volume.support(whole[0], asked)
             others += in_order(partial(volume.extremes, asked=asked), whole, workers=workers)
         progress(stop, total)
-    found = after(tallies)
-    p, fwe_p = probabilities(found, scheme.alternative)
-    maximum = {"t": found.maximum}
+    assert tallied is not None
+    p, fwe_p = probabilities(tallied, scheme.alternative)
+    maximum = {"t": tallied.maximum}
     for name in others[0] if others else ():
         maximum[name] = np.array([one[name] for one in others])
     tails = {}
@@ -165,7 +175,7 @@ def arranged(
     if "t" in tails:
         fwe_p = corrected(maximum["t"], np.abs(found.t), tails["t"])
     return Arranged(
-        t=found.t,
+        t=tallied.t,
         p=p,
         fwe_p=fwe_p,
         support=support,

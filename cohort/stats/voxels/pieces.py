@@ -15,10 +15,11 @@ import numpy as np
 
 from cohort.io.cube import Cube, Tile, in_order
 from cohort.kernels import glm
+from cohort.kernels.heap import keep_small
 from cohort.stats.exchanges.maximum import TILE, Tally, beside, tally
 from cohort.stats.exchanges.scheme import Scheme
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 4 << 20
 """Of a piece, so much is held in float64 at a time."""
 
 Item = TypeVar("Item")
@@ -88,7 +89,11 @@ def fit_piece(cube: Cube, question: Question, item: tuple[Tile, np.ndarray | Non
     counted = np.ones(values.shape[1], bool) if mask is None else mask.reshape(-1).copy()
     parts, fitted, seen = [], [], np.zeros(len(question.rows), np.int64)
     counts, inside = np.zeros(6, np.int64), 0
-    whole = counted.all() and np.array_equal(question.rows, np.arange(len(values)))
+    whole = (
+        question.above is None
+        and counted.all()
+        and np.array_equal(question.rows, np.arange(len(values)))
+    )
     step = values.shape[1] if whole else _voxels_of(len(values))
     for start in range(0, values.shape[1], step):
         here = np.flatnonzero(counted[start : start + step]) + start
@@ -120,37 +125,42 @@ def tally_piece(
     scheme: Scheme,
     arrangements: tuple[int, int],
     maps: bool,  # noqa: FBT001 - one job, one set of arguments for each piece
-    item: tuple[Tile, np.ndarray],
+    item: tuple[Tile, np.ndarray, np.ndarray | None],
 ) -> tuple[Tally | None, np.ndarray | None]:
     """Arrange the scans in the voxels of a piece.
 
     Parameters
     ----------
     arrangements : (start, stop)
-    item : (tile, voxels)
-        Where it lies, and flat indices within it of the voxels that are tested.
+    maps : bool
+        Whether every t is kept.
+    item : (tile, voxels, into)
+        Where it lies, flat indices within it of the voxels that are tested, and where their t go, (stop - start, v) float32;
+        None to return them.
 
     Returns
     -------
     tally : Tally or None
         Counts and maxima; None without a voxel.
     t : (stop - start, v) float32, or None
-        If `maps`: every t.
+        Every t, if they are kept and went nowhere.
     """
-    tile, voxels = item
+    tile, voxels, into = item
     if not len(voxels):
-        return None, np.empty((arrangements[1] - arrangements[0], 0), np.float32) if maps else None
+        return None, None
     block = cube.read(tile)
     values = block.reshape(len(block), -1)
     start, stop = arrangements
-    found, t, step = [], [], _voxels_of(len(values))
+    t = into
+    if maps and t is None:
+        t = np.empty((stop - start, len(voxels)), np.float32)
+    found, step = [], _voxels_of(len(values))
     for first in range(0, len(voxels), step):
-        Y = glm.chosen(values, question.rows, voxels[first : first + step])
-        out = np.empty((stop - start, Y.shape[1]), np.float32) if maps else None
+        here = slice(first, first + step)
+        Y = glm.chosen(values, question.rows, voxels[here])
+        out = None if t is None else t[:, here]
         found.append(tally(scheme, Y, start=start, stop=stop, out=out))
-        if out is not None:
-            t.append(out)
-    return beside(found), np.concatenate(t, axis=1) if maps else None
+    return beside(found), t if into is None else None
 
 
 def each(
@@ -162,6 +172,7 @@ def each(
 ) -> Iterator[Result]:
     """Map over pieces by threads, or by the workers of a `distributed.Client`; results in order, few of them held."""
     if client is None:
+        keep_small()
         with one_blas_thread():
             yield from in_order(function, items, workers=workers)
         return
