@@ -173,7 +173,7 @@ def arranged(
         fitted = {name: fit_tail(values) for name, values in maximum.items()}
         tails = {name: one for name, one in fitted.items() if one is not None}
     if "t" in tails:
-        fwe_p = corrected(maximum["t"], np.abs(found.t), tails["t"])
+        fwe_p = corrected(maximum["t"], np.abs(tallied.t), tails["t"])
     return Arranged(
         t=tallied.t,
         p=p,
