@@ -13,9 +13,10 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from cohort.io import covariates
-from cohort.io.covariates import Check, Columns, IdMap, Model, ParticipantsTable
+from cohort.io.covariates import Check, IdMap, Model, ParticipantsTable
 from cohort.io.fields import (
     Attachment,
+    Columns,
     ImageTemplate,
     LocalPath,
     Name,

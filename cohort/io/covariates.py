@@ -1,73 +1,32 @@
 """The blocks of a catalog about people and models: where the covariates lie, and what is regressed on them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from cohort.io.fields import ColumnExpression, LocalPath, Name, Part, Paths, Texts, VariableName
+from cohort.io.fields import (
+    ColumnExpression,
+    Columns,
+    Ends,
+    LocalPath,
+    Name,
+    Part,
+    Paths,
+    Quotient,
+    Seed,
+    Terms,
+    Text,
+    Texts,
+    VariableName,
+    expect,
+)
 
 MIN_DRAWS = 20
 """Fewer draws of the missing cells leave too much to chance."""
 
 MIN_ARRANGEMENTS = 100
 """With fewer arrangements no p can be below 1 %."""
-
-
-def _some(names: list[str]) -> list[str]:
-    if not names:
-        raise ValueError("expected at least one, found an empty list")
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise ValueError(f"{twice[0]!r} is listed twice")
-    return names
-
-
-def _filled(text: str) -> str:
-    if not text.strip():
-        raise ValueError("expected text, found none")
-    return text
-
-
-def _quotient(names: list[str]) -> list[str]:
-    if len(names) != 2:
-        raise ValueError(f"expected [numerator, denominator], found {len(names)} names")
-    return names
-
-
-def _both_sides(value: Any) -> Any:
-    """``2`` means from -2 to 2."""
-    return [-value, value] if type(value) in (int, float) else value
-
-
-def _around_zero(ends: list[float]) -> list[float]:
-    if len(ends) != 2 or not ends[0] < 0 < ends[1]:
-        raise ValueError(
-            f"expected a number above 0, or [low, high] with 0 between them; found {ends}"
-        )
-    return ends
-
-
-def _expect(holds: Callable[[float], bool], text: str) -> AfterValidator:
-    """Refuses numbers of which `holds` is false: what was expected, as `text`, and what was found."""
-
-    def check(value: float) -> float:
-        if not holds(value):
-            raise ValueError(f"expected {text}, found {value:g}")
-        return value
-
-    return AfterValidator(check)
-
-
-Seed = Annotated[
-    int,
-    _expect(lambda n: n >= 0, "a whole number from 0"),
-    Field(description="a whole number from 0"),
-]
-Columns = Annotated[list[VariableName], AfterValidator(_some)]
-Text = Annotated[str, AfterValidator(_filled)]
-Terms = Annotated[list[Text], AfterValidator(_some)]
-Quotient = Annotated[list[VariableName], AfterValidator(_quotient)]
-Ends = Annotated[list[float], BeforeValidator(_both_sides), AfterValidator(_around_zero)]
 
 
 class IdMap(Part):
@@ -106,9 +65,9 @@ class Check(Part):
     """Rows far from the median of all are named."""
     holds: ColumnExpression | None = None
     """Rows in which it is false are named."""
-    sds: Annotated[float, _expect(lambda v: v > 0, "a number above 0")] | None = None
+    sds: Annotated[float, expect(lambda v: v > 0, "a number above 0")] | None = None
     """How many robust standard deviations are far."""
-    tolerance: Annotated[float, _expect(lambda v: v >= 0, "a number from 0")] | None = None
+    tolerance: Annotated[float, expect(lambda v: v >= 0, "a number from 0")] | None = None
     """A difference in the expression's unit that is always allowed."""
 
     @model_validator(mode="after")
@@ -153,7 +112,7 @@ class Imputation(Part):
     """Missing covariates are drawn many times, and the fits pooled, beside the fit of the complete rows."""
 
     seed: Seed
-    draws: Annotated[int, _expect(lambda n: n >= MIN_DRAWS, f"at least {MIN_DRAWS} draws")] = (
+    draws: Annotated[int, expect(lambda n: n >= MIN_DRAWS, f"at least {MIN_DRAWS} draws")] = (
         MIN_DRAWS
     )
 
@@ -197,7 +156,7 @@ class Permutation(Exchanging):
     """Terms are tested by exchanging rows (Freedman-Lane), all outcomes and terms corrected by the largest t."""
 
     n: Annotated[
-        int, _expect(lambda n: n >= MIN_ARRANGEMENTS, f"at least {MIN_ARRANGEMENTS} arrangements")
+        int, expect(lambda n: n >= MIN_ARRANGEMENTS, f"at least {MIN_ARRANGEMENTS} arrangements")
     ] = 10_000
     """Arrangements, the table as it is included."""
     terms: Terms | None = None
@@ -211,7 +170,7 @@ class VoxelMask(Part):
     """A NIfTI file on the scans' grid; 0 is outside."""
     above: float | None = None
     """Value that the scans must exceed there, as they are modelled (smoothed)."""
-    share: Annotated[float, _expect(lambda v: 0 < v <= 1, "a share above 0, up to 1")] = 1.0
+    share: Annotated[float, expect(lambda v: 0 < v <= 1, "a share above 0, up to 1")] = 1.0
     """Of the scans that must exceed it."""
 
 
@@ -219,7 +178,7 @@ class VoxelPermutation(Exchanging):
     """Maps are tested by exchanging scans, corrected for all voxels by the most extreme of each arrangement."""
 
     n: Annotated[
-        int, _expect(lambda n: n >= MIN_ARRANGEMENTS, f"at least {MIN_ARRANGEMENTS} arrangements")
+        int, expect(lambda n: n >= MIN_ARRANGEMENTS, f"at least {MIN_ARRANGEMENTS} arrangements")
     ] = 1000
     scheme: Literal["freedman-lane", "huh-jhun", "sign-flip"] = "freedman-lane"
     tail: bool = False
@@ -233,14 +192,14 @@ class Voxelwise(Part):
     """Of the scan, or kept by the model's recipe."""
     form: Literal["cube", "streaming"] = "cube"
     """All scans side by side, or sums of them: of a scan that comes or goes nothing else is read, and no cube is written."""
-    smooth_fwhm_mm: Annotated[float, _expect(lambda v: v > 0, "a width above 0 mm")] | None = None
+    smooth_fwhm_mm: Annotated[float, expect(lambda v: v > 0, "a width above 0 mm")] | None = None
     mask: VoxelMask = VoxelMask()
     contrasts: Terms | None = None
     """Terms, and names of the model's contrasts; without it the group's terms, or all that are no confounds."""
     joint: dict[Name, Terms] = Field(default_factory=dict)
     """Name -> terms that are tested together (F)."""
     permutations: VoxelPermutation | None = None
-    cluster_threshold: Annotated[float, _expect(lambda v: v > 0, "a t above 0")] | None = None
+    cluster_threshold: Annotated[float, expect(lambda v: v > 0, "a t above 0")] | None = None
     """Value of t above which voxels form clusters; without it the one of p = 0.001."""
     tfce: bool = False
     neighbours: Literal[6, 18, 26] = 6

@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     ValidationError,
     WrapValidator,
@@ -136,6 +137,62 @@ SubjectPattern = Annotated[str, AfterValidator(_pattern)]
 Paths = Annotated[list[LocalPath], BeforeValidator(_as_list)]
 Sources = Annotated[list[Annotated[str, AfterValidator(_source)]], BeforeValidator(_as_list)]
 Texts = Annotated[list[str], BeforeValidator(_as_texts)]
+
+
+def _some(names: list[str]) -> list[str]:
+    if not names:
+        raise ValueError("expected at least one, found an empty list")
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise ValueError(f"{twice[0]!r} is listed twice")
+    return names
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("expected text, found none")
+    return text
+
+
+def _quotient(names: list[str]) -> list[str]:
+    if len(names) != 2:
+        raise ValueError(f"expected [numerator, denominator], found {len(names)} names")
+    return names
+
+
+def _both_sides(value: Any) -> Any:
+    """``2`` means from -2 to 2."""
+    return [-value, value] if type(value) in (int, float) else value
+
+
+def _around_zero(ends: list[float]) -> list[float]:
+    if len(ends) != 2 or not ends[0] < 0 < ends[1]:
+        raise ValueError(
+            f"expected a number above 0, or [low, high] with 0 between them; found {ends}"
+        )
+    return ends
+
+
+def expect(holds: Callable[[float], bool], text: str) -> AfterValidator:
+    """Refuses numbers of which `holds` is false: what was expected, as `text`, and what was found."""
+
+    def check(value: float) -> float:
+        if not holds(value):
+            raise ValueError(f"expected {text}, found {value:g}")
+        return value
+
+    return AfterValidator(check)
+
+
+Seed = Annotated[
+    int,
+    expect(lambda n: n >= 0, "a whole number from 0"),
+    Field(description="a whole number from 0"),
+]
+Columns = Annotated[list[VariableName], AfterValidator(_some)]
+Text = Annotated[str, AfterValidator(_filled)]
+Terms = Annotated[list[Text], AfterValidator(_some)]
+Quotient = Annotated[list[VariableName], AfterValidator(_quotient)]
+Ends = Annotated[list[float], BeforeValidator(_both_sides), AfterValidator(_around_zero)]
 
 
 class Part(BaseModel):
