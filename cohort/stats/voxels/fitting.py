@@ -23,6 +23,9 @@ from cohort.stats.voxels.wording import sentences, warnings
 
 LEVEL = 0.05
 
+PREPARED = 1
+"""Raised when scans are brought into the cube otherwise than before: it is made anew."""
+
 NARROW = (
     "q",
     "partial_r",
@@ -232,7 +235,7 @@ def preparation(asked: Asked) -> str:
         "recipe": asked.model.recipe,
         "variable": wanted.variable,
         "smooth_fwhm_mm": wanted.smooth_fwhm_mm,
-        "revision": voxelwise.REVISION,
+        "revision": PREPARED,
     }
     return provenance.digest(said)
 

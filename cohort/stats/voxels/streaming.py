@@ -28,6 +28,9 @@ from cohort.stats.voxels.pieces import Piece, Question, one_blas_thread, taken
 GROUP = 32
 """Scans that are summed before their sum is added to the whole: groups of fixed scans, so that bits do not depend on workers."""
 
+SUMMED = 1
+"""Raised when scans enter sums otherwise than before: sums are made anew."""
+
 LOST = 1e-6
 """Where scans that go leave so small a share of a voxel's squares, the rest is rounding: all are read anew."""
 
@@ -138,7 +141,7 @@ def _key(asked: Asked, shape: tuple[int, ...], affine: np.ndarray) -> dict[str, 
         "shifted": bool(np.abs(rest).max() < 1e-10),
         # Of one grid a scan may say another last digit.
         "grid": provenance.digest([list(shape), (np.round(affine, 4) + 0.0).tolist()]),
-        "revision": voxelwise.REVISION,
+        "revision": SUMMED,
     }
 
 
