@@ -135,9 +135,9 @@ def _found_stage(
             f"{count(n, 'scan')} of sources that are gone {'is' if n == 1 else 'are'} in the cohort no more; "
             f"{'it stays' if n == 1 else 'they stay'} in the store until withdrawn."
         )
-    if not total + accounted:
+    if not (total + accounted + facts.n_withdrawn + found.get("withdrawn", 0)):
         notes.append("The sources hold no scan.")
-    elif total != accounted:
+    if total != accounted:
         notes.append(
             f"The sources hold {count(total, 'series', 'series')}, the store accounts for {accounted:,}: "
             "one series can hold several scans, and what is new comes with the next run."

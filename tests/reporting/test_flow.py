@@ -49,9 +49,7 @@ def test_what_goes_on_and_what_does_not_are_what_there_was(
 ):
     table = pd.DataFrame({"scan_id": [f"s{i}" for i in sorted(scans)]}, dtype=object)
     rows = {"scan_id": [f"s{i}" for i in measured], "state": list(measured.values())}
-    series = (
-        len(scans) + len(refused) - absent + 5 * bool(withdrawn)
-    )  # counted when they were there
+    series = len(scans) + len(refused) + 5 * bool(withdrawn)  # counted when they were there
     found = {"series": series, "files": 90, "absent": [f"s{i}" for i in range(absent)]}
     facts = Facts(
         scans=table,
@@ -68,6 +66,9 @@ def test_what_goes_on_and_what_does_not_are_what_there_was(
     if series or refused or scans:
         adds_up(facts)
     said = " ".join(note for stage in flow(facts) for note in stage["notes"])
+    assert "the store accounts for" not in said
+    if withdrawn:  # nobody knows what else there is
+        assert "The sources hold no scan." not in said
     assert ("In 90 files." in said) == (not withdrawn and bool(series or refused or scans))
     assert not re.search(r"\b1 (scans|subjects|rows)\b", said)
 
