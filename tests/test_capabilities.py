@@ -511,6 +511,13 @@ def test_row_27_centres_of_mass_are_named_by_their_axes_in_world_mm():
     voxels = np.array(ndi.center_of_mass(values.values, numbers.values, [1, 2]))[:, ::-1]
     expected = nib.affines.apply_affine(grid.affine_of(values), voxels)
     np.testing.assert_allclose(found["center_of_mass_mm"], expected)
+    horseshoe = np.zeros((9, 9), np.int32)
+    horseshoe[1:8, 1] = horseshoe[1, 1:8] = horseshoe[7, 1:8] = 1
+    horseshoe[4, 4] = 2  # what lies where its centre is
+    both = scan(np.stack([0 * horseshoe, horseshoe, 0 * horseshoe]))
+    for each in (both, pieces(both)):
+        table = measure.regions(each, each, quantities=["centroid_mm", "centroid_outside"])
+        assert table["centroid_outside"].values.tolist() == [1.0, 0.0]
 
 
 def test_row_28_the_ejection_fraction_and_its_frames_have_their_right_names():

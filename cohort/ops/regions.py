@@ -1,5 +1,8 @@
 """The table of labelled objects: statistics of the image inside them, and their shapes."""
 
+import functools
+import itertools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,8 +50,14 @@ SHAPE_QUANTITIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     "inscribed_center_mm": (("axis",), "mm"),
     "surface_mm2": ((), "mm2"),
     "sphericity": ((), "1"),
+    "centroid_outside": ((), "1"),
+    "center_of_mass_outside": ((), "1"),
 }
 """Those that take passes of their own, so that `regions` measures them only when they are asked for."""
+
+
+_CENTRES = {"centroid_outside": "centroid_mm", "center_of_mass_outside": "center_of_mass_mm"}
+"""Which centre a quantity says something of."""
 
 
 def regions(
@@ -77,6 +86,9 @@ def regions(
         - ``inscribed_radius_mm``, the largest distance (see `distance_mm`) of a voxel of the object to one outside of it,
           and ``inscribed_center_mm``, the world point where it is (of equals the first in raster order). The border of the image is
           no outside: an object without outside has inf.
+        - ``centroid_outside`` and ``center_of_mass_outside``: 1 where that point lies in no voxel of the object, as it does for a
+          horseshoe, so that it says nothing of the object there; else 0. A point on the border of voxels lies in each of them. With Dask
+          the centres are found now, once; of the labels only chunks that hold one are read again.
         - ``surface_mm2`` and ``sphericity`` (the surface of a ball of equal volume, as a share of it), by Crofton's formula
           with 13 directions, and up to 10 more when voxels are anisotropic. The border of the image closes an object.
 
@@ -124,6 +136,8 @@ def regions(
         found |= _inscribed(labels, names)
     if {"surface_mm2", "sphericity"} & set(chosen):
         found |= _surface(labels, names)
+    for quantity in [q for q in chosen if q in _CENTRES]:
+        found[quantity] = _outside(arrays, names, _CENTRES[quantity])
     for quantity, part in found.items():
         part.attrs = {"units": (known[quantity][1] or "{}").format(unit_of(image))}
     coords: dict[str, Any] = {
@@ -184,6 +198,45 @@ def _inscribed(labels: xr.DataArray, names: np.ndarray) -> dict[str, xr.DataArra
         "inscribed_radius_mm": table.isel(column=0),
         "inscribed_center_mm": table.isel(column=slice(1, 4)).rename(column="axis"),
     }
+
+
+def _outside(arrays: Mapping[str, xr.DataArray], names: np.ndarray, centre: str) -> xr.DataArray:
+    """Whether a centre of each label lies in none of its voxels; NaN without a centre."""
+    labels = arrays["labels"]
+    space = layout_of("labels", labels).space
+    columns = kernel.columns(len(space))
+    # In voxel indices: a mean that is half-way between two voxels is so to the bit.
+    world = np.zeros((3, len(space) + 1))
+    world[: len(space), : len(space)] = np.eye(len(space))
+    table = _reduced(
+        arrays,
+        names,
+        kernel.table,
+        columns["stop"].stop,
+        shape=_shape(labels),
+        world=world,
+        voxel_ml=np.nan,
+    )
+    points = table.isel(column=columns[centre]).variable.compute()
+    *before, _, _ = points.dims
+    own = xr.Variable("label", names)
+    lead = {d: xr.Variable(d, np.arange(labels.sizes[d])) for d in before}
+    at = {d: points.isel(column=i) for i, d in enumerate(space)}
+    known = functools.reduce(operator.and_, (p.notnull() for p in at.values()))
+    hits = []
+    # On the border of two voxels both are looked at; elsewhere both are the same one.
+    for ends in itertools.product((True, False), repeat=len(space)):
+        near: dict[str, Any] = {
+            d: np.ceil(at[d] - 0.5) if is_low else np.floor(at[d] + 0.5)
+            for d, is_low in zip(space, ends, strict=True)
+        }
+        there = [known, *((p >= 0) & (p < labels.sizes[d]) for d, p in near.items())]
+        within = functools.reduce(operator.and_, there)
+        place = {d: p.where(within, 0).astype(np.int64) for d, p in near.items()}
+        hits.append((labels.variable.isel({**lead, **place}) == own) & within)
+    inside = functools.reduce(operator.or_, hits)
+    result = (1.0 - inside).where(known).transpose(*before, "label")
+    return table.isel(column=0).copy(data=result.data)
 
 
 def _surface(labels: xr.DataArray, names: np.ndarray) -> dict[str, xr.DataArray]:

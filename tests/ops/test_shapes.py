@@ -1,6 +1,8 @@
 """What `regions` says of the shape of objects; its statistics are tested with `measure`."""
 
+import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from cohort.grid import GridError
 from cohort.kernels import surface
 from cohort.ops import graph, measure
 
-SHAPE = list(measure.SHAPE_QUANTITIES)
+OUTSIDE = ["centroid_outside", "center_of_mass_outside"]
+SHAPE = [q for q in measure.SHAPE_QUANTITIES if q not in OUTSIDE]
 OBLIQUE = np.array(
     [[1.4, 0.3, 0.0, -20.0], [-0.3, 1.4, 0.0, 11.0], [0.0, 0.0, 3.0, 5.0], [0, 0, 0, 1.0]]
 )
@@ -215,3 +218,60 @@ def test_unequal_grids_and_missing_coordinates_are_refused():
     lazy = measure.regions(negative, negative, index=[1], quantities=["surface_mm2"])
     with pytest.raises(ValueError, match="the labels hold -1"):
         lazy.compute()
+
+
+def lies_outside(labels: np.ndarray, label: int, weights: np.ndarray) -> float:
+    """Whether the centre of an object lies in none of its voxels: in fractions, so that a border is one."""
+    where = np.argwhere(labels == label)
+    heavy = [int(weights[tuple(p)]) for p in where]
+    if not sum(heavy):
+        return math.nan
+    centre = [
+        Fraction(sum(int(i) * w for i, w in zip(axis, heavy, strict=True)), sum(heavy))
+        for axis in where.T
+    ]
+    half = Fraction(1, 2)
+    touched = [
+        [i for i in range(n) if i - half <= c <= i + half]
+        for c, n in zip(centre, labels.shape, strict=True)
+    ]
+    return float(all(labels[place] != label for place in itertools.product(*touched)))
+
+
+@given(data=st.data(), seed=st.integers(0, 99), lead=st.booleans())
+def test_a_centre_that_lies_outside_of_its_object_is_said_so_for_every_chunking(data, seed, lead):
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(1, 8, 3))
+    frames = [rng.integers(0, 4, shape).astype(np.int32) for _ in range(1 + lead)]
+    weights = [rng.integers(-1, 5, shape).astype(np.int16) for _ in frames]
+    labels, image = (
+        scan(np.stack(each), lead=("time",)) if lead else scan(each[0])
+        for each in (frames, weights)
+    )
+    index = [3, 1, 7, 2]
+    lazy, lazy_image = data.draw(chunked(labels, image))
+    for array, values in ((labels, image), (lazy, lazy_image)):
+        found = measure.regions(values, array, index=index, quantities=OUTSIDE)
+        for name, by in zip(OUTSIDE, (np.ones(shape, int), None), strict=True):
+            expected = [
+                [lies_outside(f, k, w if by is None else by) for k in index]
+                for f, w in zip(frames, weights, strict=True)
+            ]
+            told = found[name].to_numpy()
+            np.testing.assert_array_equal(told, expected if lead else expected[0])
+            assert found[name].attrs == {"units": "1"}
+
+
+def test_of_labels_only_the_chunks_that_hold_a_centre_are_read_again():
+    numbers = np.zeros((64, 64, 64), np.int32)
+    numbers[2:5, 2:30, 2:5] = 1
+    labels = scan(numbers)
+    read = []
+    lazy = labels.chunk(dict.fromkeys("zyx", 16))
+    lazy = lazy.copy(
+        data=lazy.data.map_blocks(lambda b: (read.append(b.shape), b)[1], dtype=np.int32, meta=np.zeros((0, 0, 0), np.int32))
+    )  # fmt: skip
+    found = measure.regions(lazy, lazy, index=[1], quantities=["centroid_outside"])
+    once = len(read)
+    assert found["centroid_outside"].values.tolist() == [0.0]
+    assert len(read) - once <= 8  # one place, looked at from each side
