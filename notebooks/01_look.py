@@ -5,15 +5,16 @@
 
 # %%
 # ruff: noqa: B018 - what stands last in a cell is shown
+# %matplotlib inline
 import tempfile
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 import cohort
 from cohort.api import Options
 from cohort.phantom import write_cohort
+from cohort.reporting import figures
 
 here = tempfile.TemporaryDirectory()
 catalog = write_cohort(
@@ -46,13 +47,10 @@ print(
 image
 
 # %%
-middle = {d: float(image[d].mean()) for d in "zyx"}
-figure, axes = plt.subplots(1, 3, figsize=(9, 3.4), layout="constrained")
-for axis, dim in zip(axes, "zyx", strict=True):
-    plane = image.sel({dim: middle[dim]}, method="nearest")
-    plane.plot.imshow(ax=axis, cmap="gray", add_colorbar=False)  # millimetres along both axes ...
-    axis.set_aspect("equal")  # ... so the aspect is that of the patient
-plt.show()
+figures.planes(image)  # at the aspect of the patient, with the letters of the directions
+
+# %%
+study.show("phantom000", plane="coronal", at_mm=float(image["y"][40]))
 
 # %% [markdown]
 # The histogram, exact and streamed over chunks, and its cumulated form. (The tutorial's slides say that a wider type makes an image
@@ -60,11 +58,8 @@ plt.show()
 
 # %%
 counts = cohort.intensity.histogram(image, bins=64, range=(0.0, float(image.max())))
-figure, axis = plt.subplots(figsize=(6, 2.5), layout="constrained")
-counts.plot(ax=axis)
-(counts.cumsum() / counts.sum()).plot(ax=axis.twinx(), color="tab:orange")
-plt.show()
 assert int(counts.sum()) == image.size
+figures.histogram(image, bins=64)
 
 # %% [markdown]
 # ## What this adds to the tutorial

@@ -4,25 +4,22 @@
 # across channels, whiten. One synthetic head, on the spot.
 
 # %%
-
-import matplotlib.pyplot as plt
+# %matplotlib inline
 import numpy as np
 import xarray as xr
 from scipy import ndimage as ndi
 
 import cohort
 from cohort.phantom import head
+from cohort.reporting import figures
 
 image = head(seed=0, index=0).scan["image"].astype("float32")[20:84, 20:100, 18:78]
 spacing = {d: float(image[d].attrs["spacing_mm"]) for d in image.dims}
 
 
 def show(**images):
-    _figure, axes = plt.subplots(1, len(images), figsize=(3 * len(images), 3), layout="constrained")
-    for axis, (name, array) in zip(axes, images.items(), strict=True):
-        array.isel(z=30).plot.imshow(ax=axis, cmap="gray", add_colorbar=False)
-        axis.set(title=name, aspect="equal", xlabel="", ylabel="")
-    plt.show()
+    cells = [(name, array, None) for name, array in images.items()]
+    return figures.contact_sheet(cells, columns=len(images))
 
 
 # %% [markdown]

@@ -5,16 +5,17 @@
 
 # %%
 # ruff: noqa: B018 - what stands last in a cell is shown
+# %matplotlib inline
 import tempfile
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 import cohort
 from cohort.api import Options
 from cohort.io.exports.nifti import write_nifti
 from cohort.phantom import Heart
+from cohort.reporting import figures
 
 hearts = {
     name: Heart(
@@ -38,15 +39,14 @@ cine
 ventricle = cohort.motion.left_ventricle(cine)
 curve = cohort.motion.volume_curve_ml(ventricle)
 found = cohort.motion.ejection_fraction(curve, smooth=3)
-figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-cine.isel(time=4, z=4).plot.imshow(ax=axes[0], cmap="gray", add_colorbar=False)
-outline = ventricle.isel(time=4, z=4).astype(float)
-axes[0].contour(cine["x"], cine["y"], outline, levels=[0.5], colors="gold")
-axes[0].set_aspect("equal")
-curve.plot(ax=axes[1], label="measured")
-axes[1].plot(curve["time"], hearts["strong"].volumes_ml(), "--", label="truth")
-axes[1].legend()
-plt.show()
+figures.show(cine.isel(time=4), mask=ventricle.isel(time=4))
+
+# %%
+off = np.abs(curve.values - hearts["strong"].volumes_ml())
+print(f"{off.max():.1f} ml from the truth at most")
+figures.volume_curve(curve, smooth=3)
+
+# %%
 found
 
 # %% [markdown]

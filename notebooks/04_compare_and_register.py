@@ -4,12 +4,13 @@
 # here, with what it leaves out: how certain an r of dependent voxels is, and how to undo a shift.
 
 # %%
-
+# %matplotlib inline
 import matplotlib.pyplot as plt
 import numpy as np
 
 import cohort
 from cohort.phantom import head
+from cohort.reporting import figures
 
 made = head(seed=1, index=0)
 image = cohort.space.resample(made.scan["image"].astype("float32"), spacing_mm=4)
@@ -35,11 +36,8 @@ changed = {
     "smooth noise": image + cohort.synthesis.noise(image, std=noise_std, correlation_mm=8, seed=1),
     "elastic": cohort.synthesis.elastic(image, alpha_mm=4, sigma_mm=12, seed=1),
 }
-figure, axes = plt.subplots(1, len(changed), figsize=(12, 2.8), layout="constrained")
-for axis, (name, array) in zip(axes, changed.items(), strict=True):
-    array.isel(z=28).plot.imshow(ax=axis, cmap="gray", add_colorbar=False)
-    axis.set(title=name, aspect="equal", xlabel="", ylabel="")
-plt.show()
+cells = [(name, array, None) for name, array in changed.items()]
+figures.contact_sheet(cells, columns=len(cells))
 
 # %% [markdown]
 # Voxels are not independent: with n voxels the interval of r is absurdly narrow. `n_effective` says how many independent ones they are

@@ -5,10 +5,10 @@
 
 # %%
 # ruff: noqa: B018 - what stands last in a cell is shown
+# %matplotlib inline
 import tempfile
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 from scipy import stats
 
 import cohort
@@ -81,5 +81,6 @@ fitted.adjustments
 
 # %%
 fitted.figure("ladder")
-plt.show()
+
+# %%
 here.cleanup()

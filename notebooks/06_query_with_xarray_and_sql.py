@@ -5,16 +5,15 @@
 
 # %%
 # ruff: noqa: B018 - what stands last in a cell is shown
+# %matplotlib inline
 import tempfile
 from pathlib import Path
-
-import matplotlib.pyplot as plt
-import numpy as np
 
 import cohort
 from cohort.api import Options
 from cohort.io.exports.nifti import write_nifti
 from cohort.phantom import head, subjects
+from cohort.reporting import figures
 
 here = tempfile.TemporaryDirectory()
 folder = Path(here.name)
@@ -63,8 +62,7 @@ scan = study.scan("phantom000")
 print(scan["affine"].values)
 t1 = scan["image"]
 gradient = cohort.filters.gradient_magnitude(t1)
-t1.isel(z=20).plot.imshow(cmap="gray")
-plt.show()
+study.show("phantom000", mask="bright/bright")
 
 # %% [markdown]
 # Joint histogram of two contrasts on their common support, then a mixture of three Gaussians over the voxels within a mask. Components are
@@ -72,9 +70,9 @@ plt.show()
 
 # %%
 inside = study.store.open_derivative("bright", scan_id := study.scan_id("phantom000"))["bright"]
-joint = cohort.intensity.joint_histogram(t1, gradient, bins=40, mask=inside)
-np.log1p(joint).plot()
-plt.show()
+figures.joint_histogram(t1, gradient, bins=40, mask=inside, names=("T1", "gradient"))
+
+# %%
 mixture = cohort.tissue.gmm(t1, mask=inside, n_components=3, seed=0)
 classes = cohort.tissue.classify(t1, mixture, mask=inside)
 mixture

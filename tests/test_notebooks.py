@@ -54,6 +54,8 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
         o for c in cells for o in c.outputs if o.output_type in ("display_data", "execute_result")
     ]
     assert shown, "it shows something"
+    if "figure" in path.read_text(encoding="utf-8"):
+        assert any("image/png" in o.data for o in shown), "a figure is seen, not its name"
     assert not [o for c in cells for o in c.outputs if o.get("name") == "stderr"], (
         "without a warning"
     )
