@@ -23,6 +23,8 @@ import pytest
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "scancel", "squeue", "scontrol", "munged")
 NAMES = ("n1", "n2", "n3")
 
+# On a machine that is busy with other things a daemon may not answer within the seconds that SLURM grants by default: a job
+# that a node was slow to launch is put back for two minutes, an `sbatch` is refused, a node is set down or drained for good.
 CONFIG = """\
 ClusterName=ci
 SlurmctldHost={host}(127.0.0.1)
@@ -40,6 +42,11 @@ SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 ReturnToService=1
 KillWait=30
+MessageTimeout=60
+TCPTimeout=30
+BatchStartTimeout=120
+SlurmdTimeout=0
+UnkillableStepTimeout=600
 SlurmctldPort={port}
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmctldLogFile={folder}/slurmctld.log
@@ -108,7 +115,8 @@ class Nodes:
         deadline = time.monotonic() + seconds
         while not happened():
             if time.monotonic() > deadline:
-                pytest.fail(f"not within {seconds} s; the queue:\n{run('squeue', '--long')}")
+                nodes = run("sinfo", "--Node", "--long")
+                pytest.fail(f"not within {seconds} s:\n{run('squeue', '--long')}\n{nodes}")
             time.sleep(0.2)
 
     def clear(self) -> None:
@@ -117,7 +125,8 @@ class Nodes:
             lambda: run("scancel", f"--user={os.getuid()}") or not self.jobs(), seconds=60
         )
         for name in NAMES:
-            if "down" in run("sinfo", "--noheader", f"--nodes={name}", "--format=%T"):
+            state = run("sinfo", "--noheader", f"--nodes={name}", "--format=%T")
+            if "down" in state or "drain" in state:
                 run("scontrol", "update", f"nodename={name}", "state=resume")
 
 

@@ -233,6 +233,31 @@ def test_the_nightly_script_submits_the_driver_and_itself_again(nodes, folder):
     run("scancel", f"--name={UNIT}-nightly")
 
 
+# In a job, the first time: as where the controller is restarted, or too busy to answer.
+NO_ANSWER = """\
+#!/bin/bash
+if [ -n "${{SLURM_JOB_ID:-}}" ] && mkdir {folder}/refused 2>/dev/null; then
+    echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2
+    exit 1
+fi
+exec {sbatch} "$@"
+"""
+
+
+@pytest.mark.slow
+def test_the_chain_of_nights_outlives_a_controller_that_does_not_answer(nodes, folder, monkeypatch):
+    program = folder / "bin" / "sbatch"
+    program.parent.mkdir()
+    program.write_text(NO_ANSWER.format(folder=folder, sbatch=shutil.which("sbatch")))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    nightly(nodes, folder, "now+1")
+    nights = folder / "nights"
+    nodes.wait_for(lambda: nights.exists() and nights.read_text().count("night") >= 2)
+    assert (folder / "refused").exists()
+    run("scancel", f"--name={UNIT}-nightly")
+
+
 @pytest.mark.slow
 def test_the_nightly_script_leaves_out_the_days_that_are_not_meant(nodes, folder):
     today = date.today().weekday()
