@@ -1,8 +1,10 @@
 """Fault day: whatever breaks, nothing is lost, nothing is wrong, nothing hangs, and no innocent scan fails."""
 
 import os
+import sys
 
 import pytest
+from faults.driver import Driver, Hung
 from faults.ground import Impossible
 from faults.line import Line
 from faults.register import FAULTS, SHORT, run
@@ -34,6 +36,27 @@ def test_as_on_the_page_with_fewer_rounds(number, tmp_path):
 
 def test_every_fault_of_the_page_is_there_in_its_order():
     assert list(FAULTS) == [f"F{n}" for n in range(1, 21)]
+
+
+SPEAKS = """\
+#!/bin/sh
+for n in 1 2 3 4 5; do echo '{"event": "done"}'; sleep 0.4; done
+exec sleep 60
+"""
+
+
+def test_a_call_is_hung_when_it_falls_silent_and_not_while_it_speaks(tmp_path, monkeypatch):
+    program = tmp_path / "speaks"
+    program.write_text(SPEAKS)
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with Driver("run") as driver:
+        assert driver.until(lambda: driver.count("done") == 5, seconds=1.5)
+        with pytest.raises(Hung, match=r"^nothing for 1 s: \{'event': 'done'"):
+            driver.end(seconds=1.0)
+    monkeypatch.setattr("faults.driver.LONGEST_S", 1.0)
+    with Driver("run") as driver, pytest.raises(Hung, match=r"^no end after 1 s: "):
+        driver.end()
 
 
 @pytest.mark.parametrize("cost", ["lost", "wrong", "innocents", "hung"])

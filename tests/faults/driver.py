@@ -18,7 +18,10 @@ import psutil
 PLANT = Path(__file__).parent / "plant"
 
 PATIENCE_S = 150.0
-"""A call that takes longer is hung: an undisturbed one takes a tenth of it."""
+"""A call of which nothing is heard for as long is hung: between two events of an undisturbed one lies a tenth of it."""
+
+LONGEST_S = 600.0
+"""So is one that goes on for as long, whatever it says."""
 
 
 class Hung(Exception):
@@ -97,16 +100,20 @@ class Driver:
         Raises
         ------
         Hung
-            If neither happens in time.
+            If neither happens and no event comes for so many seconds, or events come without an end.
         """
-        end = time.monotonic() + seconds
+        heard = began = time.monotonic()
         while not reached():
+            now = time.monotonic()
+            if now > began + LONGEST_S:
+                raise Hung(f"no end after {LONGEST_S:.0f} s: {self._last()}")
             try:
                 line = self._lines.get(timeout=0.05)
             except queue.Empty:
-                if time.monotonic() > end:
+                if now > heard + seconds:
                     raise Hung(f"nothing for {seconds:.0f} s: {self._last()}") from None
                 continue
+            heard = now
             if line is None:
                 self._lines.put(None)
                 return bool(reached())

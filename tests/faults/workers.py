@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from faults.driver import Driver, call, environment, gone
+from cohort.io.store import Store
+from faults.driver import PATIENCE_S, Driver, Hung, call, environment, gone
 from faults.ground import MEMORY, Ground, judge, store_of
 from faults.line import Line
 
@@ -126,8 +127,8 @@ def killed_scheduler(ground: Ground, line: Line) -> None:
         judge(line, store, truth)
 
 
-def _measured(store: object) -> list[str]:
-    return store.derivative_ids("ball")  # type: ignore[attr-defined]
+def _measured(store: Store) -> list[str]:
+    return store.derivative_ids("ball")
 
 
 def _resume(ground: Ground, line: Line, catalog: Path, *, before: set[str], scans: int) -> None:
@@ -168,21 +169,28 @@ def _submitted(ground: Ground, line: Line, scans: int) -> None:
     with Driver(
         "submit", catalog, "--on", "local", *WORKERS, "--wait", plant={"marks": [0.2, 0]}
     ) as client:
-        end = time.monotonic() + 120
-        while len(_measured(store)) < scans // 4 and time.monotonic() < end:
-            time.sleep(0.1)
+        _until(store, lambda: len(_measured(store)) >= scans // 4)
         begun = len(_measured(store))
         line.expect(0 < begun < scans, f"{begun} of {scans} scans when the client was to be killed")
         for process in client.family():
             process.kill()
         line.injected += 0 < begun < scans
-    while len(_measured(store)) < scans and time.monotonic() < end:
-        time.sleep(0.2)
-    while store.manifest().get("command") != "update" and time.monotonic() < end:
-        time.sleep(0.2)
+    _until(store, lambda: len(_measured(store)) >= scans)
+    _until(store, lambda: store.manifest().get("command") == "update")
     counts = store.manifest().get("counts", {})
     line.expect(counts.get("done", 0) + counts.get("fresh", 0) == scans, f"its counts are {counts}")
     judge(line, store, truth)
+
+
+def _until(store: Store, happened: Callable[[], bool]) -> None:
+    """Wait until something is the case, as long as scans go on being measured. Raises `Hung`."""
+    measured, changed = -1, time.monotonic()
+    while not happened():
+        if (now := len(_measured(store))) != measured:
+            measured, changed = now, time.monotonic()
+        if time.monotonic() > changed + PATIENCE_S:
+            raise Hung(f"nothing was measured for {PATIENCE_S:.0f} s, {measured} scans are")
+        time.sleep(0.1)
 
 
 def all_workers_gone(ground: Ground, line: Line) -> None:
