@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohort import overview
-from cohort.call import STAGES, Call, tokens_file
+from cohort.call import STAGES, Call
 from cohort.cohort import Cohort
 from cohort.io.catalog import Catalog, read_catalog
 from cohort.io.store import Store, StoreError
@@ -18,6 +18,7 @@ from cohort.options import Options, Result
 from cohort.outlook import explain, forecast
 from cohort.pipeline.ledger import Listener, silent
 from cohort.upkeep import cancel, collect, readmit, withdraw
+from cohort.userfiles import tokens_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,7 +1,6 @@
 """One call of one or more stages on one catalog: checked whole first, then under one lock, with one manifest."""
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +19,7 @@ from cohort.pipeline.dispatch.cost import Meter
 from cohort.pipeline.dispatch.stopping import Stop
 from cohort.pipeline.garbage import rarely_collected
 from cohort.pipeline.ledger import Ledger
+from cohort.userfiles import cache_file, finish_withdrawal, tokens_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -398,25 +398,3 @@ class Call:
                 "unfitted": [list(model) for model in without],
             }
         )
-
-
-def cache_file(store: Store) -> Path:
-    """Private index of the sources of a store: it holds paths, so it lies with the user, not in the store."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "cohort" / f"{provenance.digest(store.url)[:16]}.index"
-
-
-def finish_withdrawal(store: Store) -> None:
-    """Carry out the withdrawal that was killed, if there is one. Call under the lock."""
-    from cohort.io.leaving import withdraw
-    from cohort.stats.voxels.streaming import take_out
-
-    tokens = tokens_file(store)
-    if begun := withdraw.pending(withdraw.journal_file(tokens)):
-        withdraw.carry_out(store, begun, tokens=tokens, cache=cache_file(store), sums=take_out)
-
-
-def tokens_file(store: Store) -> Path:
-    """Private table of what the names in a store stand for. No cache: without it nobody finds a file again."""
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
-    return home / "cohort" / f"{provenance.digest(store.url)[:16]}.tokens"

@@ -144,10 +144,10 @@ def skipped(catalog: Path, store: str | None = None) -> Iterator[tuple[str, Path
     reason : str
     path : Path
     """
-    from cohort.call import cache_file
     from cohort.io.catalog import read_catalog
     from cohort.io.discover import discover
     from cohort.io.store import Store
+    from cohort.userfiles import cache_file
 
     read = read_catalog(catalog, store=store)
     cache = cache_file(Store(read.store_root()))

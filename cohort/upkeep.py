@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cohort import overview
-from cohort.call import cache_file, finish_withdrawal, tokens_file
 from cohort.checking import read_recipes
 from cohort.io.catalog import Catalog
 from cohort.io.leaving import inventory, rubbish
@@ -23,6 +22,7 @@ from cohort.io.store import Store
 from cohort.pipeline.intake.arrivals import subject_in
 from cohort.pipeline.intake.units import Names
 from cohort.pipeline.ledger import Ledger, Listener, silent
+from cohort.userfiles import cache_file, finish_withdrawal, tokens_file
 
 if TYPE_CHECKING:
     from cohort.io.participants import Participants

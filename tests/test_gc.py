@@ -8,9 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cohort import api, cli
-from cohort.call import Call, cache_file
+from cohort.call import Call
 from cohort.io.sources.filecache import FileCache
 from cohort.io.store import Locked, Store
+from cohort.userfiles import cache_file
 
 HERE = api.Options(workers=0)
 

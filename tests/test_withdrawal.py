@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from cohort import api, overview
-from cohort.call import Call, cache_file, tokens_file
+from cohort.call import Call
 from cohort.io import private
 from cohort.io.leaving import withdraw
 from cohort.io.leaving.redact import Subject
@@ -22,6 +22,7 @@ from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.disk import LocalFiles
 from cohort.io.store import Store
+from cohort.userfiles import cache_file, tokens_file
 
 HERE = api.Options(workers=0)
 

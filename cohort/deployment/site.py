@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cohort.call import tokens_file
 from cohort.checking import check_models, read_recipes
 from cohort.deployment.refusal import DeployError
 from cohort.deployment.schedule import Schedule
@@ -20,6 +19,7 @@ from cohort.pipeline.cluster import where
 from cohort.pipeline.clusters.clusterfile import Kubernetes, Local, Where, parse_bytes
 from cohort.pipeline.memory import peak_bytes
 from cohort.pipeline.plan import WORKER_BASE_BYTES, WORKER_SHARE
+from cohort.userfiles import tokens_file
 
 USUAL_MEMORY = 4 << 30
 """Bytes for a worker where nothing is ingested yet that says how large its scans are."""
