@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 PEAKS = 2
 """Peaks of each contrast through which slices are drawn."""
 
+LEVEL = 0.05
+"""Of p of support, up to which voxels are coloured."""
+
 LISTED = 20
 """Lines of the table of peaks."""
 
@@ -55,6 +58,19 @@ def context(
                 "is_broad": True,
             }
         )
+        if "support_p" in maps:
+            p = maps["support_p"].sel(contrast=contrast).load()
+            drawn = mapsplots.projections(
+                t, floor=0.0, judged=p <= LEVEL, rule="p of support <= 0.05"
+            )
+            pictures.append(
+                {
+                    **plots.embedded(drawn),
+                    "caption": f"{contrast}: the same, coloured where the support of neighbours (threshold-free cluster"
+                    f" enhancement) has p <= 0.05 corrected for all voxels, {int((p <= LEVEL).sum()):,} of them.",
+                    "is_broad": True,
+                }
+            )
         own = peaks[(peaks["contrast"] == contrast) & (peaks["peak"] == 1)]
         for row in own.head(PEAKS).to_dict("records"):
             at = (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"]))

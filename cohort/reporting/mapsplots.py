@@ -58,7 +58,9 @@ def overlay(
     return figure
 
 
-def projections(t: xr.DataArray, *, floor: float) -> "Figure":
+def projections(
+    t: xr.DataArray, *, floor: float, judged: xr.DataArray | None = None, rule: str = ""
+) -> "Figure":
     """The map looked through from three sides: of each line of sight the most extreme t, beyond `floor` in colour.
 
     Parameters
@@ -66,11 +68,14 @@ def projections(t: xr.DataArray, *, floor: float) -> "Figure":
     t : DataArray, (z, y, x)
         NaN outside; what is inside gives the outline.
     floor : float
+    judged : DataArray of bool, optional
+        Voxels that may be coloured, by another rule than the floor, which `rule` tells.
     """
     figure = plots.blank(9.6, 3.4)
     most = _most(t, floor)
+    counted = t if judged is None else t.where(judged, 0)
     for place, plane in enumerate(slices.VIEWS, 1):
-        seen = _through(t, plane)
+        seen = _through(counted, plane)
         inside = slices.take(
             _through(t.copy(data=np.isfinite(t.to_numpy()).astype(float)), plane), plane=plane
         )
@@ -82,12 +87,13 @@ def projections(t: xr.DataArray, *, floor: float) -> "Figure":
             np.where(edge, 0.55, grey), cmap="gray", vmin=0, vmax=1, aspect=cut.aspect,
             interpolation="nearest",
         )  # fmt: skip
-        shown = np.where(np.abs(cut.pixels) >= floor, cut.pixels, np.nan)
+        beyond = (np.abs(cut.pixels) >= floor) & (cut.pixels != 0)
+        shown = np.where(beyond, cut.pixels, np.nan)
         drawn = axes.imshow(
             shown, cmap=COLOURS, vmin=-most, vmax=most, aspect=cut.aspect, interpolation="nearest"
         )
     bar = figure.colorbar(drawn, ax=figure.axes, shrink=0.7, pad=0.01)
-    bar.set_label(f"most extreme t, where |t| >= {floor:.2f}", fontsize=8)
+    bar.set_label(f"most extreme t, where {rule or f'|t| >= {floor:.2f}'}", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return figure
 

@@ -58,6 +58,19 @@ def test_projections_show_the_most_extreme_of_each_line_of_sight(t):
         np.testing.assert_allclose(np.sort(np.abs(shown[np.isfinite(shown)])), expected)
 
 
+def test_projections_by_another_rule_show_the_voxels_that_it_names(t):
+    judged = (t < -2) | (t > 5)
+    figure = mapsplots.projections(t, floor=0.0, judged=judged, rule="chosen")
+    values = np.where(judged, np.nan_to_num(t.to_numpy()), 0)
+    for shown, axis in zip(pictures(figure), (0, 1, 2), strict=True):
+        most = np.abs(values).max(axis=axis)
+        known = np.abs(shown[np.isfinite(shown)])
+        np.testing.assert_allclose(np.sort(known), np.sort(most[most > 0]))
+    assert figure.axes[-1].get_ylabel() == "most extreme t, where chosen"
+    nowhere = mapsplots.projections(t, floor=0.0, judged=t > 99, rule="chosen")
+    assert not any(np.isfinite(shown).any() for shown in pictures(nowhere))
+
+
 def test_an_empty_map_is_drawn(t):
     figure = mapsplots.projections(t * np.nan, floor=3.0)
     assert not any(np.isfinite(shown).any() for shown in pictures(figure))
