@@ -260,6 +260,15 @@ def test_a_tail_is_told_where_its_p_are(catalog, tmp_path):
     assert "counted, because no generalised Pareto tail fits" in fitted(catalog)
 
 
+def test_the_report_shows_support_where_it_was_asked_for(catalog, tmp_path):
+    changed(catalog, tfce=True)
+    fitted(catalog)
+    assert call("report", catalog).exit_code == 0
+    p = cohort.open(catalog).voxelwise("signal-map")["support_p"]
+    page = (tmp_path / "store/report/index.html").read_text()
+    assert f"corrected for all voxels, {int((p <= 0.05).sum()):,} of them." in page
+
+
 def test_a_store_with_maps_is_sound_and_damage_is_seen(catalog):
     fitted(catalog)
     assert call("verify", catalog).exit_code == 0, call("verify", catalog).output
@@ -329,6 +338,34 @@ def test_an_explicit_mask_and_scans_without_numbers(catalog, tmp_path):
     assert f"{inside.sum()} of {inside.sum()} voxels of the mask" in said
     found = cohort.open(catalog).voxelwise("signal-map")
     assert int(np.isfinite(found["t"]).sum()) == inside.sum()
+
+
+def test_masks_that_do_not_fit_are_named(catalog, tmp_path):
+    fitted(catalog)
+    nib.save(nib.Nifti1Image(np.ones((7, 8, 5), np.uint8), AFFINE), tmp_path / "other.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE), tmp_path / "empty.nii.gz")
+    nib.save(nib.Nifti1Image(np.full(SHAPE, 0.5, np.float32), AFFINE), tmp_path / "share.nii.gz")
+    (tmp_path / "cut.nii").write_bytes(b"no image")
+    for name, line in (
+        ("other.nii.gz", "mask is 5 x 8 x 7 voxels"),
+        ("empty.nii.gz", "the mask has no voxel: expected some of 336, found none"),
+        ("share.nii.gz", "mask share.nii.gz: NII-LABELS"),
+        ("cut.nii", "mask cut.nii: NII-HEADER"),
+    ):
+        changed(catalog, mask={"image": name})
+        said = call("fit", catalog)
+        assert said.exit_code == 1
+        assert line in said.output
+
+
+def test_a_scan_whose_map_holds_nothing_is_named_and_left_out(catalog, tmp_path):
+    nothing = np.full(SHAPE, np.nan, np.float32)
+    nib.save(nib.Nifti1Image(nothing, AFFINE), tmp_path / "scans/P03_1.nii.gz")
+    for smooth in (None, 4):
+        changed(catalog, smooth_fwhm_mm=smooth)
+        said = fitted(catalog)
+        assert "sub-P03_ses-1_P031: the map holds no number in the mask; left out" in said
+        assert "15 scans, " in said
 
 
 @pytest.mark.slow

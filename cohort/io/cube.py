@@ -132,7 +132,8 @@ def write(
     scans : mapping of scan_id -> digest
         In the order of the rows.
     load : callable
-        ``scan_id -> (z, y, x)`` array; called once for each scan that `before` does not hold with the same digest.
+        ``scan_id -> (z, y, x)`` array; called once for each scan that `before` does not hold with the same digest. What is
+        infinite becomes NaN.
     before : Cube, optional
         Of the same variable and preparation.
     workers : int
@@ -169,7 +170,9 @@ def write(
         for row, (scan_id, values) in enumerate(zip(new, rest, strict=True)):
             if tuple(values.shape) != shape:
                 raise ValueError(f"{scan_id} has {values.shape} voxels, the others {shape}")
-            _scatter(stream.fileno(), values.astype(dtype), pieces, row, len(new))
+            # What is not finite is no number: one infinite voxel would be the most extreme of all arrangements.
+            known = np.where(np.isfinite(values), values, np.nan).astype(dtype)
+            _scatter(stream.fileno(), known, pieces, row, len(new))
         start = 0
         for piece in pieces:
             sizes = tuple(s.stop - s.start for s in piece)

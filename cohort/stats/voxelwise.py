@@ -190,14 +190,13 @@ def fit(
     )
     try:
         pieces = _fitted(cube, question, mask, workers, client, progress)
-        seen = np.sum([piece.seen for piece in pieces], axis=0)
-        empty = np.flatnonzero(seen == 0)
-        if len(empty) and len(empty) < len(X):
-            kept = np.flatnonzero(seen)
-            question = replace(question, X=question.X[kept], rows=kept)
+        # A mask of what the scans exceed may be another without those that hold nothing.
+        while (used := _holding(pieces)).any() and not used.all():
+            question = replace(question, X=question.X[used], rows=question.rows[used])
             pieces = _fitted(cube, question, mask, workers, client, progress)
     except glm.DependentColumns as error:
         raise DesignError(f"the design of the maps: {error}") from error
+    empty = np.setdiff1d(np.arange(len(X)), question.rows)
     maps = as_maps(
         cube.shape, question, pieces, tuple(contrasts), tuple(joint or {}), tuple(empty.tolist())
     )
@@ -248,6 +247,13 @@ def _fitted(
         pieces.append(piece)
         progress("maps", len(pieces), len(tiles))
     return pieces
+
+
+def _holding(pieces: list[Piece]) -> np.ndarray:
+    """Which rows hold a number in the mask; if the mask is empty, anywhere that it may be."""
+    seen = np.sum([piece.seen for piece in pieces], axis=0)
+    held = np.sum([piece.held for piece in pieces], axis=0)
+    return np.asarray((seen if seen.any() else held) > 0)
 
 
 def as_maps(

@@ -226,3 +226,35 @@ def test_designs_without_an_answer_are_refused(tmp_path):
         voxelwise.fit(whole, np.column_stack([X, X[:, 1]]), {"group": np.eye(4)[1]})
     with pytest.raises(DesignError, match=r"none of the 432 voxels .* same in all scans"):
         voxelwise.fit(cut(tmp_path, np.ones((12, *SHAPE)), 999), X, GROUP)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_scan_without_a_number_does_not_empty_a_mask_of_what_scans_exceed(tmp_path, share):
+    X = design(15)
+    made = images(X)
+    made[:, 0] = -1.0
+    made[6] = np.nan
+    found = voxelwise.fit(cut(tmp_path, made, 3000), X, GROUP, above=0.0, share=share)
+    assert found.empty == (6,)
+    others = np.arange(15) != 6
+    folder = tmp_path / "others"
+    folder.mkdir()
+    left = cut(folder, made[others], 3000)
+    assert everything(found) == everything(
+        voxelwise.fit(left, X[others], GROUP, above=0.0, share=share)
+    )
+
+
+def test_what_is_infinite_is_no_number(tmp_path):
+    """Else one voxel would be the most extreme of every arrangement, or make it NaN."""
+    X = design(15)
+    made = images(X)
+    made[2, 1, 3, 4], made[9, 3, 0, 0] = np.inf, -np.inf
+    as_nan = np.where(np.isfinite(made), made, np.nan)
+    asked = {"permutations": Permutations(seed=1, n=100), "threshold": 2.0, "tfce": True}
+    found = voxelwise.fit(cut(tmp_path, made), X, GROUP, **asked)
+    assert (found.by_voxel["n"] == 14).sum() == 2
+    assert np.isfinite(found.by_contrast["fwe_p"]).sum() == made[0].size - 2
+    folder = tmp_path / "nan"
+    folder.mkdir()
+    assert everything(found) == everything(voxelwise.fit(cut(folder, as_nan), X, GROUP, **asked))

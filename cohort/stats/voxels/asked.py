@@ -11,6 +11,7 @@ from cohort.grid import SPACE, GridError, affine_of, check_same_grid, voxel_volu
 from cohort.io.catalog import Catalog
 from cohort.io.covariates import Model
 from cohort.io.cube import content_of
+from cohort.io.refusal import Refused
 from cohort.io.store import Store
 from cohort.stats.asked.modeltable import ModelError, model_table
 from cohort.stats.design import Design, prepare
@@ -123,10 +124,10 @@ class Source:
 
 
 def smoothed(image: "xr.DataArray", fwhm_mm: float) -> "xr.DataArray":
-    """Gaussian of a width in mm; voxels without a number take no part and stay without."""
+    """Gaussian of a width in mm; voxels without a finite number take no part and have none then."""
     from cohort.ops.filters import gaussian
 
-    known = image == image  # noqa: PLR0124 - false of NaN alone
+    known = abs(image) < np.inf  # false of NaN too
     if bool(known.all()):
         return gaussian(image, fwhm_mm=fwhm_mm)
     filled = gaussian(image.where(known, 0), fwhm_mm=fwhm_mm, mask=known)
@@ -233,7 +234,7 @@ def _weights(design: Design, named: Mapping[str, str], name: str) -> np.ndarray:
 
 
 def mask_of(catalog: Catalog, asked: Asked) -> tuple[np.ndarray | None, str | None]:
-    """The mask that the model names, (z, y, x) bool, and its digest. Raises `GridError` if its grid differs."""
+    """The mask that the model names, (z, y, x) bool, and its digest. Raises `GridError` if its grid differs, `ModelError`."""
     from cohort.io.nifti import read_labels
     from cohort.provenance import file_digest
 
@@ -244,7 +245,10 @@ def mask_of(catalog: Catalog, asked: Asked) -> tuple[np.ndarray | None, str | No
     path = catalog.resolve(voxelwise.mask.image)
     if not path.is_file():
         raise ModelError(f"mask: expected an image at {voxelwise.mask.image!r}, found no file")
-    mask = read_labels(path, name="mask")
+    try:
+        mask = read_labels(path, name="mask")
+    except Refused as error:
+        raise ModelError(f"mask {voxelwise.mask.image}: {error}") from error
     first = next(iter(asked.scans))
     check_same_grid(**{first: asked.image(first), "mask": mask})
     return mask.to_numpy() != 0, file_digest(path)

@@ -23,7 +23,7 @@ from cohort.stats.voxels.wording import sentences, warnings
 
 LEVEL = 0.05
 
-PREPARED = 1
+PREPARED = 2
 """Raised when scans are brought into the cube otherwise than before: it is made anew."""
 
 NARROW = (

@@ -65,6 +65,9 @@ class Piece:
         Of these voxels.
     seen : (n,) int64
         Voxels within the mask in which each scan has a number.
+    held : (n,) int64
+        The same of voxels where too few scans exceed the bound of the mask, in blocks without any other: told for masks that
+        come out empty.
     """
 
     inside: int
@@ -72,6 +75,7 @@ class Piece:
     voxels: np.ndarray
     fits: glm.Fits
     seen: np.ndarray
+    held: np.ndarray
 
 
 def fit_piece(cube: Cube, question: Question, item: tuple[Tile, np.ndarray | None]) -> Piece:
@@ -87,7 +91,8 @@ def fit_piece(cube: Cube, question: Question, item: tuple[Tile, np.ndarray | Non
     shape = block.shape[1:]
     values = block.reshape(len(block), -1)
     counted = np.ones(values.shape[1], bool) if mask is None else mask.reshape(-1).copy()
-    parts, fitted, seen = [], [], np.zeros(len(question.rows), np.int64)
+    parts, fitted = [], []
+    seen, held = np.zeros((2, len(question.rows)), np.int64)
     counts, inside = np.zeros(6, np.int64), 0
     whole = (
         question.above is None
@@ -102,6 +107,9 @@ def fit_piece(cube: Cube, question: Question, item: tuple[Tile, np.ndarray | Non
         if question.above is not None:
             above = (question.above < Y).view(np.uint8)
             enough = above.sum(axis=0, dtype=np.int32) >= question.share * len(Y)
+            if not enough.any():
+                held += np.count_nonzero(~np.isnan(Y), axis=1)
+                continue
             if not enough.all():
                 here, Y = here[enough], glm.chosen(Y, range(len(Y)), np.flatnonzero(enough))
         if not len(here):
@@ -116,7 +124,8 @@ def fit_piece(cube: Cube, question: Question, item: tuple[Tile, np.ndarray | Non
         parts.append(taken(found, good))
     flat = np.concatenate([np.empty(0, np.int64), *fitted])
     k, m = len(question.contrasts), len(question.joint)
-    return Piece(inside, counts, _whole(flat, shape, tile, cube.shape), joined(parts, k, m), seen)
+    voxels = _whole(flat, shape, tile, cube.shape)
+    return Piece(inside, counts, voxels, joined(parts, k, m), seen, held)
 
 
 def tally_piece(

@@ -253,7 +253,8 @@ def _maps(
     found.state[sums.lacking[here] == n] = glm.NO_SCAN
     good = found.state == glm.FITTED
     counts = np.bincount(found.state, minlength=6)
-    piece = Piece(int(inside.sum()), counts, here[good], taken(found, good), np.zeros(n, np.int64))
+    none = np.zeros(n, np.int64)
+    piece = Piece(int(inside.sum()), counts, here[good], taken(found, good), none, none)
     empty = tuple(i for i, scan in enumerate(asked.scans) if scan in state.empty)
     made = voxelwise.as_maps(
         (shape[0], shape[1], shape[2]),
