@@ -71,7 +71,12 @@ def test_workers_of_a_cluster_give_the_same_bytes(tmp_path):
 
     X = design(15)
     made = cut(tmp_path, images(X), 15 * 4 * 100)
-    asked = {"contrasts": GROUP, "permutations": Permutations(seed=1, n=100)}
+    asked = {
+        "contrasts": GROUP,
+        "permutations": Permutations(seed=1, n=100),
+        "threshold": 2.0,
+        "tfce": True,
+    }
     expected = everything(voxelwise.fit(made, X, **asked, workers=1))
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local,
