@@ -387,8 +387,9 @@ def table(
         with np.errstate(invalid="ignore", divide="ignore"):
             centre = merged[:, INDEX_SUMS][:, axes] / merged[:, [N]]
             weighted = merged[:, WEIGHTED_SUMS][:, axes] / merged[:, [SUM]]
-        out[:, at["centroid_mm"]] = centre @ world[:, :-1].T + world[:, -1]
-        out[:, at["center_of_mass_mm"]] = weighted @ world[:, :-1].T + world[:, -1]
+            # Weights may sum to 0: no centre, and infinity times 0 is to warn of nothing either.
+            out[:, at["centroid_mm"]] = centre @ world[:, :-1].T + world[:, -1]
+            out[:, at["center_of_mass_mm"]] = weighted @ world[:, :-1].T + world[:, -1]
     nothing = merged[:, N] == 0
     out[nothing, at["minimum_position"].start :] = np.nan
     return out[order]
