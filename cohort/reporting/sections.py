@@ -196,7 +196,8 @@ def _of_row(facts: Facts, unmatched: Mapping[str, Any], row: str) -> tuple[str, 
             rest = (
                 f" (and {count(more, 'other series', 'other series')} of the row)" if more else ""
             )
-            return state, f"its scan {what}: {_why(mine[0])}{rest}"
+            # What the code stands for is told above, where the series was found; many rows may share it.
+            return state, f"its scan {what}: {mine[0].get('code') or _why(mine[0])}{rest}"
     if row in (unmatched.get("rows_waiting") or []):
         return "not read yet", "its scan was found and comes with the next run"
     return "unmatched", "no scan was found for the row"
