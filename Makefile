@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 PROCESSES := -n logical --maxprocesses 4
+# These wait for servers, schedulers and timeouts more than they compute.
+SLOW_PROCESSES := -n 3 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -33,7 +35,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PROCESSES) -m "not slow"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest $(PROCESSES) --dist loadfile -m slow
+	$(BIN)/python -m pytest $(SLOW_PROCESSES) -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
