@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
-from scipy import special
+from scipy import linalg, special
 
 from cohort.kernels import student
 
@@ -21,6 +21,12 @@ NEAR_BYTES = 512 << 10
 
 DEPENDENT = 1e-10
 """Share of a column of the design that the others may leave unexplained and still be called dependent."""
+
+SAME = 1e-13
+"""Share of a contrast that others may leave unexplained and still be said to say the same: rounding of its weights."""
+
+FULL = 1e-9
+"""Share of its own value that a row may leave free and still be called fitted whatever it holds, as in tables."""
 
 FLAT = 1e-24
 """Share of a voxel's sum of squares below which what the terms leave is rounding."""
@@ -59,9 +65,10 @@ class Factors:
     scale : (k,) float64
         Standard error of each estimate for residuals of variance 1.
     robust : (n, k) float64
-        HC3 variance of each estimate is ``robust' e^2``.
+        HC3 variance of each estimate is ``robust' e^2``; NaN of a contrast in which a row that is fitted whatever it holds
+        (leverage 1) has weight: its error cannot be told.
     joint : tuple of (r, q) float64
-        Orthonormal columns for each group of contrasts that is tested together.
+        Orthonormal columns for each group of contrasts that is tested together; q is its rank.
     constant : bool
         If the first column is constant: voxels may then be shifted.
     """
@@ -79,6 +86,15 @@ class Factors:
         return self.Q.shape[0] - self.Q.shape[1]
 
 
+def independent(C: np.ndarray) -> np.ndarray:
+    """Rows that say all that the rows of (q, p) `C` say, and none twice: as many as its rank."""
+    lengths = np.sqrt(np.square(C).sum(axis=1))
+    scaled = C / np.where(lengths > 0, lengths, 1)[:, None]
+    left, order = linalg.qr(scaled.T, mode="r", pivoting=True)
+    rank = int((np.abs(np.diag(left)) > SAME * np.sqrt(len(C))).sum())
+    return np.asarray(C[np.sort(order[:rank])])
+
+
 def factor(X: np.ndarray, contrasts: np.ndarray, joint: Sequence[np.ndarray] = ()) -> Factors:
     """Factor a design.
 
@@ -88,7 +104,7 @@ def factor(X: np.ndarray, contrasts: np.ndarray, joint: Sequence[np.ndarray] = (
     contrasts : (k, p) float64
         Sums of estimates, each with its own t.
     joint : sequence of (q, p) float64
-        Sums that are zero together, each group with its own F.
+        Sums that are zero together, each group with its own F; its first degrees of freedom are the rank of the group.
 
     Raises
     ------
@@ -112,14 +128,18 @@ def factor(X: np.ndarray, contrasts: np.ndarray, joint: Sequence[np.ndarray] = (
         Q[:, 0] = n**-0.5
     weights = np.linalg.solve(R.T, (contrasts / norms).T)
     leverage = np.square(Q).sum(axis=1)
+    shares, scale = Q @ weights, np.sqrt(np.square(weights).sum(axis=0))
     # A row that is fitted whatever it holds has no residual; 0 / 0 would spread to all contrasts.
-    spare = np.maximum(1 - leverage, 1e-12)
-    robust = np.square(Q @ weights / spare[:, None])
-    together = tuple(np.linalg.qr(np.linalg.solve(R.T, (C / norms).T))[0] for C in joint)
+    full = leverage > 1 - FULL
+    robust = np.square(shares / np.where(full, np.inf, 1 - leverage)[:, None])
+    robust[:, (np.abs(shares[full]) > 1e-6 * scale).any(axis=0)] = np.nan
+    together = tuple(
+        np.linalg.qr(np.linalg.solve(R.T, (independent(C) / norms).T))[0] for C in joint
+    )
     return Factors(
         Q=np.ascontiguousarray(Q),
         weights=weights,
-        scale=np.sqrt(np.square(weights).sum(axis=0)),
+        scale=scale,
         robust=np.ascontiguousarray(robust),
         joint=together,
         constant=constant,
@@ -133,7 +153,7 @@ class Fits:
     Attributes
     ----------
     estimate, se, t, p, hc3_t, hc3_p : (k, v) float64
-        By contrast, p two-sided; NaN where `state` is not `FITTED`.
+        By contrast, p two-sided; NaN where `state` is not `FITTED`, and of HC3 where one scan alone decides the contrast.
     F, F_p : (m, v) float64
         By group of contrasts.
     sigma : (v,) float64

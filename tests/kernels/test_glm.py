@@ -130,3 +130,45 @@ def test_a_design_that_depends_on_itself_is_refused_with_its_rank():
         match="expected 5 independent columns and more rows than that, found 4 in 20",
     ):
         glm.fit(np.zeros((20, 3)), twice, np.eye(5)[1:2])
+
+
+@given(p=st.integers(2, 6), twice=st.integers(1, 3), seed=st.integers(0, 100))
+def test_contrasts_that_follow_from_each_other_are_tested_once(p, twice, seed):
+    X, rng = people(30, seed)
+    X = np.column_stack([X, rng.normal(size=(30, 3))])[:, :p]
+    Y = X @ (rng.normal(0, 0.3, (p, 3)) / np.abs(X).max(axis=0)[:, None]) + rng.normal(size=(30, 3))
+    asked = rng.normal(size=(rng.integers(1, p), p))
+    more = rng.normal(size=(twice, len(asked))) @ asked * 10.0 ** rng.integers(-6, 7, (twice, 1))
+    C = rng.permutation(np.vstack([asked, more]))
+    expected = reference(Y[:, 0], X, np.eye(p)[:1], [asked])
+    found = glm.fit(Y, X, np.eye(p)[:1], [C])
+    np.testing.assert_allclose(found.F[0, 0], expected["F"][0], rtol=1e-6)
+    np.testing.assert_allclose(found.F_p[0, 0], expected["F_p"][0], rtol=1e-6, atol=1e-12)
+    assert len(glm.independent(C)) == len(asked) == np.linalg.matrix_rank(asked)
+    kept = glm.independent(asked)
+    np.testing.assert_array_equal(kept, asked)
+
+
+def test_what_one_scan_alone_decides_has_no_robust_error():
+    """Of other contrasts the robust error is that without the scan, which statsmodels has; also where scans are missing."""
+    X, rng = people(24, 8)
+    X = np.column_stack([X, np.zeros(24), np.zeros(24)])
+    X[3, 4] = 1.0  # of this site there is one scan
+    X[[5, 6], 5] = 1.0  # and of this one there are two, until one is missing
+    Y = rng.normal(3, 2, (24, 40))
+    Y[5, 20:] = np.nan
+    contrasts = np.array([[0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1], [0, 1.0, 0, 0, 1e-9, 0]])  # fmt: skip
+    found = glm.fit(Y, X, contrasts)
+    assert np.isfinite(found.t).all()
+    decided = np.isnan(found.hc3_t)
+    np.testing.assert_array_equal(np.isnan(found.hc3_p), decided)
+    assert decided[1].all()
+    np.testing.assert_array_equal(decided[2], np.arange(40) >= 20)
+    assert not decided[[0, 3]].any()
+    for v in range(40):
+        rows = np.setdiff1d(np.arange(24), [3] if v < 20 else [3, 5, 6])
+        columns = [0, 1, 2, 3, 5] if v < 20 else [0, 1, 2, 3]
+        own = [0, 2] if v < 20 else [0]
+        told = reference(Y[rows, v], X[np.ix_(rows, columns)], contrasts[np.ix_(own, columns)], [])
+        for name in ("hc3_t", "hc3_p"):
+            np.testing.assert_allclose(getattr(found, name)[own, v], told[name], rtol=1e-9)

@@ -13,6 +13,7 @@ from cohort.io.exports.nifti import Intent, Version, write_nifti
 from cohort.io.exports.place import ExportError
 from cohort.io.exports.tables import write_json, write_tsv
 from cohort.io.store import Store
+from cohort.kernels import glm
 
 MARKER = "maps.json"
 """By which a folder of exported maps is known."""
@@ -129,7 +130,7 @@ def _intent(name: str, tested: list[Any] | None, dof: np.ndarray) -> Intent:
         return Intent(code, (), name, stored.SAID[name])
     if len(dof) != 1:
         return Intent("none", (), name, f"{stored.SAID[name]}; dof differ, see the map dof")
-    before = () if tested is None else (float(np.linalg.matrix_rank(np.array(tested))),)
+    before = () if tested is None else (float(len(glm.independent(np.array(tested)))),)
     return Intent(code, (*before, float(dof[0])), name, stored.SAID[name])
 
 
