@@ -376,6 +376,29 @@ def test_sums_that_cannot_be_moved_from_who_withdraws_go_and_the_others_are_read
     assert call("verify", catalog).exit_code == 0
 
 
+@pytest.mark.parametrize("withdraws", [False, True])
+@pytest.mark.parametrize(("who", "factor"), [("P00", 1e3), ("P00", 1e5), ("P04", 1e5)])
+def test_where_who_leaves_was_far_from_the_others_all_are_read_anew(catalog, tmp_path, read, who, factor, withdraws):  # fmt: skip
+    """P00 is the scan from which values are counted."""
+    far = (brain(int(who[1:])) * factor).astype(np.float32)
+    nib.save(nib.Nifti1Image(far, AFFINE), tmp_path / f"scans/{who}_1.nii.gz")
+    alone(catalog)
+    fitted(catalog)
+    read.clear()
+    if withdraws:
+        leave(catalog, tmp_path, who)
+        assert call("withdraw", catalog, who, "--proof", tmp_path / "proof.json").exit_code == 0
+        assert sums.record(Store(tmp_path / "store"), "sums-map") is None
+        read.clear()
+    else:
+        edit(catalog, where=f"age != {60 + (int(who[1:]) * 7) % 23}")
+    fitted(catalog)
+    assert len([s for s in read if who not in s]) == N - 1
+    if not withdraws:
+        assert said_of(catalog)["anew"].endswith("the scans that went is mostly rounding")
+    check_as_from_scratch(catalog)
+
+
 def killed_at(operation, *command):
     """Call in a process of its own that dies, as by kill -9, at the n-th change of the store; whether it died."""
     with warnings.catch_warnings():

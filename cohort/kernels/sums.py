@@ -17,6 +17,12 @@ from cohort.kernels import glm, student
 ROUNDING = 1e-12
 """Share of a voxel's sum of squares that differences of sums do not tell from nothing."""
 
+LOST = 1e-6
+"""Share of the sums of squares that a voxel once had below which those about its mean have lost digits that maps show.
+
+A sum that was m keeps an error of about 2e-16 m, so that more than 1e-9 of what is left may be rounding.
+"""
+
 BLOCK = 1 << 16
 """Voxels that are solved at a time."""
 
@@ -84,22 +90,49 @@ class Sums:
         row = np.asarray(x, np.float64)
         _add(wide, row, sign, bar, *(self.origin, self.Xy, self.y, self.yy), self.lacking, self.above)  # fmt: skip
 
-    def recentred(self, X: np.ndarray) -> bool:
+    def lost(self, n: int, most: np.ndarray, *, above: float | None, shifted: bool = True) -> bool:
+        """Whether hardly more than rounding is left in a voxel, and all scans have to be read anew.
+
+        Where scans left whose values were far larger, or the one from which values are counted and that was far from the
+        others.
+
+        Parameters
+        ----------
+        n : int
+            Scans that are in.
+        most : (v,) float64
+            `yy` when it was largest.
+        above : float or None
+            As the scans were added with: voxels in which no scan exceeds it do not count.
+        shifted : bool
+            Whether values may be counted from any origin; squares about the mean say nothing otherwise.
+        """
+        has = n - self.lacking
+        left = self.yy
+        if shifted:
+            left = left - np.square(self.y) / np.maximum(has, 1)
+        lost = (left < LOST * most) & (has > 1) & ((self.yy != 0) | (self.y != 0))
+        return bool((lost if above is None else lost & (self.above > 0)).any())
+
+    def recentred(self, X: np.ndarray, *, above: float | None = None) -> bool:
         """Count from the mean of the scans that are in, so that nothing is left of what the origin was.
 
         Parameters
         ----------
         X : (n, p) float64
             Rows of all scans that are in.
+        above : float or None
+            As the scans were added with.
 
         Returns
         -------
         bool
-            False, and nothing is changed, if a voxel that only some of the scans have makes it impossible.
+            False, and nothing is changed, if a voxel that only some of the scans have makes it impossible, or one in which
+            the origin is so far from all scans that digits would be lost.
         """
         n = len(X)
         some = (self.lacking > 0) & (self.lacking < n) & (self.origin != 0)
-        if some.any():
+        if some.any() or self.lost(n, self.yy, above=above):
             return False
         whole = self.lacking == 0
         shift = np.where(whole, self.y / n, -self.origin)

@@ -66,6 +66,31 @@ def test_a_scan_with_another_row_and_sums_without_an_origin_of_somebody(seed):
     check(sums, moved, Y)
 
 
+@settings(max_examples=60)
+@given(
+    who=st.sampled_from([0, 7]), power=st.floats(0, 9), withdrawn=st.booleans(), seed=st.integers(0, 50)
+)  # fmt: skip
+def test_digits_are_kept_or_known_to_be_lost_where_who_leaves_was_far_from_the_others(
+    who, power, withdrawn, seed
+):
+    """Scan 0 is the one from which values are counted; it may have left before."""
+    X, Y = data(far=1.0, seed=seed, dtype=np.float64)
+    Y[who] *= 10**power
+    sums, rest = added(X, Y, Y[0]), np.setdiff1d(np.arange(40), [0, who])
+    most = sums.yy.copy()
+    for i in {0, who}:
+        sums.remove(X[i], Y[i])
+    lost = sums.lost(len(rest), most, above=None)
+    if withdrawn and not sums.recentred(X[rest]):
+        assert lost
+    if power < 2:
+        assert not lost
+    if power > 4:
+        assert lost
+    if not lost:
+        check(sums, X[rest], Y[rest])
+
+
 def test_a_voxel_comes_back_when_the_scan_that_lacks_it_leaves():
     X, Y = data(far=100.0)
     Y[3, [7, 9]] = np.nan, np.inf

@@ -5,7 +5,7 @@ no second copy, and no cube that is written anew for every scan that comes: they
 permutations are not asked.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,9 +30,6 @@ GROUP = 32
 
 SUMMED = 1
 """Raised when scans enter sums otherwise than before: sums are made anew."""
-
-LOST = 1e-6
-"""Where scans that go leave so small a share of a voxel's squares, the rest is rounding: all are read anew."""
 
 SOME = "some scan has no number there, and sums are of all scans"
 """What is said of voxels that are left out for it."""
@@ -176,11 +173,11 @@ def _updated(
         state.sums.move(np.array(state.scans[scan][1]), np.array(row[1]), asked.load(scan))
         state.scans[scan] = row
         count.one(total)
-    for scan in gone:
-        left = _leave(state, scan, asked.load(scan))
-        count.one(total)
-        if not left:
-            return None, "scans that went held nearly all of a voxel's squares"
+    if not _leave(state, gone, asked.load, lambda: count.one(total)):
+        return (
+            None,
+            "what is left of a voxel's squares without the scans that went is mostly rounding",
+        )
     return state, ""
 
 
@@ -193,13 +190,19 @@ def _enter(state: State, sums: Sums, scan: str, row: Row, values: np.ndarray) ->
     state.scans[scan] = row
 
 
-def _leave(state: State, scan: str, values: np.ndarray) -> bool:
-    """Take a scan out; whether what is left is more than rounding."""
+def _leave(
+    state: State, gone: Sequence[str], load: Callable[[str], np.ndarray], one: Callable[[], None]
+) -> bool:
+    """Take scans out; whether what is left is more than rounding."""
+    if not gone:
+        return True
     sums, above = state.sums, state.key["above"]
-    before = sums.yy.copy()
-    sums.remove(np.array(state.scans.pop(scan)[1]), values, above=above)
-    lost = (sums.yy != 0) & (sums.yy < LOST * before)
-    return not (lost if above is None else lost & (sums.above > 0)).any()
+    most = sums.yy.copy()
+    for scan in gone:
+        sums.remove(np.array(state.scans.pop(scan)[1]), load(scan), above=above)
+        one()
+    shifted = bool(state.key["shifted"])
+    return not sums.lost(len(state.scans), most, above=above, shifted=shifted)
 
 
 def _summed(
@@ -349,16 +352,16 @@ def _without(store: Store, state: State, mine: list[str], who: Subject) -> bool:
         return False
     try:
         now = source.contents(gone)
-        for scan in gone:
-            if now.get(scan) != state.scans[scan][0]:
-                return False
-            values = source.load(scan)
-            if values.size != state.sums.yy.size or not _leave(state, scan, values):
-                return False
+        if any(now.get(scan) != state.scans[scan][0] for scan in gone):
+            return False
+        if any(source.image(scan).size != state.sums.yy.size for scan in gone):
+            return False
+        if not _leave(state, gone, source.load, lambda: None):
+            return False
     except (OSError, RuntimeError, ValueError):
         return False
     state.empty = {scan: digest for scan, digest in state.empty.items() if scan not in mine}
     if state.key["shifted"] and who.names(state.origin):
         state.origin = ""
-        return state.sums.recentred(state.X)
+        return state.sums.recentred(state.X, above=key["above"])
     return True
