@@ -1,5 +1,6 @@
 """Clusters of a map above a height: how large, how heavy, and where their peaks are."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,11 +65,30 @@ def largest(heights: np.ndarray, *, above: float, connectivity: int = 1) -> tupl
     return int(np.bincount(member).max()), float(np.bincount(member, rises).max())
 
 
-def peaks(heights: np.ndarray, *, above: float, reach: int = 1) -> np.ndarray:
-    """Flat indices of the voxels that are the highest within `reach` voxels of each axis, highest first."""
-    from scipy import ndimage as ndi
+def peaks(heights: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Flat indices of the voxels that none beside them (of 26) in their own cluster exceeds, highest first.
 
-    filled = np.where(np.isnan(heights), -np.inf, heights)
-    best = ndi.maximum_filter(filled, size=2 * reach + 1, mode="constant", cval=-np.inf)
-    found = np.flatnonzero((filled == best) & (filled > above))
-    return found[np.lexsort((found, -filled.reshape(-1)[found]))]
+    The highest voxel of each cluster is among them, whatever lies beside the cluster.
+
+    Parameters
+    ----------
+    heights : (z, y, x) float
+    labels : (z, y, x) int
+        Cluster of each voxel, 0 outside; see `Clusters`.
+
+    Examples
+    --------
+    >>> heights = np.array([[[4.0, 5.0, 0.0], [0.0, 0.0, 6.0]]])
+    >>> peaks(heights, clusters(heights, above=3.0).labels).tolist()
+    [5, 1]
+    """
+    cluster, height = np.pad(labels, 1).reshape(-1), np.pad(heights, 1).reshape(-1)
+    padded = tuple(n + 2 for n in labels.shape)
+    places = np.flatnonzero(labels)
+    own = np.ravel_multi_index(tuple(i + 1 for i in np.unravel_index(places, labels.shape)), padded)
+    best = np.ones(len(places), bool)
+    for z, y, x in itertools.product((-1, 0, 1), repeat=3):
+        beside = own + (z * padded[1] + y) * padded[2] + x
+        best &= (cluster[beside] != cluster[own]) | (height[beside] <= height[own])
+    found = places[best]
+    return found[np.lexsort((found, -heights.reshape(-1)[found]))]

@@ -17,7 +17,7 @@ from cohort.stats.voxels import peaks
 from cohort.stats.voxels.arrangements import Arranged, Asked, arranged
 from cohort.stats.voxels.pieces import Piece, Question, each, fit_piece, joined
 
-REVISION = 3
+REVISION = 4
 """Raised when the same scans and model give other numbers."""
 
 FORMING = 1e-3
@@ -159,7 +159,8 @@ def fit(
     permutations : Permutations, optional
         p by exchanging scans, of each contrast, two-sided, corrected for all voxels that every scan has.
     threshold : float, optional
-        Value of t above which voxels form clusters; with permutations they get p of extent and mass.
+        Value of t above which voxels form clusters; with permutations they get p of extent and mass. Without it clusters are
+        listed above the t of p = `FORMING`, without p.
     tfce : bool
         With permutations: threshold-free cluster enhancement, E = 0.5, H = 2.
     neighbours : {6, 18, 26}

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import ndimage as ndi
 from scipy import stats
 
@@ -10,6 +12,7 @@ from cohort.io.storage.disk import LocalFiles
 from cohort.stats import voxelwise
 from cohort.stats.columns import DesignError
 from cohort.stats.permutation import permute
+from cohort.stats.voxels import peaks
 from cohort.stats.voxelwise import Permutations
 
 SHAPE = (6, 9, 8)
@@ -134,6 +137,42 @@ def test_clusters_and_support_of_each_arrangement(tmp_path):
     z, y, x = np.unravel_index(best, SHAPE)
     assert (first["x_mm"], first["y_mm"], first["z_mm"]) == (-2.0 * x, 2.0 * y, 2.0 * z)
     assert first["volume_ml"] == first["n_voxels"] * 8 / 1000
+
+
+@given(
+    neighbours=st.sampled_from([6, 18, 26]), seed=st.integers(0, 1000), whole=st.booleans()
+)  # fmt: skip
+def test_every_cluster_is_listed_with_its_highest_voxel(neighbours, seed, whole):
+    """Clusters are those of SciPy's `label`, also where one touches another by an edge or a corner."""
+    rng = np.random.default_rng(seed)
+    t = rng.normal(0, 2, rng.integers(1, 8, 3))
+    t = np.round(t) if whole else t
+    affine = np.diag([-3.0, 3, 3, 1])
+    rank = {6: 1, 18: 2, 26: 3}[neighbours]
+    listed = peaks.table(
+        "c", {"t": t}, heights=t, affine=affine, threshold=2.0, neighbours=neighbours
+    )
+    shape = ndi.generate_binary_structure(3, rank)
+    expected = []
+    for sign in (1, -1):
+        labels, n = ndi.label(sign * t > 2, shape)
+        expected += [
+            (sign, int((labels == i).sum()), t[labels == i][np.argmax(sign * t[labels == i])])
+            for i in range(1, n + 1)
+        ]
+        own = listed[listed["sign"] == sign]
+        places = (own[["z_mm", "y_mm", "x_mm"]].to_numpy(float) / [3, 3, -3]).round().astype(int)
+        at = labels[tuple(places.T)]
+        assert (at > 0).all()
+        # A cluster's rows lie in that cluster, far enough from each other.
+        for _, rows in own.assign(at=at).groupby("cluster"):
+            assert rows["at"].nunique() == 1
+            mm = rows[["x_mm", "y_mm", "z_mm"]].to_numpy(float)
+            apart = np.linalg.norm(mm[:, None] - mm, axis=-1)[np.triu_indices(len(mm), 1)]
+            assert (apart >= 8).all()
+    first = listed[listed["peak"] == 1]
+    found = list(zip(first["sign"], first["n_voxels"], first["t"], strict=True))
+    assert sorted(found) == sorted(expected)
 
 
 def test_an_effect_is_found_where_it_is(tmp_path):

@@ -55,7 +55,7 @@ def table(
     for sign in (1, -1):
         signed = sign * heights
         found = clusters.clusters(signed, above=threshold, connectivity=CONNECTIVITY[neighbours])
-        summits = clusters.peaks(signed, above=threshold)
+        summits = clusters.peaks(signed, found.labels)
         member = found.labels.reshape(-1)[summits]
         for label in range(1, len(found.size) + 1):
             size, mass = int(found.size[label - 1]), float(found.mass[label - 1])
