@@ -14,6 +14,7 @@ from cohort.io.cube import content_of
 from cohort.io.refusal import Refused
 from cohort.io.store import Store
 from cohort.stats.asked.modeltable import ModelError, model_table
+from cohort.stats.columns import DesignError
 from cohort.stats.design import Design, prepare
 from cohort.stats.terms.groups import check_group, group_columns
 from cohort.stats.terms.weights import among
@@ -225,12 +226,33 @@ def _contrasts(design: Design, model: Model) -> dict[str, np.ndarray]:
 
 
 def _stacked(design: Design, model: Model, terms: Sequence[str]) -> np.ndarray:
-    return np.stack([_weights(design, model.contrasts, term) for term in terms])
+    """Weights of contrasts and terms, (q, p); a term of the formula stands for all its columns."""
+    rows = []
+    for term in terms:
+        own = [] if term in model.contrasts else _columns_of(design, term)
+        rows += [_weights(design, model.contrasts, name) for name in own or [term]]
+    return np.stack(rows)
 
 
 def _weights(design: Design, named: Mapping[str, str], name: str) -> np.ndarray:
+    """Weights of a contrast, of a column, or of a term that has one column, (p,)."""
     terms = [str(c) for c in design.X.columns]
-    return among(terms, design.coding, named.get(name, name))
+    own = [] if name in named else _columns_of(design, name)
+    if len(own) > 1:
+        raise DesignError(
+            f"contrasts: expected one column, found the term {name!r} with {len(own)} ({', '.join(own)}); name one of them,"
+            f" or test them together: joint: {{{name}: [{name}]}}"
+        )
+    return among(terms, design.coding, own[0] if own else named.get(name, name))
+
+
+def _columns_of(design: Design, name: str) -> list[str]:
+    """Columns of a term of the formula; none of what is no term, or is itself a column."""
+    columns = [str(c) for c in design.X.columns]
+    if name in columns:
+        return []
+    pairs = zip(columns, design.terms, strict=True)
+    return [column for column, term in pairs if term is not None and term.name == name]
 
 
 def mask_of(catalog: Catalog, asked: Asked) -> tuple[np.ndarray | None, str | None]:
