@@ -216,7 +216,7 @@ def test_a_voxel_that_a_scan_lacks_comes_back_when_the_scan_leaves(catalog, tmp_
     nib.save(nib.Nifti1Image(lacking, AFFINE), tmp_path / f"scans/P{who:02d}_1.nii.gz")
     everywhere(catalog)
     said = fitted(catalog)
-    assert "1 voxels left out: some scan has no number there" in said
+    assert "1 voxel left out: some scan has no number there" in said
     assert np.isnan(cohort.open(catalog).voxelwise("sums-map")["t"].to_numpy()[:, 3, 3]).any()
     edit(catalog, where=f"age != {60 + (who * 7) % 23}")
     fitted(catalog)

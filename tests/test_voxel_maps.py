@@ -284,6 +284,12 @@ def test_a_store_with_maps_is_sound_and_damage_is_seen(catalog):
     said = call("verify", catalog)
     assert said.exit_code == 1
     assert "maps.zarr/t/" in said.output
+    (catalog.parent / "out").mkdir()
+    said = call(
+        "export", "nifti", catalog, "--model", "signal-map", "-o", catalog.parent / "out/maps"
+    )
+    assert said.exit_code != 0
+    assert "call `cohort verify --repair`, then `cohort fit`" in said.output
     call("verify", catalog, "--repair")
     assert state(catalog) == "done"
     assert call("verify", catalog).exit_code == 0
@@ -327,6 +333,79 @@ def test_what_a_map_cannot_be_made_of_is_said_in_one_line(catalog, tmp_path):
     assert said.exit_code == 1
     assert "6 x 8 x 7 voxels of 3 x 2 x 2 mm" in said.output
     assert "5 x 8 x 7 voxels" in said.output
+
+
+def test_a_term_stands_for_its_columns(catalog, tmp_path):
+    import statsmodels.formula.api as smf
+
+    people = pd.read_csv(tmp_path / "people.csv")
+    people["sex"] = [("M", "F", "F")[i % 3] for i in range(20)]
+    people["site"] = [f"s{i // 3 % 4}" for i in range(20)]
+    people.to_csv(tmp_path / "people.csv", index=False)
+    content = yaml.safe_load(catalog.read_text())
+    content["models"]["signal-map"] |= {
+        "formula": "dx + age + sex + site",
+        "contrasts": {"sex": "2 * dx", "old": "dx + 10 * age"},  # a contrast's name comes first
+    }
+    joint = {"both": ["dx", "site"], "same": ["dx", "old", "age"]}
+    content["models"]["signal-map"]["voxelwise"] = {
+        "mask": {"above": 0.0}, "contrasts": ["dx", "sex", "old"], "joint": joint
+    }  # fmt: skip
+    catalog.write_text(yaml.safe_dump(content, sort_keys=False))
+    fitted(catalog)
+    opened = cohort.open(catalog)
+    found = opened.voxelwise("signal-map").load()
+    scans = opened.stack("image").load()  # noqa: PD013
+    table = opened.scans.set_index("scan_id").loc[scans["scan"].to_numpy(), "participant"]
+    rows = people.set_index("id").loc[table].reset_index()
+    inside = np.argwhere(np.isfinite(found["t"][0].to_numpy()))
+    for z, y, x in inside[::40]:
+        rows["v"] = scans[:, z, y, x].to_numpy().astype(float)
+        fit = smf.ols("v ~ dx + age + sex + site", rows).fit()
+        sites = "site[T.s1] = 0, site[T.s2] = 0, site[T.s3] = 0"
+        for name, test in (("both", f"dx = 0, {sites}"), ("same", "dx = 0, age = 0")):
+            expected, own = fit.f_test(test), found.sel(test=name)
+            np.testing.assert_allclose(own["F"][z, y, x], expected.fvalue, rtol=1e-9)
+            np.testing.assert_allclose(own["F_p"][z, y, x], expected.pvalue, rtol=1e-9)
+        np.testing.assert_allclose(found["beta"][1, z, y, x], 2 * fit.params["dx"], rtol=1e-9)
+    content["models"]["signal-map"] |= {"contrasts": {}}
+    content["models"]["signal-map"]["voxelwise"] |= {"contrasts": ["sex"], "joint": {}}
+    catalog.write_text(yaml.safe_dump(content, sort_keys=False))
+    fitted(catalog)
+    found = cohort.open(catalog).voxelwise("signal-map").load()
+    assert found["contrast"].to_numpy().tolist() == ["sex"]
+    np.testing.assert_allclose(found["beta"][0, z, y, x], fit.params["sex[T.M]"], rtol=1e-9)
+    changed(catalog, contrasts=["site"])
+    said = call("fit", catalog)
+    assert said.exit_code == 1
+    assert (
+        "expected one column, found the term 'site' with 3 (site[T.s1], site[T.s2], site[T.s3]); name one of them, or test"
+        " them together: joint: {site: [site]}"
+    ) in said.output
+
+
+def test_support_without_arrangements_is_refused(catalog):
+    changed(catalog, tfce=True, permutations=None)
+    said = call("fit", catalog)
+    assert said.exit_code == 2
+    assert "tfce: expected permutations, of which support has its p, found none" in said.output
+
+
+def test_one_voxel_is_one_voxel_and_has_a_volume(catalog, tmp_path):
+    changed(catalog, cluster_threshold=3.0)
+    image = np.stack([brain(i) for i in range(N)])
+    image[:, 1, 3, 3] = 100.0  # the same in all scans
+    for i, data in enumerate(image):
+        nib.save(nib.Nifti1Image(data, AFFINE), tmp_path / f"scans/P{i:02d}_1.nii.gz")
+    said = fitted(catalog)
+    assert "1 voxel left out: the value is the same in all scans." in said
+    assert call("report", catalog).exit_code == 0
+    peaks = cohort.open(catalog).voxelwise("signal-map").attrs["peaks"]
+    assert (peaks["n_voxels"] == 1).any()
+    page = (tmp_path / "store/report/index.html").read_text()
+    assert ">0.0120<" in page  # ml of a voxel of 2 x 2 x 3 mm
+    assert "False discovery rates are those of Benjamini and Hochberg." in page
+    assert "Familywise error was controlled" in page
 
 
 def test_an_explicit_mask_and_scans_without_numbers(catalog, tmp_path):

@@ -200,15 +200,20 @@ class Voxelwise(Part):
     """Name -> terms that are tested together (F)."""
     permutations: VoxelPermutation | None = None
     cluster_threshold: Annotated[float, expect(lambda v: v > 0, "a t above 0")] | None = None
-    """Value of t above which voxels form clusters; without it the one of p = 0.001."""
+    """Value of t above which voxels form clusters, whose extent and mass then get p of the permutations; without it clusters
+    are listed above the t of p = 0.001, without p."""
     tfce: bool = False
     neighbours: Literal[6, 18, 26] = 6
 
     @model_validator(mode="after")
-    def _sums_are_no_scans(self) -> Self:
+    def _goes_together(self) -> Self:
         if self.form == "streaming" and (self.permutations is not None or self.tfce):
             asked = "tfce" if self.permutations is None else "permutations"
             raise ValueError(f"form: streaming keeps sums, and {asked} needs the scans: form: cube")
+        if self.tfce and self.permutations is None:
+            raise ValueError(
+                "tfce: expected permutations, of which support has its p, found none; state permutations: {seed: 1}"
+            )
         return self
 
 

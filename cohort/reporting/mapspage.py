@@ -131,7 +131,7 @@ def _peaks(peaks: pd.DataFrame, said: Mapping[str, Any]) -> list[Part]:
         probability("p corrected", "fwe_p"),
         probability("p of support", "support_p"),
         figure("q", "q", digits=2),
-        figure("Volume [ml]", "volume_ml", decimals=1),
+        figure("Volume [ml]", "volume_ml", digits=3),
         probability("p of extent", "extent_p"),
         probability("p of mass", "mass_p"),
     ]
@@ -178,8 +178,7 @@ def methods(said: Mapping[str, Any]) -> str:
                 "Corrected p below 0.1 were taken from a generalised Pareto tail fitted to the largest of them (Winkler et al. 2016),"
                 " where the Anderson-Darling test let it pass."
             )
-    else:
-        told.append("False discovery rates are those of Benjamini and Hochberg.")
+    told.append("False discovery rates are those of Benjamini and Hochberg.")
     if declared.get("tfce") and n:
         told.append(
             "Threshold-free cluster enhancement (E = 0.5, H = 2) was computed exactly, not in steps of the threshold."

@@ -63,7 +63,7 @@ class _Stored(BackendArray):
             folder, _, name = self.place.rpartition("/")
             raise StoreError(
                 f"{name} of {folder.rpartition('/')[2]}: a chunk is damaged or cannot be read "
-                f"({error}); ingest the scan again"
+                f"({error}); {_again(self.place)}"
             ) from error
         if not self.decoded:
             return stored
@@ -225,7 +225,7 @@ def open_group(
     found: dict[str, dict[str, Any]] = {}
     for name, content in zip(names, _metadata(files, place, names), strict=True):
         if hashlib.sha256(content).hexdigest() != chunks[name][0]:
-            raise StoreError(f"{place}: {name} is damaged; ingest the scan again")
+            raise StoreError(f"{place}: {name} is damaged; {_again(place)}")
         found[name.rpartition("/")[0]] = parsed_metadata(content, f"{place}/{name}")
     attrs = found.pop("", {}).get("attributes", {})
     try:
@@ -254,7 +254,14 @@ def _metadata(files: Files, place: str, names: Sequence[str]) -> list[bytes]:
     try:
         return list(files.each(lambda name: files.read(f"{place}/{name}"), names))
     except FileNotFoundError as error:
-        raise StoreError(f"{place}: metadata are missing; ingest the scan again") from error
+        raise StoreError(f"{place}: metadata are missing; {_again(place)}") from error
+
+
+def _again(place: str) -> str:
+    """What to do about a group that is damaged: of a scan, or of the maps of a model."""
+    if place.startswith("models/"):
+        return "call `cohort verify --repair`, then `cohort fit`"
+    return "ingest the scan again"
 
 
 def _lazy(files: Files, place: str, metadata: Mapping[str, Any], *, decoded: bool) -> xr.Variable:

@@ -135,7 +135,7 @@ def fit_maps(
         share=wanted.mask.share,
         permutations=permutations,
         threshold=wanted.cluster_threshold,
-        tfce=wanted.tfce and permutations is not None,
+        tfce=wanted.tfce,
         neighbours=wanted.neighbours,
         voxel_mm3=voxel_mm3,
         workers=workers,

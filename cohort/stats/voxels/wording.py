@@ -19,11 +19,11 @@ def sentences(record: Mapping[str, Any], maps: Maps, peaks: pd.DataFrame) -> lis
     used = rows["n_used"] - len(record["empty"])
     whole = f"{voxels['mask']:,} voxels of the mask fitted ({voxels['grid']:,} in the grid)."
     told = [f"{used} scans, {voxels['fitted']:,} of {whole}"]
-    told += [f"{n:,} voxels left out: {why}." for why, n in voxels["left_out"].items()]
+    told += [f"{_voxels(n)} left out: {why}." for why, n in voxels["left_out"].items()]
     lacking = voxels["fitted"] - voxels["complete"]
     if maps.arranged and lacking:
         told.append(
-            f"{lacking:,} voxels that some scan lacks are in the maps of t, and take no part in arrangements of the scans."
+            f"Voxels that some scan lacks are in the maps of t, and take no part in arrangements of the scans: {lacking:,}."
         )
     for i, name in enumerate(maps.names):
         told.append(_found(i, name, record, maps, peaks))
@@ -42,19 +42,23 @@ def _found(i: int, name: str, record: Mapping[str, Any], maps: Maps, peaks: pd.D
     else:
         hit, how = maps.by_contrast["q"][i] <= LEVEL, f"a false discovery rate of {LEVEL:g}"
     lower, higher = int((hit & (t < 0)).sum()), int((hit & (t > 0)).sum())
-    said = f"{name}: {lower + higher:,} voxels at {how}: {higher:,} higher, {lower:,} lower"
+    said = f"{name}: {_voxels(lower + higher)} at {how}: {higher:,} higher, {lower:,} lower"
     own = peaks[peaks["contrast"] == name] if len(peaks) else peaks
     if not len(own):
         return f"{said}; no cluster beyond |t| = {record['threshold']:.2f}."
     best = own.iloc[0]
     said += (
         f". The most extreme voxel, t = {reading.number(best['t'])}, lies at ({best['x_mm']:g}, {best['y_mm']:g},"
-        f" {best['z_mm']:g}) mm, in a cluster of {best['volume_ml']:.1f} ml"
+        f" {best['z_mm']:g}) mm, in a cluster of {reading.number(best['volume_ml'])} ml"
     )
     if "support_p" in maps.by_contrast:
         supported = int((maps.by_contrast["support_p"][i] <= LEVEL).sum())
-        said += f"; with support of neighbours {supported:,} voxels have a corrected p <= {LEVEL:g}"
+        said += f"; with support of neighbours {_voxels(supported)} with a corrected p <= {LEVEL:g}"
     return f"{said}."
+
+
+def _voxels(n: int) -> str:
+    return f"{n:,} voxel{'' if n == 1 else 's'}"
 
 
 def _tail(record: Mapping[str, Any], name: str) -> str:
