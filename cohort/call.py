@@ -159,11 +159,8 @@ class Call:
     def _chosen(self, recipe: str | None) -> "list[Recipe]":
         known = [r.name for r in self.recipes]
         if recipe is not None and recipe not in known:
-            raise CatalogError(
-                [
-                    f"no recipe {recipe!r} in {self.catalog.path}; there are {', '.join(known) or 'none'}"
-                ]
-            )
+            there = ", ".join(known) or "none"
+            raise CatalogError([f"no recipe {recipe!r} in {self.catalog.path}; there are {there}"])
         return [r for r in self.recipes if recipe in (None, r.name)]
 
     def _chosen_models(self, model: str | None) -> list[str]:
@@ -270,6 +267,7 @@ class Call:
         ]
 
     def _fit(self, ledger: Ledger, models: Sequence[str], *, shown: bool) -> None:
+        from cohort.pipeline.staleness import of_kept
         from cohort.stats.asked.tablechecks import examine
         from cohort.stats.models import declared, fit_model, fit_table, model_table
         from cohort.stats.voxels.fitting import fit_maps, maps_of
@@ -296,6 +294,7 @@ class Call:
                         *(self.catalog, name, self.store, names),
                         accept_versions=mixing,
                         client=self._client,
+                        judge=functools.partial(of_kept, {r.name: r for r in self.recipes}),
                     )
                     told = {} if fit is None else fit.record.get("sums", {})
                 else:

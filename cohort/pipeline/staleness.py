@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from cohort.pipeline.recipe import Recipe, Step
-from cohort.pipeline.versions import changes
+from cohort.pipeline.versions import changes, numeric
 
 Kind = Literal["new", "input", "failed", "recipe", "revision", "library", "missing"]
 """What made a result stale: there is none, a variable of the scan changed, it failed for a reason that may pass, the recipe
@@ -92,6 +92,40 @@ def staleness(
         names, reason = missing
         return Stale(everything if libraries else names, "missing", reason)
     return Stale(())
+
+
+def of_kept(
+    recipes: Mapping[str, Recipe],
+    name: str,
+    variable: str,
+    contents: Mapping[str, str],
+    found: Mapping[str, Any],
+) -> tuple[str, str, bool]:
+    """State and reason of a derivative, as its row of the recipe's table has them, with regard to one array that it kept.
+
+    Parameters
+    ----------
+    recipes : mapping
+        Name -> recipe as it reads now.
+    name, variable : str
+        The recipe, and what it keeps.
+    contents, found : mapping
+        As for `staleness`.
+
+    Returns
+    -------
+    tuple
+        ``done``, ``failed`` or ``stale``; the reason, or nothing; and whether the array is what the recipe makes of the scan now,
+        with whatever versions of the libraries.
+    """
+    now = numeric()
+    stale = staleness(recipes[name], contents, found, versions=now, accept_versions=True)
+    if variable in stale.names:
+        return "stale", stale.reason, False
+    if found["state"] == "failed":
+        return "failed", found["reason"], False
+    libraries = changes(found.get("versions"), now)
+    return ("stale", LIBRARY + ", ".join(libraries), True) if libraries else ("done", "", True)
 
 
 def _missing(recipe: Recipe, found: Mapping[str, Any]) -> tuple[tuple[str, ...], str] | None:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cohort.io.catalog import Catalog
@@ -88,17 +88,11 @@ def model_table(
         table = table.merge(measured[["scan_id", *columns]], on="scan_id", how="left")
         units |= {c: u for c, u in store.units(recipe).items() if c in columns}
         if used := sorted(words & set(columns)):
-            failed = measured.loc[measured["state"] == "failed", "scan_id"]
-            reasons |= dict.fromkeys(failed, f"{recipe} failed on it")
-            outdated = (measured["state"] == "stale") & measured[used].isna().any(axis=1)
-            reasons |= dict.fromkeys(measured.loc[outdated, "scan_id"], f"{recipe} is stale on it")
-            makings.update(_makings(measured[~outdated]))
-    if len(makings) > 1 and not accept_versions:
-        told = ", ".join(f"{n} of {making}" for making, n in makings.most_common())
-        raise ModelError(
-            f"the numbers were made by several versions of a library ({told}); bring them up to date with `cohort run`,"
-            f" or mix them knowingly with --accept-versions"
-        )
+            bad, made = standing(recipe, measured, used)
+            reasons |= bad
+            makings.update(made)
+    if not accept_versions:
+        check_makings(makings)
     unusable = [reasons.get(s) for s in table["scan_id"]]
     if people is not None:
         covariates = people.drop(columns=["subject", "session"])
@@ -115,6 +109,40 @@ def model_table(
                 for r, alone in zip(unusable, lonely, strict=True)
             ]
     return table.assign(unusable=pd.array(unusable, dtype="str")), units
+
+
+def standing(
+    recipe: str, measured: "pd.DataFrame", used: Sequence[str]
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Which rows of a recipe no model can take, and of which libraries the others are.
+
+    Parameters
+    ----------
+    measured : DataFrame
+        Columns scan_id, state, reason, and those of `used`.
+    used : sequence of str
+        What the model takes of the recipe; a stale row that holds all of it is only of other versions of the libraries.
+
+    Returns
+    -------
+    dict of scan_id -> reason
+    dict of libraries -> rows
+    """
+    failed = measured.loc[measured["state"] == "failed", "scan_id"]
+    reasons = dict.fromkeys(failed, f"{recipe} failed on it")
+    outdated = (measured["state"] == "stale") & measured[list(used)].isna().any(axis=1)
+    reasons |= dict.fromkeys(measured.loc[outdated, "scan_id"], f"{recipe} is stale on it")
+    return reasons, _makings(measured[~outdated])
+
+
+def check_makings(makings: Mapping[str, int]) -> None:
+    """Raise `ModelError` if rows are of more than one of the libraries that `standing` tells apart."""
+    if len(makings) > 1:
+        told = ", ".join(f"{n} of {making}" for making, n in Counter(makings).most_common())
+        raise ModelError(
+            f"the numbers were made by several versions of a library ({told}); bring them up to date with `cohort run`,"
+            f" or mix them knowingly with --accept-versions"
+        )
 
 
 def _makings(measured: "pd.DataFrame") -> dict[str, int]:

@@ -1,6 +1,6 @@
 """From a model of a catalog to the scans, the design and the contrasts of its maps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from cohort.io.covariates import Model
 from cohort.io.cube import content_of
 from cohort.io.refusal import Refused
 from cohort.io.store import Store
-from cohort.stats.asked.modeltable import ModelError, model_table
+from cohort.stats.asked.modeltable import ModelError, check_makings, model_table, standing
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design, prepare
 from cohort.stats.terms.groups import check_group, group_columns
@@ -21,6 +21,10 @@ from cohort.stats.terms.weights import among
 
 if TYPE_CHECKING:
     import xarray as xr
+
+Judge = Callable[[str, str, Mapping[str, str], Mapping[str, Any]], tuple[str, str, bool]]
+"""``(recipe, variable, contents of the scan, record of the derivative)`` -> its state and reason as in the recipe's table, and
+whether the variable is what the recipe makes of the scan now; see `cohort.pipeline.staleness.of_kept`."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,22 @@ class Source:
             if record is not None and any(n.startswith(f"{variable}/") for n in record["chunks"])
         }
 
+    def standing(self, ids: Sequence[str], judge: Judge) -> tuple[dict[str, str], dict[str, int]]:
+        """Which scans' images are not what the recipe makes of them now, and of which libraries the others are.
+
+        The scan's own images always are what they are.
+        """
+        if self.recipe is None:
+            return {}, {}
+        rows = []
+        both = zip(self.store.records(ids), self.store.derivatives(self.recipe, ids), strict=True)
+        for scan_id, (scan, found) in zip(ids, both, strict=True):
+            if scan is not None and found is not None:
+                state, reason, here = judge(self.recipe, self.variable, scan["contents"], found)
+                rows.append((scan_id, state, reason, 1.0 if here else np.nan))
+        table = pd.DataFrame(rows, columns=["scan_id", "state", "reason", "here"])
+        return standing(self.recipe, table, ["here"])
+
 
 def smoothed(image: "xr.DataArray", fwhm_mm: float) -> "xr.DataArray":
     """Gaussian of a width in mm; voxels without a finite number take no part and have none then."""
@@ -140,10 +160,13 @@ def resolve(
     name: str,
     store: Store,
     recipes: Sequence[str],
+    judge: Judge,
     *,
     accept_versions: bool = False,
 ) -> Asked:
     """Find the scans of a model of maps and build its design.
+
+    A scan of which the recipe kept something that is not what it makes of it now is left out, by name.
 
     Raises
     ------
@@ -163,12 +186,20 @@ def resolve(
     ids = [str(s) for s in table["scan_id"]]
     source = Source(store, model.recipe, voxelwise.variable, voxelwise.smooth_fwhm_mm)
     found = source.contents(ids)
+    outdated, makings = source.standing(ids, judge)
+    if not accept_versions:
+        check_makings(makings)
+    unusable = [
+        w if pd.notna(w) else outdated.get(s) for s, w in zip(ids, table["unusable"], strict=True)
+    ]
+    table["unusable"] = pd.array(unusable, dtype="str")
     table[model.outcome] = [float(i) if s in found else np.nan for i, s in enumerate(ids)]
     lost = table[table["unusable"].notna()]
     usable = table[table["unusable"].isna()].drop(columns="unusable")
     if usable.empty:
         raise ModelError(
             f"no scans to fit: {len(table)} in the table, all left out ({lost['unusable'].iloc[0]})"
+            + ("; bring them up to date with `cohort run`" if outdated else "")
         )
     design = prepare(
         usable,

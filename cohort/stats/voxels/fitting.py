@@ -17,7 +17,7 @@ from cohort.io.catalog import Catalog
 from cohort.io.cube import Cube
 from cohort.io.store import Store
 from cohort.stats import voxelwise
-from cohort.stats.voxels.asked import Asked, account, mask_of, resolve
+from cohort.stats.voxels.asked import Asked, Judge, account, mask_of, resolve
 from cohort.stats.voxels.streaming import fit_sums
 from cohort.stats.voxels.wording import sentences, warnings
 
@@ -67,6 +67,7 @@ def fit_maps(
     store: Store,
     recipes: Sequence[str],
     *,
+    judge: Judge,
     accept_versions: bool = False,
     workers: int | None = None,
     client: Any = None,
@@ -77,6 +78,10 @@ def fit_maps(
 
     Parameters
     ----------
+    judge : callable
+        Says of what a recipe kept of a scan whether it is what the recipe makes of it now.
+    accept_versions : bool
+        As for `model_table`.
     workers : int, optional
         Threads; one a processor, at most 4, by default: each holds a piece of the cube.
     client : distributed.Client, optional
@@ -93,7 +98,7 @@ def fit_maps(
         In one line, if the model cannot be fitted.
     """
     workers = workers or min(4, os.cpu_count() or 1)
-    asked = resolve(catalog, name, store, recipes, accept_versions=accept_versions)
+    asked = resolve(catalog, name, store, recipes, judge, accept_versions=accept_versions)
     model, wanted = asked.model, asked.model.voxelwise
     assert wanted is not None
     mask, mask_digest = mask_of(catalog, asked)
