@@ -8,7 +8,8 @@ nothing is computed twice, and no more than a few blocks are in memory.
 import functools
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import xarray as xr
 
 from cohort import schema
 from cohort.expression import evaluate, parse
-from cohort.grid import GridError, check_same_grid
+from cohort.grid import check_same_grid
+from cohort.io.storage.backend import StoreError
 from cohort.ops import graph
 from cohort.pipeline.recipe import Recipe, Step, Value
 
@@ -105,20 +107,21 @@ def execute(
     for name in sorted(own):
         arrays[name] = _variable(scan, name, block=None if scratch is None else block)
     for step in steps:
-        if isinstance(step, Value):
-            outcome.numbers[step.name] = _number(
-                evaluate(_parsed(step.text), _defined(step, outcome))
-            )
-            outcome.units[step.name] = step.unit
-        else:
-            _check_grids(recipe, step, arrays)
-            given = {key: arrays[name] for key, name in step.arrays.items()}
-            if step.operation.whole and scratch is not None:
-                # Read at once, not put together from blocks: a worker would hold it twice.
-                given |= {k: scan[n].chunk() for k, n in step.arrays.items() if n in own}
-            made = _called(step, given, outcome, scan_id, scratch=scratch, block=block)
-            if made is not None:
-                arrays[step.name] = made
+        with _naming(step):
+            if isinstance(step, Value):
+                outcome.numbers[step.name] = _number(
+                    evaluate(_parsed(step.text), _defined(step, outcome))
+                )
+                outcome.units[step.name] = step.unit
+            else:
+                _check_grids(recipe, step, arrays)
+                given = {key: arrays[name] for key, name in step.arrays.items()}
+                if step.operation.whole and scratch is not None:
+                    # Read at once, not put together from blocks: a worker would hold it twice.
+                    given |= {k: scan[n].chunk() for k, n in step.arrays.items() if n in own}
+                made = _called(step, given, outcome, scan_id, scratch=scratch, block=block)
+                if made is not None:
+                    arrays[step.name] = made
         outcome.ran.append(step.name)
         if scratch is not None:
             used = sum(f.stat().st_size for f in scratch.rglob("*") if f.is_file())
@@ -130,6 +133,17 @@ def execute(
                     graph.free(arrays.pop(name))
     outcome.kept = {name: arrays[name] for name in recipe.keep}
     return outcome
+
+
+@contextmanager
+def _naming(step: Step | Value) -> Iterator[None]:
+    """Put the name of a step in front of what it says is wrong; what the store lost, and the machine, is not its fault."""
+    try:
+        yield
+    except (ValueError, TypeError, IndexError, ArithmeticError) as error:
+        if not isinstance(error, StoreError):
+            error.args = (f"step {step.name!r}: {error}",)
+        raise
 
 
 def _source(recipe: Recipe, number: str) -> str:
@@ -202,10 +216,7 @@ def _check_grids(recipe: Recipe, step: Step, arrays: Mapping[str, xr.DataArray])
     }
     if len(set(names.values())) < 2:
         return
-    try:
-        check_same_grid(**{name: arrays[name] for name in names})
-    except GridError as error:
-        raise GridError(f"step {step.name!r}: {error}") from None
+    check_same_grid(**{name: arrays[name] for name in names})
 
 
 def _defined(step: Step | Value, outcome: Outcome) -> dict[str, Any]:
@@ -236,7 +247,7 @@ def _called(
     for key, value in numbers.items():
         if math.isnan(value):
             raise RunError(
-                f"step {step.name!r}: {key} = {step.numbers[key]} is not a number here, because a number it uses is undefined (a mask without voxels)"
+                f"{key} = {step.numbers[key]} is not a number here, because a number it uses is undefined (a mask without voxels)"
             )
     operation, params = step.operation, {**numbers, **step.params}
     if operation.seeded:
@@ -277,7 +288,9 @@ def _columns(table: xr.Dataset) -> tuple[dict[str, list[Any]], dict[str, str]]:
     for name, variable in table.data_vars.items():
         others = [d for d in variable.dims if d != "label"]
         unit = str(variable.attrs.get("units", "1"))
-        flat = variable.transpose("label", *others).values.reshape(table.sizes["label"], -1)
+        # Of no labels -1 would be a size that cannot be told.
+        parts = math.prod(table.sizes[d] for d in others)
+        flat = variable.transpose("label", *others).values.reshape(table.sizes["label"], parts)
         labels = [""]
         for dim in others:
             values = table[dim].values if dim in table.coords else range(table.sizes[dim])

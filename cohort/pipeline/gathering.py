@@ -131,4 +131,8 @@ def _joined(found: Mapping[str, Mapping[str, Any]], ids: list[str]) -> "pd.DataF
         columns |= {name: [None] * above for name in table if name not in columns}
         for name, values in columns.items():
             values += [scan_id] * n if name == "scan_id" else table.get(name, [None] * n)
-    return pd.DataFrame(columns)
+    joined = pd.DataFrame(columns)
+    # Where no scan has a label, or no label a value, pandas knows no type, and a query could not join such columns.
+    kinds = {"scan_id": "string", "label": "int64"}
+    untold = [name for name in columns if not joined[name].notna().any()]
+    return joined.astype({name: kinds.get(name, "float64") for name in untold})

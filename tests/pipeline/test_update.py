@@ -1,5 +1,6 @@
 """The whole way on small scans: what is measured, what is stale, what is refused, and that nothing is lost."""
 
+import functools
 import gzip
 import json
 import os
@@ -19,6 +20,8 @@ from scipy import ndimage as ndi
 from cohort import api
 from cohort.call import Call
 from cohort.io.store import Store
+from cohort.ops import masks
+from cohort.pipeline.steps import STEPS
 
 HERE = api.Options(workers=0)
 
@@ -71,6 +74,52 @@ def test_update_measures_what_numpy_and_scipy_measure(catalog):
     assert result.manifest["unmatched"]["rows_without_scan"] == ["006_v1", "007_v1"]
     units = Store(catalog.parent / "store").units("ball")
     assert (units["head_ml"], units["where_x"], units["n_head"]) == ("ml", "mm", "voxel")
+
+
+def test_an_error_that_escapes_a_step_names_it(tmp_path, monkeypatch):
+    """Whatever a library says of its arrays, the reader has to know of which step."""
+    catalog = cohorts.write_cohort(tmp_path, 1)
+
+    @functools.wraps(masks.erode)
+    def broken(mask, **given):
+        if isinstance(mask.data, np.ndarray):  # not while the recipe is tried out
+            np.zeros(0).reshape(0, -1)
+        return masks.erode(mask, **given)
+
+    monkeypatch.setitem(STEPS, "erode", STEPS["erode"]._replace(function=broken))
+    (failed,) = api.update(catalog, options=HERE).failed
+    assert failed["message"].startswith("step 'core': cannot reshape array of size 0")
+
+
+@pytest.mark.parametrize("spotless", [[2], [0, 1, 2]])
+@pytest.mark.parametrize("grain", ["scan", "block"])
+def test_a_scan_in_which_nothing_is_found_has_no_regions_and_all_its_numbers(
+    tmp_path, spotless, grain
+):
+    catalog = cohorts.write_cohort(tmp_path, 3)
+    recipe = tmp_path / "recipes/ball.yaml"
+    quantities = "[n_voxels, mean, centroid_mm, bounding_box, inscribed_radius_mm, sphericity]"
+    recipe.write_text(recipe.read_text().replace("[n_voxels, mean]", quantities))
+    for n in spotless:
+        even = np.where(cohorts.ball(n) > 0, 100, 0).astype(np.int16)
+        cohorts.write_scan(tmp_path / f"scans/{n:03d}_v1.nii.gz", even)
+    options = api.Options(workers=0, grain=grain)
+    assert api.update(catalog, options=options).manifest["counts"].get("failed", 0) == 0
+    found, wide = Store(tmp_path / "store").table("ball.spots_of"), table(catalog)
+    assert set(wide.state) == {"done"}
+    truth = [expected(tmp_path / f"scans/{n:03d}_v1.nii.gz")["n_spots"] for n in range(3)]
+    assert [truth[n] for n in spotless] == [0] * len(spotless)
+    assert list(wide.n_spots) == truth
+    assert list(found.groupby("scan_id").size().reindex(wide.scan_id, fill_value=0)) == truth
+    assert list(found.columns[:4]) == ["scan_id", "label", "n_voxels", "mean"]
+    assert {"centroid_mm_x", "inscribed_radius_mm", "sphericity"} <= set(found)
+    # Nothing found in any scan is a table that can be asked like another.
+    joined = api.open(catalog).sql(
+        'SELECT scan_id, count(label) AS n, avg(mean) FROM ball LEFT JOIN "ball.spots_of" USING (scan_id) '
+        "WHERE scan_id LIKE 'sub-%' GROUP BY 1 ORDER BY 1"
+    )
+    assert list(joined.n) == truth
+    assert (found.label.dtype.kind, found["mean"].dtype.kind) == ("i", "f")
 
 
 def test_an_update_without_changes_processes_nothing_and_leaves_every_table_alone(catalog):
