@@ -15,7 +15,7 @@ from cohort import grid
 from cohort.kernels.previews import shrunk
 from cohort.reporting import slices
 from cohort.reporting.facts import Facts, Source
-from cohort.reporting.measured import Flags, measurement_columns
+from cohort.reporting.measured import Flags, measurement_columns, rank
 from cohort.reporting.plots import with_unit
 from cohort.reporting.wording import number
 
@@ -73,7 +73,7 @@ def contact_sheet(
             )
     ids = [str(i) for i in facts.scans["scan_id"]] if "scan_id" in facts.scans else []
     notes = _notes(facts)
-    ids.sort(key=lambda i: (i not in failed, i not in flagged, i not in influential, i))
+    ids.sort(key=lambda i: (i not in failed, rank(flagged.get(i, [])), i not in influential, i))
     drawn = ids[:MAX_CELLS]
     states = _states(facts, drawn)
     columns, values = _values(facts, drawn)

@@ -1,6 +1,7 @@
 """What was measured, as the page says it: how the values lie, which scans are flagged, and the table of single scans."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +62,13 @@ def flags(facts: Facts) -> Flags:
             text = f"{row['quantity']} {row['reason']} (robust z {z})"
             flag = Flag(FAR, recipe, (str(row["quantity"]),), text)
             flagged.setdefault(str(row["scan_id"]), []).append(flag)
-    return flagged
+    # Where a measurement has no value in any scan everybody is flagged, and whoever is far from the others still comes first.
+    return dict(sorted(flagged.items(), key=lambda item: rank(item[1])))
+
+
+def rank(own: Sequence[Flag]) -> int:
+    """Place of a scan by its flags: 0 with a value far from the others, 1 with none, 2 without a flag."""
+    return 0 if any(f.kind == FAR for f in own) else 1 if own else 2
 
 
 def measurements(facts: Facts, recipe: str) -> list[dict[str, Any]]:
@@ -104,7 +111,7 @@ def _decimals(finite: np.ndarray) -> int | None:
 
 
 def rows(facts: Facts, recipe: str, flagged: Flags, *, most: int) -> dict[str, Any]:
-    """Table of single scans: those that failed, then those that are flagged, then all others, `most` of them, columns rounded alike.
+    """Table of single scans: those that failed, then by `rank`, `most` of them, columns rounded alike.
 
     Returns
     -------
@@ -113,11 +120,12 @@ def rows(facts: Facts, recipe: str, flagged: Flags, *, most: int) -> dict[str, A
     table, columns = facts.measured[recipe], measurement_columns(facts.done(recipe))
     numbers = {c: table[c].to_numpy(np.float64, na_value=np.nan) for c in columns}
     decimals = {c: _decimals(values[np.isfinite(values)]) for c, values in numbers.items()}
-    told = {s: [f.text for f in each if f.recipe == recipe] for s, each in flagged.items()}
+    mine = {s: [f for f in each if f.recipe == recipe] for s, each in flagged.items()}
+    told = {s: [f.text for f in each] for s, each in mine.items()}
     ids = table["scan_id"].astype(str) if "scan_id" in table else pd.Series("", table.index)
     failed = table["state"] == "failed" if "state" in table else pd.Series(False, table.index)  # noqa: FBT003
-    rank = np.where(failed, 0, np.where(ids.map(lambda s: bool(told.get(s))), 1, 2))
-    ranked = table.iloc[np.argsort(rank, kind="stable")[:most]]
+    order = np.where(failed, -1, ids.map(lambda s: rank(mine.get(s, []))))
+    ranked = table.iloc[np.argsort(order, kind="stable")[:most]]
     lines = [
         {
             "flags": told.get(str(row.get("scan_id")), []),

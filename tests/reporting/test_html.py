@@ -631,6 +631,19 @@ def test_a_measurement_that_is_nan_everywhere_is_named_and_not_drawn(tmp_path):
     assert (len(page.pictures()), len(page.all("svg"))) == (3, 1)
 
 
+def test_who_is_far_comes_first_where_a_measurement_is_none_in_every_scan(tmp_path):
+    store = Store(tmp_path)
+    csf = np.linspace(20.0, 21.0, 8)
+    csf[6] = 900.0
+    write_measured(store, write_scans(store, list("abcdefgh")), csf_ml=csf, z0_mm=np.nan)
+    page = report(store, recipes={"ventricles": RECIPE})
+    ids = [f"sub-{s}_ses-1_T1" for s in "gabcdefh"]
+    assert [a["data-name"] for a in page.all("li") if "data-name" in a] == ids
+    table = page.source[page.source.index("Every scan and its values") :]
+    assert re.findall(r"sub-._ses-1_T1(?=</bdi>)", table)[:8] == ids
+    assert scanpage.chosen(store, [], flagged=True) == ids
+
+
 def test_a_scan_without_a_value_is_flagged_counted_and_comes_first(tmp_path):
     """Two scans whose measurements are no numbers, one that is far, five that are neither."""
     store = Store(tmp_path)
@@ -649,10 +662,10 @@ def test_a_scan_without_a_value_is_flagged_counted_and_comes_first(tmp_path):
     ) or ("scans without a value 3" in page.text)
     assert "1 scan has a value far from the others." in page.text
     cells = [a for a in page.all("li") if "data-name" in a]
-    first = [ids[i] for i in (1, 5, 6, 7)]
+    first = [ids[i] for i in (6, 1, 5, 7)]
     assert [c["data-name"] for c in cells] == [*first, *(i for i in ids if i not in first)]
     kinds = {c["data-name"]: json.loads(c["data-flags"]) for c in cells}
-    assert [kinds[i] for i in first] == [["no value"], ["no value"], ["far from the others"], ["no value"]]  # fmt: skip
+    assert [kinds[i] for i in first] == [["far from the others"], ["no value"], ["no value"], ["no value"]]  # fmt: skip
     assert all("flagged" in c["class"] for c in cells[:4])
     assert not any("flagged" in c["class"] for c in cells[4:])
     assert page.text.count("▲ no value for csf_ml, share") == 4  # in the sheet and in the table
