@@ -17,7 +17,6 @@ from cohort.reporting import slices
 from cohort.reporting.facts import Facts, Source
 from cohort.reporting.measured import Flags, measurement_columns, rank
 from cohort.reporting.plots import with_unit
-from cohort.reporting.wording import number
 
 MAX_CELLS = 400
 """Scans drawn on the contact sheet, and rows of the table of single scans: what one page can hold."""
@@ -183,7 +182,7 @@ def _picture(
         "width": picture.shape[1],
         "height": picture.shape[0],
         "left": cut.left,
-        "where": f"{cut.dim} = {number(cut.position_mm, decimals=1).text} mm",
+        "where": slices.place_of(cut),
     }, source
 
 

@@ -6,10 +6,24 @@ import numpy as np
 import xarray as xr
 
 from cohort import grid
-from cohort.reporting.plots import FILL, INK, LINE, MARK, blank, empty_axes, legend, with_unit
+from cohort.reporting import slices
+from cohort.reporting.plots import (
+    FILL,
+    INK,
+    LINE,
+    MARK,
+    blank,
+    empty_axes,
+    legend,
+    say_nothing,
+    with_unit,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+NO_VOXEL = "no finite voxel"
+"""Said where an image, or what of it was asked for, has nothing to count."""
 
 
 def histogram(
@@ -39,10 +53,13 @@ def histogram(
     Raises
     ------
     GridError, ValueError
-        As `ops.histograms.histogram`.
+        As `ops.histograms.histogram`; if there is no voxel, or they are complex.
+    TypeError
+        If the image is no DataArray.
     """
     from cohort.ops import histograms  # brings Dask, which takes long to load
 
+    slices.checked(image)
     low, high = _extent(image) if range is None else range
     counts = histograms.histogram(image, bins=bins, range=(low, high), labels=mask)
     counts = counts.sum([d for d in counts.dims if d != "bin"], keep_attrs=True).compute()
@@ -59,6 +76,8 @@ def histogram(
     right.yaxis.label.set(color=MARK, fontsize=9)
     right.tick_params(colors=MARK, labelsize=8)
     right.spines[["top"]].set_visible(False)
+    if not counts.any():
+        say_nothing(axes, NO_VOXEL)
     return figure
 
 
@@ -95,6 +114,7 @@ def joint_histogram(
 
     from cohort.ops import histograms
 
+    slices.checked(a, b)
     first, other = (x.isel({d: 0 for d in x.dims if d not in grid.SPACE}) for x in (a, b))
     counts = histograms.joint_histogram(first, other, bins=bins, mask=mask).compute()
     shown = np.ma.masked_equal(counts.transpose("bin_b", "bin_a").to_numpy(), 0)
@@ -105,6 +125,8 @@ def joint_histogram(
         at = (counts["a"].to_numpy(), counts["b"].to_numpy())
         picture = axes.pcolormesh(*at, shown, cmap="cividis", norm=norm, shading="nearest")
         figure.colorbar(picture, ax=axes).set_label("voxels", fontsize=8, color=INK)
+    else:
+        say_nothing(axes, NO_VOXEL)
     units = [str(x.attrs.get("units", "")) for x in (a, b)]
     axes.set_xlabel(with_unit(names[0], units[0]), parse_math=False)
     axes.set_ylabel(with_unit(names[1], units[1]), parse_math=False)

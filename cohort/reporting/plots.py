@@ -50,12 +50,20 @@ def box_by_group(
     -------
     Figure
         Boxes span the quartiles, the line is the median, whiskers reach 1.5 interquartile ranges.
+
+    Raises
+    ------
+    ValueError
+        If values are no numbers, or there are more or fewer than groups.
     """
     import pandas as pd
 
-    frame = pd.DataFrame(
-        {"value": np.asarray(values, np.float64), "group": pd.Series(list(groups), dtype=object)}
-    )
+    numbers, names_of = _numbers(values), list(groups)
+    if len(numbers) != len(names_of):
+        raise ValueError(
+            f"expected a group for each value, found {len(numbers)} values and {len(names_of)} groups"
+        )
+    frame = pd.DataFrame({"value": numbers, "group": pd.Series(names_of, dtype=object)})
     frame = frame[np.isfinite(frame["value"].to_numpy()) & frame["group"].notna().to_numpy()]
     largest = frame["group"].value_counts().index[:MAX_GROUPS]
     names = sorted(largest, key=lambda name: (isinstance(name, str), name))
@@ -87,7 +95,7 @@ def box_by_group(
     axes.set_xlabel(group_label, parse_math=False)
     axes.set_ylabel(with_unit(label, unit), parse_math=False)
     if not samples:
-        _say_nothing(axes)
+        say_nothing(axes)
     return figure
 
 
@@ -125,7 +133,7 @@ def added_variable(x: Any, y: Any, *, term: str, outcome: str, unit: str = "") -
         )
         legend(axes)
     else:
-        _say_nothing(axes)
+        say_nothing(axes)
     axes.set_xlabel(f"{term}, other terms removed", parse_math=False)
     axes.set_ylabel(f"{with_unit(outcome, unit)}, other terms removed", parse_math=False)
     return figure
@@ -144,8 +152,13 @@ def distribution(values: Any, *, label: str, unit: str = "") -> "Figure":
     -------
     Figure
         Outliers are those of `stats.outlying`.
+
+    Raises
+    ------
+    ValueError
+        If values are no numbers.
     """
-    numbers = np.asarray(values, np.float64)
+    numbers = _numbers(values)
     figure = blank(3.6, 2.1)
     axes = empty_axes(figure)
     finite = numbers[np.isfinite(numbers)]
@@ -153,7 +166,7 @@ def distribution(values: Any, *, label: str, unit: str = "") -> "Figure":
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     if not finite.size:
-        _say_nothing(axes)
+        say_nothing(axes)
         return figure
     bins = bins_of(finite)
     counts, _, _ = axes.hist(finite, bins=bins, color=FILL, edgecolor="white", linewidth=0.5)
@@ -165,6 +178,13 @@ def distribution(values: Any, *, label: str, unit: str = "") -> "Figure":
         axes.plot(out, np.full(out.size, low), "^", color=MARK, markersize=7, label="outlier")
     legend(axes)
     return figure
+
+
+def _numbers(values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected numbers, found a value that is none: {error}") from None
 
 
 def bins_of(finite: np.ndarray) -> int:
@@ -224,7 +244,7 @@ def forest(
     axes.set_ylim(-0.6, max(0.6, len(effects) - 0.4))
     axes.set_xlabel(label, parse_math=False)
     if not len(effects):
-        _say_nothing(axes)
+        say_nothing(axes)
     return figure
 
 
@@ -255,11 +275,12 @@ def legend(axes: "Axes") -> None:
     )
 
 
-def _say_nothing(axes: "Axes") -> None:
+def say_nothing(axes: "Axes", words: str = "no value to draw") -> None:
+    """Words in the middle of axes that have nothing else."""
     axes.text(
         0.5,
         0.5,
-        "no value to draw",
+        words,
         transform=axes.transAxes,
         ha="center",
         va="center",

@@ -9,7 +9,6 @@ import xarray as xr
 
 from cohort import grid
 from cohort.reporting import slices, viewer
-from cohort.reporting.wording import number
 
 if TYPE_CHECKING:
     from cohort.io.store import Store
@@ -200,7 +199,7 @@ def drawn(image: xr.DataArray, outlined: list[Outlined], plane: str) -> dict[str
         "height": picture.shape[0],
         "plane": plane,
         "left": cut.left,
-        "where": f"{cut.dim} = {number(cut.position_mm, decimals=1).text} mm",
+        "where": slices.place_of(cut),
     }
 
 

@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xarray as xr
 
 from cohort.reporting import slices
 from cohort.reporting.plots import FAINT, INK, blank, with_unit
-from cohort.reporting.sliceplots import draw_slice
+from cohort.reporting.sliceaxes import draw_slice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ def show(
     labels: xr.DataArray | None = None,
     window: tuple[float, float] | None = None,
 ) -> "Figure":
-    """One slice, at true aspect, with a bar of its greys.
+    """One slice, at true aspect, with a bar of its greys; what is no finite number is hatched.
 
     Parameters
     ----------
@@ -49,6 +50,8 @@ def show(
         If a dim or a coordinate is missing, `at_mm` lies outside the image, or mask or labels have another grid.
     ValueError
         If there is no such plane, or `window` does not rise.
+    TypeError
+        If the image is no DataArray.
     """
     if window is not None and not window[0] < window[1]:
         raise ValueError(
@@ -61,15 +64,17 @@ def show(
     axes = figure.add_subplot()
     picture = draw_slice(axes, cut, window or slices.window(cut.pixels))
     axes.set_title(f"{plane}, {cut.dim} = {cut.position_mm:.1f} mm", fontsize=9, color=INK)
-    bar = figure.colorbar(picture, ax=axes, shrink=0.8, pad=0.02)
-    bar.set_label(
-        with_unit(
-            "value" if image.name is None else str(image.name), str(image.attrs.get("units", ""))
-        ),
-        fontsize=8,
-        color=INK,
-        parse_math=False,
-    )
-    bar.ax.tick_params(labelsize=8)
+    if np.isfinite(cut.pixels).any():
+        bar = figure.colorbar(picture, ax=axes, shrink=0.8, pad=0.02)
+        bar.set_label(
+            with_unit(
+                "value" if image.name is None else str(image.name),
+                str(image.attrs.get("units", "")),
+            ),
+            fontsize=8,
+            color=INK,
+            parse_math=False,
+        )
+        bar.ax.tick_params(labelsize=8)
     figure.supxlabel(slices.CONVENTION, fontsize=7.5, color=FAINT)
     return figure

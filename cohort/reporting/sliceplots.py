@@ -14,6 +14,7 @@ import xarray as xr
 from cohort import grid
 from cohort.reporting import slices
 from cohort.reporting.plots import FAINT, INK, MARK, blank, with_unit
+from cohort.reporting.sliceaxes import colour_of, draw_slice, outlined
 from cohort.reporting.wording import number
 
 if TYPE_CHECKING:
@@ -21,14 +22,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-LABEL_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-"""Of labels 1, 2, ...; from 8 on they begin again. Told apart by the colour-blind [Okabe and Ito 2008]."""
-
 DIVERGING = "RdBu_r"
 """Blue below zero, white at it, red above: told apart by the colour-blind."""
 
 FLAG = "\N{BLACK UP-POINTING TRIANGLE}"
 """Stands before the caption of a scan that is flagged."""
+
+STYLES = ("contours", "translucent", "both")
+"""How `overlay` draws labels."""
+
+MAX_NAMED = 12
+"""Labels of a legend; how many more there are is said below them."""
 
 Plane = Literal["axial", "coronal", "sagittal"]
 
@@ -98,12 +102,14 @@ def difference(
     ValueError
         If the limit is not positive.
     """
+    slices.checked(a, b)
     grid.check_same_grid(a=a, b=b)
     # Cut, then subtracted: a difference of lazy arrays would read whole chunks.
-    cuts = [
-        replace(one, pixels=one.pixels - other.pixels)
-        for one, other in zip(_three(a, at_mm), _three(b, at_mm), strict=True)
-    ]
+    with np.errstate(invalid="ignore", over="ignore"):  # what comes of infinities is hatched
+        cuts = [
+            replace(one, pixels=one.pixels - other.pixels)
+            for one, other in zip(_three(a, at_mm), _three(b, at_mm), strict=True)
+        ]
     return _diverging(cuts, limit, with_unit("difference", str(a.attrs.get("units", ""))))
 
 
@@ -141,7 +147,7 @@ def overlay(
     style: Literal["contours", "translucent", "both"] = "both",
     alpha: float = 0.4,
 ) -> "Figure":
-    """One slice with its labels, each in its colour, and a legend of their numbers.
+    """One slice with its labels, each in its colour, and a legend of the numbers of the first `MAX_NAMED`.
 
     Parameters
     ----------
@@ -163,7 +169,12 @@ def overlay(
     ------
     GridError
         As `planes`.
+    ValueError
+        If there is no such style or plane.
     """
+    if style not in STYLES:
+        raise ValueError(f"style is {style!r}, expected one of {', '.join(map(repr, STYLES))}")
+    slices.checked(image, labels)
     if at_mm is None:
         at_mm = slices.busiest_mm(labels, plane=plane)
     cut = slices.take(image, plane=plane, at_mm=at_mm, labels=labels)
@@ -173,10 +184,12 @@ def overlay(
     draw_slice(axes, cut, slices.window(cut.pixels), alpha=0.0 if style == "contours" else alpha)
     assert cut.labels is not None
     found = [int(n) for n in np.unique(cut.labels) if n]
-    for label in found:
-        if style != "translucent":
-            _outline(axes, cut.labels == label, colour_of(label))
+    for label in found if style != "translucent" else []:
+        outlined(axes, cut.labels == label, colour_of(label))
+    for label in found[:MAX_NAMED]:
         axes.plot([], [], "s", color=colour_of(label), label=str(label))
+    if len(found) > MAX_NAMED:
+        axes.plot([], [], " ", label=f"and {len(found) - MAX_NAMED:,} more")
     axes.set_title(f"{plane}, {cut.dim} = {cut.position_mm:.1f} mm", fontsize=9, color=INK)
     if found:
         axes.legend(
@@ -184,11 +197,6 @@ def overlay(
         )
     figure.supxlabel(slices.CONVENTION, fontsize=7.5, color=FAINT)
     return figure
-
-
-def colour_of(label: int) -> str:
-    """Colour in which a label is drawn, the same in every figure."""
-    return LABEL_COLOURS[(label - 1) % len(LABEL_COLOURS)]
 
 
 def montage(
@@ -328,62 +336,6 @@ def _sheet(
     return figure
 
 
-def draw_slice(
-    axes: "Axes",
-    cut: slices.Slice,
-    low_high: tuple[float, float],
-    *,
-    cmap: str = "gray",
-    alpha: float = 0.4,
-) -> "AxesImage":
-    """Draw a slice on axes, with its mask and labels, and the letters of the directions on its four sides."""
-    low, high = low_high
-    picture = axes.imshow(
-        cut.pixels, cmap=cmap, vmin=low, vmax=high, aspect=cut.aspect, interpolation="nearest"
-    )
-    if cut.labels is not None and alpha > 0:
-        axes.imshow(_coloured(cut.labels, alpha), aspect=cut.aspect, interpolation="nearest")
-    if cut.mask is not None and cut.mask.any():
-        _outline(axes, cut.mask, "#" + bytes(slices.OUTLINE_RGB).hex())
-    axes.set(xticks=[], yticks=[])
-    for x, y, letter in (
-        (0.02, 0.5, cut.left),
-        (0.98, 0.5, cut.right),
-        (0.5, 0.98, cut.top),
-        (0.5, 0.02, cut.bottom),
-    ):
-        axes.text(
-            x,
-            y,
-            letter,
-            transform=axes.transAxes,
-            color="white",
-            fontsize=7,
-            ha={0.02: "left", 0.98: "right"}.get(x, "center"),
-            va={0.98: "top", 0.02: "bottom"}.get(y, "center"),
-            bbox={"facecolor": "black", "alpha": 0.5, "pad": 0.8, "linewidth": 0},
-        )
-    return picture
-
-
-def _coloured(labels: np.ndarray, alpha: float) -> np.ndarray:
-    """Labels, (rows, columns), as (rows, columns, 4) colours; background is not there."""
-    from matplotlib.colors import to_rgba
-
-    picture = np.zeros((*labels.shape, 4))
-    for label in np.unique(labels[labels != 0]):
-        picture[labels == label] = to_rgba(colour_of(int(label)), alpha)
-    return picture
-
-
-def _outline(axes: "Axes", mask: np.ndarray, colour: str) -> None:
-    # A border of background closes outlines that reach the edge of the picture.
-    rows, columns = mask.shape
-    at = (np.arange(-1, columns + 1), np.arange(-1, rows + 1))
-    axes.contour(*at, np.pad(mask, 1).astype(float), levels=[0.5], colors=[colour], linewidths=1.2)
-    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
-
-
 def _three(
     image: xr.DataArray,
     at_mm: Mapping[str, float] | None,
@@ -421,7 +373,7 @@ def _abreast(
     for axes, plane, cut in zip(row, slices.VIEWS, cuts, strict=True):
         picture = draw(axes, cut)
         axes.set_title(f"{plane}, {cut.dim} = {cut.position_mm:.1f} mm", fontsize=9, color=INK)
-    if bar is not None:
+    if bar is not None and any(np.isfinite(cut.pixels).any() for cut in cuts):
         shown = figure.colorbar(picture, ax=list(row), shrink=0.8, pad=0.01)
         shown.set_label(bar, fontsize=8, color=INK, parse_math=False)
         shown.ax.tick_params(labelsize=8)

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from cohort import grid
+from cohort.reporting.wording import number
 
 VIEWS: Mapping[str, tuple[str, str, str]] = {
     "axial": ("SI", "A", "R"),
@@ -28,6 +29,9 @@ CONVENTION = "Radiological convention: the patient's right side (R) is on the le
 
 OUTLINE_RGB = (255, 190, 11)
 """Amber: bright enough to stand out from tissue when printed in grey."""
+
+NOTHING_RGB = (110, 168, 176)
+"""Of pixels without a finite number, under stripes of white."""
 
 SEARCH_VOXELS = 1 << 26
 """A mask of more voxels is not read whole to find the slice that shows most of it."""
@@ -112,7 +116,10 @@ def take(
     ------
     GridError
         If a dim or a coordinate is missing, `at_mm` lies outside the scan, or mask or labels have another grid.
+    TypeError, ValueError
+        As `checked`.
     """
+    checked(*(each for each in (mask, labels) if each is not None))
     dims = axes_of(image)
     (normal, vertical, horizontal), (top, left) = _view(dims, plane)
     if mask is not None:
@@ -142,11 +149,41 @@ def take(
     )
 
 
+def checked(*images: xr.DataArray) -> None:
+    """Refuse what is no picture.
+
+    Raises
+    ------
+    TypeError
+        If one is no DataArray.
+    ValueError
+        If one has no voxel, or complex ones.
+    """
+    for image in images:
+        if not isinstance(image, xr.DataArray):
+            raise TypeError(
+                f"expected a DataArray with the dims z, y and x, found {type(image).__name__}; "
+                "take a variable of a scan, such as scan['image'], or make one by cohort.schema.make_scan(voxels, affine)"
+            )
+        if not image.size:
+            sizes = ", ".join(f"{d} {n}" for d, n in image.sizes.items())
+            raise ValueError(f"expected at least one voxel along each dim, found {sizes}")
+        if image.dtype.kind == "c":
+            raise ValueError(
+                f"expected real numbers, found {image.dtype}; draw a part, such as abs(image) or image.real"
+            )
+
+
 def axes_of(image: xr.DataArray) -> dict[str, str]:
     """Anatomical direction in which the index along z, y and x grows, such as ``{"z": "S", "y": "A", "x": "R"}``."""
+    checked(image)
     absent = [d for d in grid.SPACE if d not in image.dims]
     if absent:
-        raise grid.GridError(f"a scan has the dims z, y and x; this array has {tuple(image.dims)}")
+        dim = absent[0]
+        raise grid.GridError(
+            f"a scan has the dims z, y and x; this array has {tuple(image.dims)}: cut by a list, image.isel({dim}=[3]), "
+            f"or give it back by image.expand_dims({dim!r})"
+        )
     return dict(zip("xyz", grid.axis_codes(grid.affine_of(image)), strict=True))
 
 
@@ -217,7 +254,7 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 
 def tile(cut: Slice, *, size: int) -> np.ndarray:
-    """Draw a slice on square pixels, its longer side `size` pixels, with the mask's outline in amber.
+    """Draw a slice on square pixels, its longer side `size` pixels, with the mask's outline in amber; what is no number is striped.
 
     Parameters
     ----------
@@ -239,6 +276,11 @@ def tile(cut: Slice, *, size: int) -> np.ndarray:
     shades = np.clip((filled - low) / (high - low), 0, 1).astype(np.float32)
     grey = Image.fromarray(shades).resize(target, Image.Resampling.BILINEAR)
     picture = np.repeat((np.asarray(grey)[..., None] * 255).round().astype(np.uint8), 3, axis=2)
+    if not (finite := np.isfinite(cut.pixels)).all():
+        lacking = Image.fromarray((~finite).astype(np.float32)).resize(target, Image.Resampling.BOX)
+        nothing, (rows, columns) = np.asarray(lacking) >= 0.5, np.indices(picture.shape[:2])
+        picture[nothing] = NOTHING_RGB
+        picture[nothing & ((rows + columns) % 8 < 2)] = 255
     if cut.mask is not None:
         # The outline is drawn on the picture's own pixels, so that it is one pixel wide at any voxel size.
         share = Image.fromarray(cut.mask.astype(np.float32)).resize(target, Image.Resampling.BOX)
@@ -247,6 +289,12 @@ def tile(cut: Slice, *, size: int) -> np.ndarray:
         picture[outline(~inside) & ~_border(inside.shape)] //= 2
         picture[edge] = OUTLINE_RGB
     return picture
+
+
+def place_of(cut: Slice) -> str:
+    """Where a slice lies, in words, and whether it shows nothing."""
+    where = f"{cut.dim} = {number(cut.position_mm, decimals=1).text} mm"
+    return where if np.isfinite(cut.pixels).any() else f"{where}, no finite voxel"
 
 
 def _border(shape: tuple[int, ...]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import warnings
 
 import dask.array as da
 import nibabel as nib
@@ -16,11 +17,12 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.patches import PathPatch
 
 from cohort import grid, schema
-from cohort.reporting import figures, sliceplots, slices
+from cohort.reporting import figures, sliceaxes, sliceplots, slices
 from cohort.stats.outlying import is_outlying
 
 SHAPE, SPACING_XYZ = (7, 9, 11), (1.5, 2.0, 3.0)
@@ -259,7 +261,7 @@ def test_labels_have_their_colours_outside_them_nothing_is_there():
     turned_round = labels.to_numpy()[3][::-1, ::-1]
     assert (picture[turned_round == 0] == 0).all()
     for label in (1, 9):
-        expected = to_rgba(sliceplots.LABEL_COLOURS[(label - 1) % 7], 0.25)
+        expected = to_rgba(sliceaxes.LABEL_COLOURS[(label - 1) % 7], 0.25)
         assert (picture[turned_round == label] == expected).all()
     assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["1", "9"]
     assert len(figures.overlay(image, labels, style="contours").axes[0].images) == 1
@@ -367,6 +369,124 @@ def test_a_contact_sheet_is_sorted_by_what_was_measured_and_marks_what_is_flagge
 
 def test_an_empty_contact_sheet_is_a_figure():
     drawn(figures.contact_sheet([]))
+
+
+# -- what is no picture, or has nothing to show --------------------------------------------------------
+
+
+def holed(share=0.3, value=np.nan) -> xr.DataArray:
+    rng = np.random.default_rng(4)
+    voxels = rng.uniform(-5, 900, SHAPE).astype(np.float32)
+    voxels[rng.random(SHAPE) < share] = value
+    return scan(voxels)
+
+
+PICTURES = {
+    "show": figures.show,
+    "planes": figures.planes,
+    "montage": figures.montage,
+    "difference": lambda image: figures.difference(image, image / 2),
+    "contact_sheet": lambda image: figures.contact_sheet([("a", image, None)]),
+}
+
+
+def rendered(figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+
+
+@pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_has_a_colour_and_a_hatch_that_no_grey_is(draw, value):
+    image = holed(value=value)
+    figure = draw(image)
+    rgb = rendered(figure)
+    nothing = np.array(slices.NOTHING_RGB)
+    assert (np.abs(rgb - nothing).max(axis=-1) < 3).mean() > 0.02
+    for axes in figure.axes:
+        for picture in axes.images:
+            finite = picture.get_array().compressed()
+            low, high = picture.get_clim()
+            assert np.isfinite([low, high]).all()
+            assert np.abs([low, high]).max() <= max(np.abs(finite).max(), 900.0)
+    whole = rendered(draw(scan(np.nan_to_num(image.to_numpy(), posinf=5, neginf=5))))
+    assert not (np.abs(whole - nothing).max(axis=-1) < 3).any()
+
+
+@pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
+def test_an_image_without_a_finite_voxel_says_so_and_has_no_bar(draw):
+    figure = draw(holed(share=1.1))
+    words = [t.get_text() for axes in figure.axes for t in axes.texts]
+    pictures = [axes for axes in figure.axes if axes.images]
+    assert words.count("no finite voxel") == len(pictures)
+    assert not [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    drawn(figure)
+
+
+def test_histograms_without_a_finite_voxel_say_so():
+    image = holed(share=1.1)
+    for figure in (figures.histogram(image), figures.joint_histogram(image, image)):
+        assert [t.get_text() for t in figure.axes[0].texts] == ["no finite voxel"]
+    assert not figures.histogram(holed()).axes[0].texts
+
+
+def test_a_tile_stripes_what_is_no_number_and_its_place_says_when_nothing_is():
+    voxels = np.full(SHAPE, 7.0, np.float32)
+    voxels[:, :, :5] = np.nan
+    cut = slices.take(scan(voxels, spacing_xyz=(1.0, 1.0, 1.0), origin=(0.0, 0.0, -3.0)))
+    picture = slices.tile(cut, size=110)
+    lacking = np.repeat(~np.isfinite(cut.pixels[0]), 10)
+    row = picture[picture.shape[0] // 2]
+    coloured = (row == slices.NOTHING_RGB).all(axis=-1)
+    assert coloured[lacking].any()
+    assert (row[lacking] == 255).all(axis=-1).any()
+    assert not coloured[~lacking].any()
+    assert slices.place_of(cut) == "z = 0.0 mm"
+    blank = slices.take(scan(np.full(SHAPE, np.nan, np.float32)))
+    assert slices.place_of(blank) == "z = 0.0 mm, no finite voxel"
+
+
+@pytest.mark.parametrize(
+    ("draw", "kind", "words"),
+    [
+        (lambda i: figures.show(i.to_numpy()), TypeError, "expected a DataArray .*found ndarray"),
+        (lambda i: figures.overlay(i, i.to_numpy() > 3), TypeError, "found ndarray"),
+        (lambda i: figures.planes(i, mask=i.to_numpy() > 3), TypeError, "found ndarray"),
+        (lambda i: figures.difference(i.to_numpy(), i), TypeError, "found ndarray"),
+        (lambda i: figures.histogram(i.to_numpy()), TypeError, "found ndarray"),
+        (lambda i: figures.show(i.isel(z=3)), grid.GridError, r"isel\(z=\[3\]\).*expand_dims\('z'\)"),
+        (lambda i: figures.show(i.isel(z=slice(0))), ValueError, "one voxel .*found z 0, y 9, x 11"),
+        (lambda i: figures.montage(i.isel(y=slice(0))), ValueError, "found z 7, y 0, x 11"),
+        (lambda i: figures.histogram(i.isel(x=slice(0))), ValueError, "found z 7, y 9, x 0"),
+        (lambda i: figures.show(i * 1j), ValueError, "expected real numbers, found complex"),
+        (lambda i: figures.histogram(i * 1j), ValueError, "expected real numbers, found complex"),
+        (lambda i: figures.overlay(i, i > 3, style="x"), ValueError, "style is 'x', expected one of 'contours'"),
+        (lambda _: figures.box_by_group([1.0, 2.0], groups=["a"], label="v"), ValueError, "found 2 values and 1 groups"),
+        (lambda _: figures.distribution(["a", "b"], label="v"), ValueError, "expected numbers, .*'a'"),
+    ],
+    ids=iter("abcdefghijklmn"),
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_refused_in_one_line(draw, kind, words):
+    with pytest.raises(kind, match=words) as refused:
+        draw(scan())
+    assert "\n" not in str(refused.value)
+
+
+def test_one_slice_of_a_scan_is_drawn_as_the_refusal_says():
+    image = scan()
+    drawn(figures.show(image.isel(z=[3])))
+    drawn(figures.show(image.isel(z=3).expand_dims("z")))
+
+
+def test_a_legend_names_the_first_labels_and_counts_the_others():
+    labels = scan(np.arange(np.prod(SHAPE), dtype=np.int32).reshape(SHAPE))
+    (axes,) = figures.overlay(labels, labels, style="translucent", at_mm=-9.0).axes
+    said = [t.get_text() for t in axes.get_legend().get_texts()]
+    assert said == [*map(str, range(1, 13)), "and 86 more"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn(axes.figure)
 
 
 # -- numbers -----------------------------------------------------------------------------------------
