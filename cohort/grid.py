@@ -299,29 +299,34 @@ def check_same_grid(**arrays: xr.DataArray) -> None:
     Arrays without coordinates are compared by shape alone.
     """
     (first_name, first), *others = arrays.items()
-    mine = {d: n for d, n in first.sizes.items() if d in SPACE}
-    own = first.coords.variables  # a plain mapping: `coords[d]` would build a DataArray each time
     for name, other in others:
-        yours = {d: n for d, n in other.sizes.items() if d in SPACE}
-        theirs = other.coords.variables
-        if mine != yours:
+        if said := difference(first_name, first, name, other):
             raise GridError(
-                f"{first_name} is {_extent(first)} but {name} is {_extent(other)}; resample one onto the other "
-                f"with space.resample({name}, like={first_name}, order=0)"
+                f"{said}; resample one onto the other with space.resample({name}, like={first_name}, order=0)"
             )
-        if any(d not in own or d not in theirs for d in mine):
-            continue
-        same = all(np.array_equal(own[d].values, theirs[d].values) for d in mine)
-        if same and _stored(first) == _stored(other):
-            continue
-        shape = [first.sizes.get(d, 1) for d in SPACE]
-        apart = np.abs(corners(affine_of(first), shape) - corners(affine_of(other), shape)).max()
-        if apart > SAME_GRID_MM:
-            raise GridError(
-                f"{first_name} and {name} are both {_extent(first)} but lie up to {apart:.4g} mm apart "
-                f"(tolerance {SAME_GRID_MM} mm); resample one onto the other with "
-                f"space.resample({name}, like={first_name}, order=0)"
-            )
+
+
+def difference(first_name: str, first: xr.DataArray, name: str, other: xr.DataArray) -> str:
+    """How the grids of two arrays differ, with the numbers; nothing if they lie on one grid, as `check_same_grid` has it."""
+    mine = {d: n for d, n in first.sizes.items() if d in SPACE}
+    yours = {d: n for d, n in other.sizes.items() if d in SPACE}
+    # Plain mappings: `coords[d]` would build a DataArray each time.
+    own, theirs = first.coords.variables, other.coords.variables
+    if mine != yours:
+        return f"{first_name} is {_extent(first)} but {name} is {_extent(other)}"
+    if any(d not in own or d not in theirs for d in mine):
+        return ""
+    same = all(np.array_equal(own[d].values, theirs[d].values) for d in mine)
+    if same and _stored(first) == _stored(other):
+        return ""
+    shape = [first.sizes.get(d, 1) for d in SPACE]
+    apart = np.abs(corners(affine_of(first), shape) - corners(affine_of(other), shape)).max()
+    if apart <= SAME_GRID_MM:
+        return ""
+    return (
+        f"{first_name} and {name} are both {_extent(first)} but lie up to {apart:.4g} mm apart "
+        f"(tolerance {SAME_GRID_MM} mm)"
+    )
 
 
 def _stored(array: xr.DataArray) -> Any:

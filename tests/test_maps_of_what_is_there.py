@@ -1,10 +1,15 @@
 """Maps are made of what the recipe makes of the scans now, and of scans that lie on one grid."""
 
+import nibabel as nib
+import numpy as np
+import pytest
 import yaml
-from test_voxel_maps import N, call, catalog, changed
+from test_voxel_maps import AFFINE, SHAPE, N, brain, call, catalog, changed, write_brain
 
+from cohort.io import cube as cubes
 from cohort.io import maps
 from cohort.io.storage import jsonfile
+from cohort.io.storage.disk import LocalFiles
 from cohort.io.store import Store
 
 __all__ = ["catalog"]
@@ -62,3 +67,58 @@ def test_what_several_versions_of_a_library_made_is_mixed_only_knowingly(catalog
     said = call("fit", catalog, "--accept-versions")
     assert said.exit_code == 0, said.output
     assert maps.record(store, "signal-map")["rows"]["n_used"] == N
+
+
+def moved(by):
+    affine = AFFINE.copy()
+    affine[0, 3] += by
+    return affine
+
+
+@pytest.mark.parametrize("form", ["cube", "streaming"])
+def test_maps_lie_where_the_scans_do_now_and_all_scans_on_one_grid(catalog, tmp_path, form):
+    folder = tmp_path / "scans"
+    changed(catalog, form=form, permutations=None)
+    _, how, before = at(catalog, "update")
+    assert how == "done"
+    for i in range(N):  # the same voxels, elsewhere
+        write_brain(folder, i, affine=moved(30))
+    _, how, after = at(catalog, "update")
+    assert how == "done"
+    assert after["affine"][3] - before["affine"][3] == 30
+    # One scan leaves the grid: the first, to which others are compared, too. Those that are kept are looked at as well.
+    for i, shape, affine, line in (
+        (0, SHAPE, AFFINE, "but lie up to 30 mm apart"),
+        (0, (6, 8, 5), moved(30), "5 x 8 x 6 voxels of 3 x 2 x 2 mm"),
+        (9, SHAPE, AFFINE, "but lie up to 30 mm apart"),
+    ):
+        write_brain(folder, i, shape, affine)
+        said, how, _ = at(catalog, "update")
+        assert (
+            f"expected all scans on one grid, found 1 of {N} on another: sub-P{i:02d}_ses-1_P{i:02d}1 ("
+            in how
+        )
+        assert line in how
+        assert said.exit_code == 1
+        write_brain(folder, i, affine=moved(30))
+    nib.save(nib.Nifti1Image(np.stack([brain(3)] * 2, axis=-1), moved(30)), folder / "P03_1.nii.gz")
+    _, how, _ = at(catalog, "update")
+    assert f"expected all scans on one grid, found 1 of {N} on another: sub-P03_ses-1_P031 (" in how
+    assert "has the dims time, z, y, x; expected z, y, x" in how
+    content = yaml.safe_load(catalog.read_text())
+    content["models"]["signal-map"]["where"] = "participant != 'P03'"
+    catalog.write_text(yaml.safe_dump(content, sort_keys=False))
+    _, how, record = at(catalog, "update")
+    assert (how, record["rows"]["n_used"]) == ("done", N - 1)
+
+
+def test_a_cube_takes_nothing_of_another_shape(tmp_path):
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+    ones = {"a": "same", "b": "same"}
+    metadata = cubes.write(tmp_path / "before/cube.zarr", ones, lambda _: np.ones((4, 4, 4)))
+    before = cubes.Cube(LocalFiles(tmp_path / "before"), "cube.zarr", metadata, ones)
+    with pytest.raises(
+        ValueError, match=r"c has \(3, 4, 4\) voxels, those that are kept \(4, 4, 4\)"
+    ):
+        cubes.write(tmp_path / "after/cube.zarr", {**ones, "c": "new"}, lambda _: np.ones((3, 4, 4)), before=before)  # fmt: skip

@@ -147,7 +147,7 @@ def write(
     Raises
     ------
     ValueError
-        If a scan has another shape than the others.
+        If a scan has another shape than the others, or than those that are taken from `before`.
     """
     keep_small()
     kept = {} if before is None else {s: i for i, s in enumerate(before.scans)}
@@ -157,6 +157,8 @@ def write(
     first = next(loaded, None)
     if first is not None:
         shape, dtype = tuple(first.shape), _dtype(first)
+        if old and before is not None and before.shape != shape:
+            raise ValueError(f"{new[0]} has {shape} voxels, those that are kept {before.shape}")
     else:
         assert before is not None
         shape, dtype = before.shape, np.dtype(before.metadata["data_type"])
@@ -216,9 +218,18 @@ def in_order(
 
 
 def content_of(record: Mapping[str, Any], variable: str) -> str:
-    """Digest of one variable of a scan, from the digests of its files."""
-    listed = {n: said[0] for n, said in record["chunks"].items() if n.startswith(f"{variable}/")}
-    return digest(listed)
+    """Digest of one variable of a scan and of where its voxels lie, from the digests of its files."""
+    chunks = record["chunks"]
+    listed = {n: said[0] for n, said in chunks.items() if n.startswith(f"{variable}/")}
+    return digest([listed, grid_of(record, variable)])
+
+
+def grid_of(record: Mapping[str, Any], variable: str) -> str:
+    """Digest of what says of which dims a variable is, how large, and where its voxels lie; equal ones lie on one grid."""
+    chunks = record["chunks"]
+    place = f"{variable}/" if f"{variable}/{variable}/zarr.json" in chunks else ""
+    named = (f"{place}{name}/zarr.json" for name in ("grid", "z", "y", "x", variable))
+    return digest([chunks[name][0] if name in chunks else None for name in named])
 
 
 def _dtype(values: np.ndarray) -> np.dtype:

@@ -1,16 +1,17 @@
 """From a model of a catalog to the scans, the design and the contrasts of its maps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from cohort.grid import SPACE, GridError, affine_of, check_same_grid, voxel_volume_mm3
+from cohort.grid import SPACE, GridError, affine_of, check_same_grid, difference, voxel_volume_mm3
 from cohort.io.catalog import Catalog
 from cohort.io.covariates import Model
-from cohort.io.cube import content_of
+from cohort.io.cube import content_of, grid_of
 from cohort.io.refusal import Refused
 from cohort.io.store import Store
 from cohort.stats.asked.modeltable import ModelError, check_makings, model_table, standing
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 Judge = Callable[[str, str, Mapping[str, str], Mapping[str, Any]], tuple[str, str, bool]]
 """``(recipe, variable, contents of the scan, record of the derivative)`` -> its state and reason as in the recipe's table, and
 whether the variable is what the recipe makes of the scan now; see `cohort.pipeline.staleness.of_kept`."""
+
+NAMED = 3
+"""Scans that a message names, of those that lie on another grid."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,35 @@ class Asked:
         return self.source.image(scan_id)
 
     def load(self, scan_id: str) -> np.ndarray:
-        """Numbers of a scan as they are modelled: on the grid of the first scan, smoothed."""
-        first = next(iter(self.scans))
-        if scan_id != first:
-            check_same_grid(**{first: self.image(first), scan_id: self.image(scan_id)})
+        """Numbers of a scan as they are modelled: smoothed, on the grid that `check_grids` found all to lie on."""
         return self.source.load(scan_id)
+
+    def check_grids(self) -> None:
+        """Raise `GridError`, naming the scans, unless all images are volumes on one grid. No voxel is read."""
+        alike: dict[str, list[str]] = {}
+        for scan_id, said in self.source.grids(list(self.scans)).items():
+            alike.setdefault(said, []).append(scan_id)
+        images = {scans[0]: self.source.any_image(scans[0]) for scans in alike.values()}
+        sizes: Counter[object] = Counter()
+        for scans in alike.values():
+            sizes[_place(images[scans[0]])] += len(scans)
+        most = sizes.most_common(1)[0][0]
+        usual = next(s for s, image in images.items() if _place(image) == most)
+        self.image(usual)
+        odd: dict[str, str] = {}
+        for first, *others in alike.values():
+            if images[first].dims != SPACE:
+                said = f"{first} has the dims {', '.join(map(str, images[first].dims))}; expected z, y, x"
+            else:
+                said = difference(usual, images[usual], first, images[first])
+            if said:
+                odd |= dict.fromkeys([first, *others], said)
+        if odd:
+            named = ", ".join(list(odd)[:NAMED]) + (", ..." if len(odd) > NAMED else "")
+            raise GridError(
+                f"expected all scans on one grid, found {len(odd)} of {len(self.scans)} on another: {named} ({next(iter(odd.values()))});"
+                f" leave them out with where:, or model what a recipe keeps of all scans on one grid (resample, register)"
+            )
 
     def grid(self) -> tuple[tuple[int, ...], np.ndarray, float]:
         """Shape (z, y, x), affine, and volume of a voxel in mm3."""
@@ -96,17 +124,20 @@ class Source:
 
     def image(self, scan_id: str) -> "xr.DataArray":
         """Variable of a scan, lazily. Raises `GridError` if it is no volume."""
-        name = self.variable
-        if self.recipe is None:
-            image = self.store.open_scan(scan_id)[name]
-        else:
-            image = self.store.open_derivative(self.recipe, scan_id, variable=name)[name]
+        name, image = self.variable, self.any_image(scan_id)
         if image.dims != SPACE:
             raise GridError(
                 f"{scan_id}: {name} has the dims {', '.join(map(str, image.dims))}; expected z, y, x: make a recipe keep"
                 " one volume of it"
             )
         return image
+
+    def any_image(self, scan_id: str) -> "xr.DataArray":
+        """Variable of a scan, lazily, of whatever dims."""
+        name = self.variable
+        if self.recipe is None:
+            return self.store.open_scan(scan_id)[name]
+        return self.store.open_derivative(self.recipe, scan_id, variable=name)[name]
 
     def load(self, scan_id: str) -> np.ndarray:
         """Numbers of a scan, smoothed."""
@@ -118,14 +149,19 @@ class Source:
         return image.to_numpy()
 
     def contents(self, ids: Sequence[str]) -> dict[str, str]:
-        """Digest of the variable of each scan that has it."""
-        store, variable = self.store, self.variable
+        """Digest of the variable of each scan that has it, and of its grid."""
+        return {s: content_of(record, self.variable) for s, record in self._records(ids)}
+
+    def grids(self, ids: Sequence[str]) -> dict[str, str]:
+        """Digest of what says where the voxels of each scan lie that has the variable."""
+        return {s: grid_of(record, self.variable) for s, record in self._records(ids)}
+
+    def _records(self, ids: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        store, inside = self.store, f"{self.variable}/"
         records = store.records(ids) if self.recipe is None else store.derivatives(self.recipe, ids)
-        return {
-            scan_id: content_of(record, variable)
-            for scan_id, record in zip(ids, records, strict=True)
-            if record is not None and any(n.startswith(f"{variable}/") for n in record["chunks"])
-        }
+        for scan_id, record in zip(ids, records, strict=True):
+            if record is not None and any(n.startswith(inside) for n in record["chunks"]):
+                yield scan_id, record
 
     def standing(self, ids: Sequence[str], judge: Judge) -> tuple[dict[str, str], dict[str, int]]:
         """Which scans' images are not what the recipe makes of them now, and of which libraries the others are.
@@ -142,6 +178,11 @@ class Source:
                 rows.append((scan_id, state, reason, 1.0 if here else np.nan))
         table = pd.DataFrame(rows, columns=["scan_id", "state", "reason", "here"])
         return standing(self.recipe, table, ["here"])
+
+
+def _place(image: "xr.DataArray") -> object:
+    """Dims, shape and affine to a hundredth of a mm: what most scans have in common."""
+    return image.dims, image.shape, tuple((np.round(affine_of(image), 2) + 0.0).ravel())
 
 
 def smoothed(image: "xr.DataArray", fwhm_mm: float) -> "xr.DataArray":

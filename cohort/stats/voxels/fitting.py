@@ -101,6 +101,7 @@ def fit_maps(
     asked = resolve(catalog, name, store, recipes, judge, accept_versions=accept_versions)
     model, wanted = asked.model, asked.model.voxelwise
     assert wanted is not None
+    asked.check_grids()
     mask, mask_digest = mask_of(catalog, asked)
     _, affine, voxel_mm3 = asked.grid()
     inputs = {
