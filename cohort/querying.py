@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 SHOWN = 50
 """Rows that are shown on a terminal."""
 
-Form = Literal["table", "csv", "json", "parquet"]
+Form = Literal["table", "csv", "json", "jsonl", "parquet"]
 
 EXAMPLES = """\
 Example: cohort query catalogs/cohorts/oasis1.yaml "SELECT ad, count(*), avg(dark_frac) FROM wide GROUP BY ad"
@@ -45,7 +46,7 @@ def query(
         Form | None,
         typer.Option(
             "--format",
-            help="By default that of --output's name, else table; json is a line a row",
+            help="By default that of --output's name, else table; json and jsonl are a line a row",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="A new file")] = None,
@@ -57,8 +58,10 @@ def query(
         opened = open_cohort(catalog, store)
         found = _there_is(opened.store) if sql is None else opened.sql(sql)
         if output is not None:
+            from cohort.reporting.wording import count
+
             _write_new(output, _encoded(found, chosen))
-            say(f"{len(found):,} rows in {output}")
+            say(f"{count(len(found), 'row')} in {output}")
         elif chosen == "table":
             _show(found)
         else:
@@ -69,7 +72,7 @@ def _form(form: Form | None, output: Path | None) -> Form:
     endings: dict[str, Form] = {
         ".csv": "csv",
         ".json": "json",
-        ".jsonl": "json",
+        ".jsonl": "jsonl",
         ".parquet": "parquet",
     }
     if form is not None:
@@ -105,14 +108,20 @@ def _encoded(table: "pd.DataFrame", form: Form) -> bytes:
     if form == "parquet":
         return table.to_parquet(None, index=False)
     if form == "csv":
-        return table.to_csv(index=False).encode()
-    if form == "json":
+        from cohort.io.storage.spreadsheets import guarded
+
+        return guarded(table).to_csv(index=False).encode()
+    if form in ("json", "jsonl"):
         rows = (dict(zip(table, map(_plain, row), strict=True)) for row in table.to_numpy(object))
         return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
     return f"{table.to_string(index=False)}\n".encode()
 
 
 def _write_new(path: Path, content: bytes) -> None:
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"--output {path}: there is no folder {path.parent}; make it first, or choose another place"
+        )
     try:
         with path.open("xb") as stream:
             stream.write(content)
@@ -121,10 +130,19 @@ def _write_new(path: Path, content: bytes) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: nothing for what is not known and for what is no number."""
-    if hasattr(value, "tolist"):
+    """A value as JSON has it: nothing for what is not known and for what is no number, bytes as hexadecimal digits."""
+    import numpy as np
+    import pandas as pd
+
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes | bytearray):
+        return value.hex()
+    if hasattr(value, "tolist") and not isinstance(value, np.datetime64 | np.timedelta64):
         value = value.tolist()
-    if value is None or value != value or value in (math.inf, -math.inf):  # noqa: PLR0124 - NaN, NaT
+    if pd.isna(value) or value in (math.inf, -math.inf):
         return None
     return value if isinstance(value, str | bool | int | float) else str(value)
 
@@ -148,4 +166,6 @@ def _show(table: "pd.DataFrame") -> None:
 
 def _cell(value: Any) -> str:
     known = _plain(value)
+    if isinstance(known, list | dict):
+        return json.dumps(known, ensure_ascii=False)
     return "" if known is None else f"{known:.6g}" if isinstance(known, float) else str(known)

@@ -188,3 +188,45 @@ def test_no_file_is_written_over(catalog, tmp_path):
     assert done.exit_code == 2
     assert "expected a new file, and it is there already" in done.stderr
     assert kept.read_text() == "mine"
+
+
+ODD = """SELECT * FROM (VALUES
+  (1::BIGINT, true, [1, NULL], {'a': 1.5, 'b': [DATE '2020-01-02']}, 'ab'::BLOB, TIMESTAMP '2020-01-02 03:04:05'),
+  (NULL, NULL, NULL, NULL, NULL, NULL)
+) t(n, yes, items, parts, raw, moment) ORDER BY n NULLS LAST"""
+
+
+def test_what_is_not_known_and_what_has_parts_is_json_that_another_program_reads(catalog):
+    for form in ("json", "jsonl"):
+        done = call("query", catalog, ODD, "--format", form)
+        assert done.exit_code == 0, done.stderr
+        first, second = (json.loads(line) for line in done.stdout.splitlines())
+        assert first["n"] == 1
+        assert first["yes"] is True
+        assert first["items"] == [1, None]
+        assert first["parts"]["a"] == 1.5
+        assert first["parts"]["b"][0].startswith("2020-01-02")
+        assert bytes.fromhex(first["raw"]) == b"ab"
+        assert first["moment"] == "2020-01-02 03:04:05"
+        assert set(second.values()) == {None}
+    shown = call("query", catalog, ODD)
+    assert shown.exit_code == 0, shown.stderr
+    assert "[1, null]" in shown.stdout
+    left = "SELECT scan_id, n FROM scans LEFT JOIN (SELECT scan_id, count(*) n FROM scans WHERE scan_id LIKE '%001%' GROUP BY 1) USING (scan_id)"
+    shown = call("query", catalog, left)
+    assert shown.exit_code == 0, shown.stderr
+    assert sorted(line.split()[1:] for line in shown.stdout.splitlines()[1:]) == [[], [], [], ["1"]]
+
+
+def test_no_spreadsheet_computes_what_a_query_wrote(catalog, tmp_path):
+    path = tmp_path / "s.csv"
+    done = call("query", catalog, """SELECT '=1+1' AS "=cmd()", -1 AS n""", "--output", path)
+    assert done.exit_code == 0, done.stderr
+    assert f"1 row in {path}" in done.stderr
+    assert path.read_text().splitlines() == ["'=cmd(),n", "'=1+1,-1"]
+
+
+def test_a_folder_that_is_not_there_is_named(catalog, tmp_path):
+    done = call("query", catalog, "FROM scans", "--output", tmp_path / "nowhere/s.csv")
+    assert done.exit_code == 2
+    assert f"there is no folder {tmp_path / 'nowhere'}; make it first" in done.stderr

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cohort.io.storage.papers import FORMULA
+from cohort.io.storage.spreadsheets import as_text
 from cohort.io.store import Store, StoreError
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def write_tsv(
     where a spreadsheet would take it for a formula.
     """
     shown = table.apply(lambda column: column.map(_cell)) if len(table) else table
+    shown = shown.rename(columns=lambda name: as_text(str(name)))
     shown.to_csv(path, sep="\t", index=False, encoding="utf-8", lineterminator="\n")
     write_json(path.with_suffix(".json"), {c: dict(described[c]) for c in described if c in table})
 
@@ -136,9 +137,7 @@ def _cell(value: Any) -> str:
         return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     if not isinstance(value, str):
         return str(value)
-    line = " ".join(value.split("\t"))
-    line = " ".join(line.splitlines())
-    return f"'{line}" if line.lstrip().startswith(FORMULA) else line or MISSING
+    return as_text(value) or MISSING
 
 
 def write_tables(store: Store, names: list[str], folder: Path) -> list[str]:

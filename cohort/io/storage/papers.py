@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import Files, Log, StoreError
+from cohort.io.storage.spreadsheets import guarded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,9 +29,6 @@ CHECKSUMS = "checksums.json"
 _PAGE = "report/index.html"
 PAGES = "report/scans"
 """Where pages of single scans lie, `io.storage.scanpages`."""
-
-FORMULA = ("=", "+", "-", "@")
-"""How text begins that a spreadsheet would compute."""
 
 
 class Papers:
@@ -377,15 +375,5 @@ def _parquet(table: "pd.DataFrame") -> bytes:
 
 
 def _csv(table: "pd.DataFrame") -> bytes:
-    """A table for spreadsheets, which compute text that begins as a formula does: an apostrophe in front keeps it text."""
-
-    def guarded(cell: object) -> object:
-        if not isinstance(cell, str):
-            return cell
-        line = " ".join(cell.splitlines()).replace("\t", " ")
-        return f"'{line}" if line.lstrip().startswith(FORMULA) else line
-
-    text = {
-        str(name): column.map(guarded) for name, column in table.items() if column.dtype.kind == "O"
-    }
-    return table.assign(**text).to_csv(index=False).encode("utf-8")
+    """A table for spreadsheets."""
+    return guarded(table).to_csv(index=False).encode("utf-8")
