@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -142,6 +143,8 @@ def _plain(value: Any) -> Any:
         return value.hex()
     if hasattr(value, "tolist") and not isinstance(value, np.datetime64 | np.timedelta64):
         value = value.tolist()
+    if isinstance(value, Decimal):
+        value = float(value)
     if pd.isna(value) or value in (math.inf, -math.inf):
         return None
     return value if isinstance(value, str | bool | int | float) else str(value)
