@@ -283,6 +283,10 @@ def _show_diff(found: Mapping[str, Any]) -> None:
             print(f"  {how} {scan_id}")
     for moved in found["coefficients"]:
         print(f"  {moved['model']}: {moved['term']} {_moved(moved)}")
+    if found["coefficients_withheld"]:
+        from cohort.pipeline.baseline import NOT_COMPARED
+
+        print(f"  {NOT_COMPARED}")
     for alarm in found["alarms"]:
         print(f"  ALARM {alarm_text(alarm)}")
 

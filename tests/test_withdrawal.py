@@ -120,6 +120,45 @@ def test_nothing_of_a_subject_is_left_and_the_proof_lists_what_went(tmp_path, id
     assert holders(catalog, names) == []
 
 
+def numbers_in(store: Store) -> str:
+    """Every number that the store keeps as text to compare with, or as a page."""
+    parts = ("baseline/", "report/", "runs/")
+    names = [n for n, _ in store.files.listing() if n.startswith(parts)]
+    return " ".join(store.files.read(n).decode("utf-8", "replace") for n in names)
+
+
+def test_coefficients_of_who_withdrew_are_kept_and_compared_nowhere(tmp_path):
+    """With the person and without, a mean and its rows give back the person's value; so the first is nowhere."""
+    catalog = write(tmp_path, "keep")
+    api.update(catalog, options=HERE)
+    opened = api.open(catalog)
+    store = opened.store
+    first = store.files.names("runs")[0]
+    tidy = store.model_table("size", "tidy")
+    told = [repr(float(v)) for v in tidy["estimate"]]
+    assert all(text in numbers_in(store) for text in told), (
+        "the state before is kept to compare with"
+    )
+    api.withdraw(opened, "003", proof=tmp_path / "proof.json")
+    assert not [text for text in told if text in numbers_in(store)]
+    page = shown(catalog, "report")
+    assert "not compared across a withdrawal" in page
+    assert overview.diff(store, first)["coefficients_withheld"]
+    page = shown(catalog, "fit", "report")
+    assert "not compared across a withdrawal" in page
+    assert "Coefficients that moved" not in page
+    assert "Nothing else changed" not in page
+    assert not [text for text in told if text in numbers_in(store)]
+    found = overview.diff(store, first)
+    assert (found["coefficients"], found["coefficients_withheld"]) == ([], True)
+    # From here on all stand on the same people, and what moves is said again.
+    people = tmp_path / "people.csv"
+    people.write_text(people.read_text().replace("000_v1,30,", "000_v1,71,"), encoding="utf-8")
+    page = shown(catalog, "ingest", "run", "fit", "report")
+    assert "not compared across a withdrawal" not in page
+    assert "Coefficients that moved" in page
+
+
 def shown(catalog: Path, *stages: str) -> str:
     """What a reader of the report sees."""
     page = Call(catalog, None, HERE).work("report", stages).report

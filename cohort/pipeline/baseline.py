@@ -2,6 +2,9 @@
 
 A state is a few tables as lists: ``scans`` (scan_id, content), ``recipe.<recipe>`` (scan_id, three marks of what its numbers
 depend on, a column a measurement) and ``models`` (model, term, estimate, se, n). `changes` writes them as ``baseline/``.
+
+A coefficient with a subject beside the same one without it tells by arithmetic what the subject contributed. So a withdrawal
+puts `io.leaving.redact.WITHHELD` in the place of ``models``, and what is compared with that says so instead of naming coefficients.
 """
 
 import math
@@ -16,6 +19,9 @@ MARKS = ("#inputs", "#recipe", "#libraries")
 
 Columns = dict[str, list[Any]]
 """A table as lists of equal length, as it lies in a JSON file."""
+
+NOT_COMPARED = "Coefficients are not compared across a withdrawal: the difference would tell what the subject contributed."
+"""What is said in place of coefficients that moved."""
 
 REASONS = ("input", "recipe", "library")
 """Why a number may move, in the order of `MARKS`."""

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cohort.io.leaving.redact import WITHHELD
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.papers import Papers
 from cohort.pipeline.baseline import (
@@ -77,7 +78,8 @@ class Comparison:
 
     def models(self, tables: Mapping[str, "pd.DataFrame | None"]) -> None:
         """Note the coefficients of all models: model -> its tidy table, None if it could not be fitted."""
-        before = coefficients(self._baseline("models"))
+        baseline = self._baseline("models")
+        before = coefficients(baseline)
         now = {
             (name, _term(row, table)): {
                 "estimate": number(row["estimate"]),
@@ -88,7 +90,9 @@ class Comparison:
             if table is not None
             for row in table.to_dict("records")
         }
-        self._said["coefficients"] = coefficients_between(before, now)
+        withheld = baseline == WITHHELD
+        self._said["coefficients"] = [] if withheld else coefficients_between(before, now)
+        self._said |= {"coefficients_withheld": True} if withheld else {}
         keys = list(now)
         self._now["models"] = {
             "model": [model for model, _ in keys],
@@ -245,7 +249,7 @@ def merged(store: Papers, runs: Sequence[str]) -> dict[str, Any]:
     """What changed over several runs, as one ``changes.json`` would say it.
 
     A scan that came and went is not named, nor one that went or changed and is what it was again; of a coefficient that
-    moved twice, the first and the last count.
+    moved twice, the first and the last count. Across a withdrawal none is compared (``coefficients_withheld``).
     """
     was: dict[str, str | None] = {}
     now: dict[str, str | None] = {}
@@ -253,6 +257,7 @@ def merged(store: Papers, runs: Sequence[str]) -> dict[str, Any]:
     last: dict[tuple[str, str], Any] = {}
     alarms: list[dict[str, Any]] = []
     n_alarms = n_withdrawn = 0
+    withheld = False
     for run, said in _each(store, runs):
         for scan_id, before, after in _steps(said, run):
             was.setdefault(scan_id, before)
@@ -261,6 +266,7 @@ def merged(store: Papers, runs: Sequence[str]) -> dict[str, Any]:
             key = (each["model"], each["term"])
             first.setdefault(key, each["before"])
             last[key] = each["after"]
+        withheld |= said.get("coefficients_withheld", False)
         alarms += said.get("alarms", ())
         n_alarms += said.get("n_alarms", 0)
         n_withdrawn += said.get("subjects_withdrawn", 0)
@@ -278,6 +284,7 @@ def merged(store: Papers, runs: Sequence[str]) -> dict[str, Any]:
         },
         "subjects_withdrawn": n_withdrawn,
         "coefficients": [{**each, **difference(each)} for each in moved],
+        "coefficients_withheld": withheld or n_withdrawn > 0,
         "n_alarms": n_alarms,
         "alarms": alarms[:LISTED],
     }

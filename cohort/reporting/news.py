@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cohort.io.leaving.redact import WITHHELD
 from cohort.io.storage.backend import StoreError
 from cohort.pipeline import baseline
 from cohort.pipeline.baseline import Columns, Moved
@@ -46,8 +47,8 @@ class News:
     Parameters
     ----------
     said : mapping or None
-        ``since`` (run), ``scans``, ``n_withdrawn``, ``moved``, ``coefficients``, ``n_alarms``, ``alarms``; None where there is
-        nothing to compare with.
+        ``since`` (run), ``scans``, ``n_withdrawn``, ``moved``, ``coefficients``, ``coefficients_withheld``, ``n_alarms``,
+        ``alarms``; None where there is nothing to compare with.
     is_first : bool
         There is a state, and no earlier one.
     kept : mapping or None
@@ -100,14 +101,17 @@ def _compared(previous: Mapping[str, Any], now: Mapping[str, Columns]) -> dict[s
     ]
     alarms = [each for each in moved if not each.reason]
     scans = [baseline.by_scan(state.get("scans", {}), "content") for state in (before, now)]
-    models = [baseline.coefficients(state.get("models", {})) for state in (before, now)]
+    tables = [state.get("models", {}) for state in (before, now)]
+    withheld = WITHHELD in tables or bool(previous.get("withdrawn"))
+    models = [baseline.coefficients(table) for table in tables]
     return {
         "since": previous.get("run"),
         "scans": baseline.scans_between(*scans),
         # Of people who withdrew: how many, and nothing else, is what the store may keep.
         "n_withdrawn": previous.get("withdrawn", 0),
         "moved": _by_quantity([each for each in moved if each.reason]),
-        "coefficients": baseline.coefficients_between(*models),
+        "coefficients": [] if withheld else baseline.coefficients_between(*models),
+        "coefficients_withheld": withheld,
         "n_alarms": len(alarms),
         "alarms": [_named(each) for each in alarms[:LISTED]],
     }
@@ -161,9 +165,14 @@ def words(found: News, facts: Facts) -> dict[str, Any]:
             {**line, "why": FOR[line["reason"]], **_examples(line, facts)} for line in said["moved"]
         ],
         "coefficients": [_coefficient(each) for each in said["coefficients"]],
+        "withheld": baseline.NOT_COMPARED
+        if (withheld := said.get("coefficients_withheld"))
+        else "",
         "n_alarms": said["n_alarms"],
         "alarms": [_step(each, facts) for each in said["alarms"]],
-        "quiet": not (scans or said["moved"] or said["coefficients"] or said["n_alarms"]),
+        "quiet": not (
+            scans or said["moved"] or said["coefficients"] or withheld or said["n_alarms"]
+        ),
     }
 
 

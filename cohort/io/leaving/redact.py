@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 GONE = "(withdrawn)"
 """Stands where a text named somebody who withdrew."""
 
+WITHHELD: dict[str, list[Any]] = {"withheld": [True]}
+"""Stands where coefficients were kept to be compared with, in a state in which somebody was who withdrew."""
+
 COLUMNS = ("scan_id", "participant", "subject")
 """Columns of the tables that say whose row it is."""
 

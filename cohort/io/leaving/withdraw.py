@@ -19,7 +19,7 @@ from typing import Any
 from cohort.io import private, thumbnail
 from cohort.io.audit import search
 from cohort.io.leaving.inventory import Inventory, places
-from cohort.io.leaving.redact import Subject
+from cohort.io.leaving.redact import WITHHELD, Subject
 from cohort.io.leaving.register import Register
 from cohort.io.sources.filecache import FileCache
 from cohort.io.storage import jsonfile
@@ -30,6 +30,8 @@ from cohort.io.storage.papers import PAGES
 from cohort.io.store import Store
 
 FORMAT = 1
+
+CHANGES = "/changes.json"
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,11 @@ def _tables(store: Store, who: Subject) -> dict[str, int]:
             gone[f"tables/{name}.parquet"] = len(table) - len(rest)
     for name in store.files.names("baseline"):
         columns = store.read_json(f"baseline/{name}") or {}
+        if name == "models.json":
+            if columns != WITHHELD:
+                store.write_json(f"baseline/{name}", WITHHELD)
+                gone[f"baseline/{name}"] = len(columns.get("model", ()))
+            continue
         kept, n = _columns(who, columns)
         if n:
             store.write_json(f"baseline/{name}", kept)
@@ -235,6 +242,10 @@ def _last_report(store: Store, who: Subject) -> dict[str, int]:
     if not gone:
         return {}
     now = {key: columns for key, (columns, _) in states.items()}
+    if "models" in now:
+        now["models"] = WITHHELD
+    if said is not None:
+        said = _untold(said)[0]
     scans = kept.get("withdrawn", 0) + states.get("scans", ({}, 0))[1]
     store.write_json(name, {**kept, "now": now, "said": said, "withdrawn": scans})
     return {name: gone}
@@ -256,7 +267,13 @@ def _runs(store: Store, who: Subject) -> dict[str, int]:
         place = f"runs/{run}"
         manifest, n = who.without(store.manifest(run))
         files = [f for f, _ in store.files.listing(place) if f != f"{place}/manifest.json"]
-        naming = [f for f in files if who.names(f) or _mentions(who, f, store.files.read(f))]
+        naming = [
+            f
+            for f in files
+            if who.names(f)
+            or _mentions(who, f, content := store.files.read(f))
+            or _tells(f, content)
+        ]
         listed = manifest.pop("files", None)
         if not (naming or n or (manifest and listed is None)):
             continue
@@ -293,10 +310,25 @@ def _clean(store: Store, who: Subject, file: str) -> int:
             return gone
         if file.endswith(".json"):
             value, gone = who.without(jsonfile.decode(content, required=False))
+            if file.endswith(CHANGES):
+                value, told = _untold(value)
+                gone += told
             store.write_json(file, value)
             return gone
     store.files.remove(file)
     return 1
+
+
+def _tells(file: str, content: bytes) -> bool:
+    """Whether a file says of coefficients what they were before and after."""
+    return file.endswith(CHANGES) and bool(json.loads(content).get("coefficients"))
+
+
+def _untold(said: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """What changed, without coefficients: those with somebody beside those without tell what it contributed; how many went."""
+    if not said.get("coefficients"):
+        return said, 0
+    return {**said, "coefficients": [], "coefficients_withheld": True}, len(said["coefficients"])
 
 
 def _digest(content: bytes) -> tuple[str, int]:
