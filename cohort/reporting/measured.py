@@ -1,14 +1,15 @@
 """What was measured, as the page says it: how the values lie, which scans are flagged, and the table of single scans."""
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from cohort.reporting.facts import Facts
-from cohort.reporting.wording import count, decimals_for, number
+from cohort.reporting.wording import Shown, count, decimals_for, number
 from cohort.stats.outlying import NO_VALUE, is_outlying, outlying
 
 KEYS = frozenset({"scan_id", "participant", "subject", "session", "state", "reason", "series"})
@@ -80,7 +81,7 @@ def measurements(facts: Facts, recipe: str) -> list[dict[str, Any]]:
         values = done[column].to_numpy(np.float64, na_value=np.nan)
         finite = values[np.isfinite(values)]
         far = is_outlying(values)
-        decimals = _decimals(finite)
+        show = shower(finite)
         cuts = np.percentile(finite, (0, 25, 50, 75, 100)) if finite.size else [None] * 5
         lines.append(
             {
@@ -91,7 +92,7 @@ def measurements(facts: Facts, recipe: str) -> list[dict[str, Any]]:
                 **dict(
                     zip(
                         ("low", "q1", "median", "q3", "high"),
-                        (number(c, decimals=decimals) for c in cuts),
+                        (show(c) for c in cuts),
                         strict=True,
                     )
                 ),
@@ -104,9 +105,30 @@ def measurements(facts: Facts, recipe: str) -> list[dict[str, Any]]:
     return lines
 
 
+def shower(finite: np.ndarray) -> Callable[[Any], Shown]:
+    """How the numbers of one measurement are shown.
+
+    Whole numbers as such, and with one decimal what lies between two of them, as a quantile may. Else three digits of the spread:
+    what it takes to tell two scans apart, no more. The spread is that of the middle half, which one far value does not move.
+    """
+    whole = bool(finite.size) and bool((finite == np.rint(finite)).all())
+    decimals = _decimals(finite)
+
+    def show(value: Any) -> Shown:
+        if whole and value is not None and math.isfinite(value):
+            return number(value, decimals=0 if float(value).is_integer() else 1)
+        return number(value, decimals=decimals)
+
+    return show
+
+
 def _decimals(finite: np.ndarray) -> int | None:
-    """Three digits of the spread: what it takes to tell two scans apart, no more; None where there is no spread."""
-    spread = finite.std() if finite.size else 0.0
+    """None where there is no spread."""
+    if not finite.size:
+        return None
+    low, high = np.percentile(finite, (25, 75))
+    # Where half of the values are alike, that of all that are not far from the others.
+    spread = (high - low) / 1.349 or finite[~is_outlying(finite)].std()
     return decimals_for(spread, digits=3) if spread > 0 else None
 
 
@@ -119,7 +141,7 @@ def rows(facts: Facts, recipe: str, flagged: Flags, *, most: int) -> dict[str, A
     """
     table, columns = facts.measured[recipe], measurement_columns(facts.done(recipe))
     numbers = {c: table[c].to_numpy(np.float64, na_value=np.nan) for c in columns}
-    decimals = {c: _decimals(values[np.isfinite(values)]) for c, values in numbers.items()}
+    show = {c: shower(values[np.isfinite(values)]) for c, values in numbers.items()}
     mine = {s: [f for f in each if f.recipe == recipe] for s, each in flagged.items()}
     told = {s: [f.text for f in each] for s, each in mine.items()}
     ids = table["scan_id"].astype(str) if "scan_id" in table else pd.Series("", table.index)
@@ -133,9 +155,7 @@ def rows(facts: Facts, recipe: str, flagged: Flags, *, most: int) -> dict[str, A
                 key: "" if pd.isna(row.get(key)) else str(row[key])
                 for key in ("scan_id", "participant", "state", "reason")
             },
-            "cells": [
-                number(None if pd.isna(row[c]) else row[c], decimals=decimals[c]) for c in columns
-            ],
+            "cells": [show[c](None if pd.isna(row[c]) else row[c]) for c in columns],
         }
         for row in ranked.astype(object).to_dict("records")
     ]

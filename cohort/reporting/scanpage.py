@@ -18,7 +18,7 @@ from cohort.io.storage.backend import StoreError
 from cohort.reporting import measured, origins, scanplanes, slices, viewer
 from cohort.reporting.facts import Facts, Source, gather
 from cohort.reporting.page import policy, templates
-from cohort.reporting.wording import count, decimals_for, number
+from cohort.reporting.wording import count, number
 from cohort.stats.outlying import OUTLIER_Z, robust_z
 
 if TYPE_CHECKING:
@@ -283,17 +283,17 @@ def standing(values: np.ndarray, place: int) -> dict[str, Any]:
         ``strip``: the same six places on a line from 0 to 100, None where there is no line to draw.
     """
     finite, value = values[np.isfinite(values)], float(values[place])
-    decimals = decimals_for(finite.std(), digits=3) if finite.size else 0
+    show = measured.shower(finite)
     cuts = np.percentile(finite, (0, 25, 50, 75, 100)) if finite.size else np.full(5, np.nan)
     z = float(robust_z(values)[place])
     names = ("low", "q1", "median", "q3", "high")
-    shown = {n: number(c, decimals=decimals) for n, c in zip(names, cuts, strict=True)}
+    shown = {n: show(c) for n, c in zip(names, cuts, strict=True)}
     strip = None
     if np.isfinite(value) and cuts[4] > cuts[0]:
         spots = (np.array([*cuts, value]) - cuts[0]) / (cuts[4] - cuts[0]) * 100
         strip = dict(zip((*names, "value"), (round(float(s), 2) for s in spots), strict=True))
     return {
-        "value": number(value, decimals=decimals),
+        "value": show(value),
         **shown,
         "n": int(finite.size),
         "words": _rank(finite, value),

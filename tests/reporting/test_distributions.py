@@ -90,3 +90,40 @@ def test_outliers_are_drawn_last_and_scans_without_a_picture_only_if_they_are_fa
         ("c", "scan-2", False),
         ("d", "", True),
     ]
+
+
+@given(
+    bulk=st.lists(st.floats(48.8, 51.4), min_size=20, max_size=60),
+    beyond=st.lists(st.floats(1e3, 1e12) | st.floats(-1e12, -1e3), min_size=1, max_size=4),
+)
+def test_far_values_leave_the_others_room_and_have_a_place_each(bulk, beyond):
+    numbers = np.array([*bulk, *beyond])
+    far = np.arange(numbers.size) >= len(bulk)
+    found = drawn(numbers, far)
+    at = {mark["scan"]: float(mark["x"]) for mark in found["marks"]}
+    across = np.array([at[f"s{i}"] for i in range(numbers.size)])
+    assert ((across >= LEFT) & (across <= RIGHT)).all()
+    assert (np.diff(across[np.argsort(numbers, kind="stable")]) >= 0).all()
+    # Each that is beyond can be picked, beside the axis; the others have it for themselves.
+    assert (np.diff(np.sort(across[far])) > 11).all()
+    assert ((across[far] < found["start"]) | (across[far] > found["stop"])).all()
+    assert ((across[~far] >= found["start"]) & (across[~far] <= found["stop"])).all()
+    if np.ptp(bulk) > 1e-3:
+        assert np.ptp(across[~far]) >= (found["stop"] - found["start"]) / 2 - 2 * PIXEL
+        assert len({tick["x"] for tick in found["ticks"]}) == len(found["ticks"]) > 1
+    told = [each["shown"] for each in found["beyond"]]
+    assert len(told) == len({*np.sign(beyond)})
+    assert sum(int(t.split()[0]) if "beyond," in t else 1 for t in told) == len(beyond)
+
+
+def test_one_far_value_is_told_also_where_all_others_are_alike():
+    found = drawn([50.0] * 20 + [988.5], [False] * 20 + [True])
+    assert found["beyond"] == [{"side": "end", "x": RIGHT, "shown": "beyond: 988.5"}]
+    assert [bar["height"] for bar in found["bars"]] == [str(FLOOR - TOP)]
+    assert found["ticks"][0]["shown"] == "50"
+
+
+def test_what_is_far_and_near_enough_stays_at_its_place():
+    found = drawn([1.0, 2.0, 3.0, 3.9], [False, False, False, True])
+    assert found["beyond"] == []
+    assert (found["start"], found["stop"]) == (LEFT, RIGHT)

@@ -242,6 +242,18 @@ def test_where_a_value_lies_is_scipys_percentile_of_the_others(values, data):
         assert 0 <= said["strip"]["value"] <= 100
 
 
+def test_numbers_are_rounded_by_the_middle_half_and_counts_are_whole():
+    bulk = np.linspace(48.8, 51.4, 57)
+    said = scanpage.standing(np.array([*bulk, 988.5]), 3)
+    assert [said[n].text for n in ("value", "q1", "q3", "high")] == ["48.939", "49.462", "50.785", "988.500"]  # fmt: skip
+    alike = scanpage.standing(np.array([50.0] * 20 + [988.5]), 20)
+    assert [alike[n].text for n in ("value", "median")] == ["988.5", "50"]
+    counts = scanpage.standing(np.array([17.0, 155.0, 20.0, 24.0, 1e6]), 0)
+    assert [counts[n].text for n in ("value", "q1", "median", "high")] == ["17", "20", "24", "1,000,000"]  # fmt: skip
+    even = scanpage.standing(np.array([17.0, 20.0]), 0)
+    assert [even[n].text for n in ("value", "median", "high")] == ["17", "18.5", "20"]
+
+
 def test_a_page_goes_when_its_scan_changes_and_stays_when_others_do(catalog):
     store = store_of(catalog)
     scanpage.write_pages(store, ["sub-001_ses-1_001v1"], title="balls")
