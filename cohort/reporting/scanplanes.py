@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 SIDE = 420
 """Longer side of a plane, pixels."""
 
+CROSS = 320
+"""Widths of the viewer's cross along the longest side of a scan: about a pixel, whatever the voxels are."""
+
 MAX_SIDE = 2048
 """Voxels along an axis beyond which every n-th is drawn."""
 
@@ -112,6 +115,8 @@ def look(
         painted = viewer.painted(cut, [each.numbers for each in outlined])
         labels = viewer.packed(viewer.nifti(painted, affine))
     low, high = slices.window(values[::2, ::2, ::2])
+    mm = grid.spacing_mm(image)
+    across = max((sample.stop[d] - sample.start[d]) * mm[d] for d in grid.SPACE)
     lut = [0, 0, 0, 0] + [c for rgb in COLOURS for c in (*rgb, 255)]
     return Look(
         planes,
@@ -120,7 +125,12 @@ def look(
         program=program,
         image=viewer.packed(viewer.nifti(values, affine)),
         labels=labels,
-        setup={"cal_min": float(f"{low:.6g}"), "cal_max": float(f"{high:.6g}"), "lut": lut},
+        setup={
+            "cal_min": float(f"{low:.6g}"),
+            "cal_max": float(f"{high:.6g}"),
+            "lut": lut,
+            "cross_mm": float(f"{across / CROSS:.3g}"),
+        },
         shows=shown(image, sample),
     )
 

@@ -244,6 +244,23 @@ def test_the_cross_moves_by_the_arrow_keys_one_voxel_a_time(made, scan):
 
 
 @SMALL
+def test_the_cross_is_thin_whatever_the_voxels_are(scan):
+    opened(scan)
+    scan.page.evaluate(
+        "(e => { e.value = 0; e.dispatchEvent(new Event('input')); })(document.getElementById('viewer-opacity'))"
+    )
+    settled(scan)
+    shot = scan.shot(f"viewer-{scan.name}-cross", "#viewer canvas").astype(int)
+    inside = shot[4:-4, 4:-4]  # without the frame of the focus
+    for third in np.array_split(inside, 3, axis=1):
+        amber = third[..., 0] - third[..., 2] > 60
+        for axis in (0, 1):
+            lines = amber.sum(axis=axis)
+            # What crosses this row (or column) is one line of the cross.
+            assert 1 <= np.median(lines[lines > 0]) <= 3
+
+
+@SMALL
 def test_masks_fade_and_the_window_changes_what_is_drawn(scan):
     opened(scan)
     first = scan.shot(f"viewer-{scan.name}-mask", "#viewer canvas").astype(int)

@@ -135,6 +135,40 @@ def test_rows_and_pictures_choose_too_and_control_chooses_several(page):
     assert chosen(page) == []
 
 
+def test_a_chosen_scan_that_is_filtered_away_is_said_to_be_hidden(page):
+    page.locator("#sheet > li", has_text="sub-0002_ses-1_T1").click()
+    said = page.locator(".chosen-bar p")
+    assert said.inner_text() == "Chosen: sub-0002_ses-1_T1"
+    page.fill("#sheet-text", "0004")
+    assert said.inner_text() == "Chosen: sub-0002_ses-1_T1 (hidden by the filter)"
+    page.click("#sheet-reset")
+    assert said.inner_text() == "Chosen: sub-0002_ses-1_T1"
+
+
+def test_the_bar_of_what_is_chosen_covers_nothing_at_the_end_of_the_page(page):
+    page.locator("#sheet > li", has_text="sub-0002_ses-1_T1").click()
+    page.evaluate("window.scrollTo({ top: document.body.scrollHeight, behavior: 'instant' })")
+    end = page.locator("footer p").last.bounding_box()
+    assert end["y"] + end["height"] <= page.locator(".chosen-bar").bounding_box()["y"]
+
+
+def test_six_numbers_of_the_summary_stand_in_a_row_and_print_has_one_left_edge(page):
+    page.set_viewport_size({"width": 1200, "height": 900})
+    tiles = page.locator(".tiles .tile")
+    tops = [tiles.nth(i).bounding_box()["y"] for i in range(min(6, tiles.count()))]
+    assert len(tops) >= 5
+    page.evaluate(
+        "const list = document.querySelector('.tiles');"
+        "while (list.children.length > 6) list.lastElementChild.remove();"
+        "while (list.children.length < 6) list.append(list.firstElementChild.cloneNode(true));"
+    )
+    assert len({tiles.nth(i).bounding_box()["y"] for i in range(6)}) == 1
+    page.emulate_media(media="print")
+    left = [page.locator(s).first.bounding_box()["x"] for s in ("h1", "main h2", "footer p")]
+    page.emulate_media(media="screen")
+    assert max(left) - min(left) < 1
+
+
 def test_a_table_is_sorted_by_its_exact_numbers_and_comes_back_as_it_was(page):
     page.click("#measurements summary")
     table = page.locator("#measurements details table")

@@ -49,7 +49,8 @@
       const link = document.createElement("a");
       link.href = `#${scan}`;
       link.textContent = document.getElementById(scan)?.dataset.name ?? scan;
-      return place ? [", ", link] : [link];
+      const hidden = document.getElementById(scan)?.hidden ? [" (hidden by the filter)"] : [];
+      return [...(place ? [", "] : []), link, ...hidden];
     });
     bar.hidden = !chosen.size;
     said.replaceChildren(...(chosen.size ? ["Chosen: ", ...links] : []));
@@ -76,6 +77,7 @@
     show();
   });
   clear.addEventListener("click", letGo);
+  document.addEventListener("sheet-filtered", show);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && chosen.size) letGo();
   });

@@ -32,6 +32,7 @@
       shown += each.cell.hidden ? 0 : 1;
     }
     told.textContent = `${shown} of ${cells.length} ${cells.length === 1 ? "scan" : "scans"} shown`;
+    document.dispatchEvent(new Event("sheet-filtered"));
   };
 
   const sort = () => {

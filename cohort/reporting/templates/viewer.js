@@ -103,7 +103,7 @@
       // Slices only: a surface of a head is a face.
       opts: {
         sliceType: 3, multiplanarShowRender: 0, isRadiologicalConvention: true, sagittalNoseLeft: true, dragAndDropEnabled: false,
-        viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "", crosshairColor: [1, 0.75, 0.04, 0.8], crosshairWidth: 1,
+        viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "", crosshairColor: [1, 0.75, 0.04, 0.8], crosshairWidth: setup.cross_mm,
         crosshairWidthUnit: "mm", logLevel: "error",
       },
       volumes: Object.keys(models).map((id) => "IPY_MODEL_" + id),
