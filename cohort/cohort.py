@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from cohort.grid import GridError
 from cohort.io.catalog import Catalog, CatalogError
 from cohort.io.store import Store, StoreError
-from cohort.naming import one_named
+from cohort.naming import one_named, refuse_failed
 from cohort.pooled import Pooled
 
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ class Cohort(Pooled):
         StoreError
             If there is none, naming those that are called alike, or if there are several.
         """
+        if not isinstance(part, str):
+            raise StoreError(
+                f"expected the name of a scan or a part of it, as text; found {part!r}; `.scans` lists all"
+            )
         if self.store.record(part) is not None:
             return part
         ids = [str(s) for s in self.scans["scan_id"]]
@@ -120,7 +124,7 @@ class Cohort(Pooled):
         Raises
         ------
         StoreError
-            If there is no such scan or variable, or there is no scan at all.
+            If there is no such scan or variable, the recipe failed on it, or there is no scan at all.
         GridError
             If `at_mm` lies outside the scan, or the mask has another grid.
         ValueError
@@ -146,6 +150,8 @@ class Cohort(Pooled):
     def _variable(self, scan_id: str, name: str) -> "xr.DataArray":
         """A variable of a scan, or what a recipe kept of it, as ``<recipe>/<name>``."""
         recipe, _, kept = name.rpartition("/")
+        if recipe:
+            refuse_failed(self.store, recipe, scan_id)
         found = (
             self.store.open_derivative(recipe, scan_id, variable=kept)
             if recipe
@@ -205,10 +211,17 @@ class Cohort(Pooled):
     def stack(self, variable: str = "image") -> "xr.DataArray":
         """All scans along a new dimension ``scan``, lazily.
 
+        Parameters
+        ----------
+        variable : str
+            Of the scans, such as ``image``, or what a recipe keeps, as ``<recipe>/<name>``.
+
         Raises
         ------
         GridError
             If two scans lie on different grids, with both.
+        StoreError
+            If a scan has no such variable, with those there are, or the recipe failed on it, with the reason.
         """
         import xarray as xr
 
@@ -217,7 +230,7 @@ class Cohort(Pooled):
         ids = self._ids(None)
         if not ids:
             raise GridError("there are no scans to stack")
-        arrays = [self.scan(s)[variable].chunk() for s in ids]
+        arrays = [self._variable(s, variable).chunk() for s in ids]
         for scan_id, array in zip(ids[1:], arrays[1:], strict=True):
             check_same_grid(**{ids[0]: arrays[0], scan_id: array})
         first = arrays[0]
@@ -351,7 +364,7 @@ class Cohort(Pooled):
         Raises
         ------
         StoreError
-            If no recipe measured `quantity` on the scan.
+            If no recipe measured `quantity` on the scan; if one failed on it, with the reason.
         """
         from cohort.lineage import explain
 

@@ -7,7 +7,7 @@ from typing import Any
 from cohort import markup
 from cohort.io.exports.tables import call_text, measure_of
 from cohort.io.store import Store, StoreError
-from cohort.naming import one_named
+from cohort.naming import one_named, refuse_failed
 
 _DIGITS = 12
 """Of a digest, where people read it; the whole one stands in the mapping."""
@@ -77,18 +77,24 @@ def explain(store: Store, scan_id: str, quantity: str) -> Explanation:
     Raises
     ------
     StoreError
-        If no recipe measured it on the scan, with names that are spelled alike.
+        If no recipe measured it on the scan, with names that are spelled alike; if it failed there, with the reason.
     """
     known: list[str] = []
+    failed: list[str] = []
     for recipe in store.recipes():
         found = store.derivative(recipe, scan_id)
         if found is None:
             continue
+        if found["state"] == "failed":
+            failed.append(recipe)
         measured = found.get("measurements", {})
         known += measured
         name = quantity.removeprefix(f"{recipe}.")
         if name in measured:
             return _explained(store, scan_id, recipe, name, found)
+    for recipe in failed:
+        if quantity.removeprefix(f"{recipe}.") in store.units(recipe):
+            refuse_failed(store, recipe, scan_id)
     if quantity not in known and known:
         one_named(quantity, known, what="measurement", where=f"{scan_id}")
     raise StoreError(f"no recipe measured {quantity!r} on {scan_id}; see .measurements(recipe)")

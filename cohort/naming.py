@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-from cohort.io.store import StoreError
+from cohort.io.store import Store, StoreError
 
 SHOWN = 5
 
@@ -38,3 +38,10 @@ def one_named(part: str, names: Iterable[str], *, what: str, where: str) -> str:
     near = difflib.get_close_matches(part, every, n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise StoreError(f"no {what} {part!r} in {where}{hint}")
+
+
+def refuse_failed(store: Store, recipe: str, scan_id: str) -> None:
+    """Raise `StoreError` with the reason if a recipe failed on a scan."""
+    found = store.derivative(recipe, scan_id)
+    if found is not None and found["state"] == "failed":
+        raise StoreError(f"recipe {recipe} failed on {scan_id}: {found['type']}: {found['reason']}")

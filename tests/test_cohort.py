@@ -163,3 +163,40 @@ def test_one_call_shows_a_slice_of_a_scan_or_the_sheet_of_the_cohort(study):
 def test_what_cannot_be_shown_is_refused_in_words(study, asked, said):
     with pytest.raises(ValueError, match=said):
         study.show(**asked)
+
+
+@pytest.mark.parametrize("what", [3, None, 1.5])
+def test_what_is_no_name_is_said_to_be_none(study, what):
+    with pytest.raises(StoreError, match=rf"expected the name of a scan .* found {what}"):
+        study.scan(what)
+
+
+def test_what_a_recipe_kept_is_stacked_as_it_is_shown(study):
+    stacked = study.stack("ball/big")
+    ids = [str(s) for s in study.scans["scan_id"]]
+    assert list(stacked.scan.values) == ids
+    for scan_id in ids:
+        one = study.store.open_derivative("ball", scan_id, variable="big")["big"]
+        np.testing.assert_array_equal(stacked.sel(scan=scan_id), one)
+    with pytest.raises(StoreError, match="has no variable 'nope'; there are image"):
+        study.stack("nope")
+    with pytest.raises(StoreError, match="'nope' was not kept; kept was big"):
+        study.stack("ball/nope")
+
+
+def test_a_scan_on_which_the_recipe_failed_says_why(tmp_path):
+    catalog = cohorts.write_cohort(tmp_path, 2)
+    # Nothing is head there, so that its median, on which a threshold stands, is no number.
+    cohorts.write_scan(tmp_path / "scans/001_v1.nii.gz", np.zeros((19, 22, 17), np.int16))
+    api.update(catalog, options=api.Options(workers=0))
+    study = api.open(catalog)
+    why = "recipe ball failed on sub-001_ses-1_001v1: RunError: step 'dark': below"
+    for look in (
+        lambda: study.show("001", mask="ball/big"),
+        lambda: study.explain("001", "head_ml"),
+        lambda: study.explain("001", "ball.head_ml"),
+        lambda: study.stack("ball/big"),
+    ):
+        with pytest.raises(StoreError, match=why):
+            look()
+    assert study.explain("000", "head_ml")["unit"] == "ml"
