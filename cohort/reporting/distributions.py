@@ -51,7 +51,7 @@ def drawing(
         In CSS pixels; y grows downwards. The axis reaches from ``start`` to ``stop``, and what lies ``beyond`` is told in words.
     """
     finite = np.isfinite(values)
-    low, high = _ends(values[finite], far[finite])
+    low, high = ends(values[finite], far[finite])
     below, above = finite & (values < low), finite & (values > high)
     start = LEFT + min(MOST_BESIDE, BESIDE * int(below.sum()))
     stop = RIGHT - min(MOST_BESIDE, BESIDE * int(above.sum()))
@@ -106,7 +106,7 @@ def drawing(
     }
 
 
-def _ends(values: np.ndarray, far: np.ndarray) -> tuple[float, float]:
+def ends(values: np.ndarray, far: np.ndarray) -> tuple[float, float]:
     """Where the axis ends: at the outermost values, but no further from those that are not far than `MARGIN`."""
     near = values[~far] if (~far).any() else values
     low, high = float(near.min()), float(near.max())

@@ -15,11 +15,11 @@ import numpy as np
 from cohort import provenance
 from cohort.io.storage import scanpages
 from cohort.io.storage.backend import StoreError
-from cohort.reporting import measured, origins, scanplanes, slices, viewer
+from cohort.reporting import distributions, measured, origins, scanplanes, slices, viewer
 from cohort.reporting.facts import Facts, Source, gather
 from cohort.reporting.page import policy, templates
 from cohort.reporting.wording import count, number
-from cohort.stats.outlying import OUTLIER_Z, robust_z
+from cohort.stats.outlying import OUTLIER_Z, is_outlying, robust_z
 
 if TYPE_CHECKING:
     from cohort.io.store import Store
@@ -280,7 +280,7 @@ def standing(values: np.ndarray, place: int) -> dict[str, Any]:
     -------
     dict
         ``value``, ``low``, ``q1``, ``median``, ``q3``, ``high`` as shown, ``words``, ``z`` (robust; NaN without a value), ``is_far``, and
-        ``strip``: the same six places on a line from 0 to 100, None where there is no line to draw.
+        ``strip``: the same six places on a line from 0 to 100, what is far beyond the others at its end, None where there is no line to draw.
     """
     finite, value = values[np.isfinite(values)], float(values[place])
     show = measured.shower(finite)
@@ -290,7 +290,9 @@ def standing(values: np.ndarray, place: int) -> dict[str, Any]:
     shown = {n: show(c) for n, c in zip(names, cuts, strict=True)}
     strip = None
     if np.isfinite(value) and cuts[4] > cuts[0]:
-        spots = (np.array([*cuts, value]) - cuts[0]) / (cuts[4] - cuts[0]) * 100
+        # As on the report: a far value leaves the others room, and stands at the end of the line.
+        first, last = distributions.ends(finite, is_outlying(finite))
+        spots = (np.array([*cuts, value]).clip(first, last) - first) / (last - first) * 100
         strip = dict(zip((*names, "value"), (round(float(s), 2) for s in spots), strict=True))
     return {
         "value": show(value),

@@ -246,6 +246,9 @@ def test_numbers_are_rounded_by_the_middle_half_and_counts_are_whole():
     bulk = np.linspace(48.8, 51.4, 57)
     said = scanpage.standing(np.array([*bulk, 988.5]), 3)
     assert [said[n].text for n in ("value", "q1", "q3", "high")] == ["48.939", "49.462", "50.785", "988.500"]  # fmt: skip
+    strip = said["strip"]
+    assert strip["q3"] - strip["q1"] > 25  # the box is seen, though one value is far
+    assert (strip["low"], strip["high"]) == (0, 100)
     alike = scanpage.standing(np.array([50.0] * 20 + [988.5]), 20)
     assert [alike[n].text for n in ("value", "median")] == ["988.5", "50"]
     counts = scanpage.standing(np.array([17.0, 155.0, 20.0, 24.0, 1e6]), 0)
