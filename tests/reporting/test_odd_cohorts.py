@@ -94,7 +94,9 @@ measure:
     (tmp_path / "recipes/ball.yaml").write_text(recipe, encoding="utf-8")
     page = page_of(catalog)
     assert "The recipe ball measured no scan and failed on 2; nothing of a failed" in page.text
-    assert re.search(r"Measured by ball 0 scans 2 failed step 'mix': mask holds no voxels", page.text)
+    assert re.search(
+        r"Measured by ball 0 scans 2 failed step 'mix': mask holds no voxels", page.text
+    )
     assert "failed on all 2 scans to which it was applied; nothing of it was used" in page.text
     assert "Model size could not be fitted: no rows to fit" in page.text
     assert "robust standard deviations (1.4826" not in page.text
