@@ -127,7 +127,9 @@ def bench_permutations() -> Iterator[Row]:
     folder = Path(tempfile.mkdtemp())
     try:
         made, X = write_cube(folder, SUBJECTS, (20, 32, 32), tile_bytes=8 << 20), people(SUBJECTS)
-        tile_items = [(t, np.arange(np.prod([s.stop - s.start for s in t]))) for t in made.tiles()]
+        tile_items = [
+            (t, np.arange(np.prod([s.stop - s.start for s in t])), None) for t in made.tiles()
+        ]
         Y = np.concatenate([made.read(t) for t in made.tiles()], axis=1).reshape(SUBJECTS, -1)
         plan = scheme(X, np.eye(5)[1], n_permutations=ARRANGEMENTS, seed=1)
         question = Question(X, np.arange(SUBJECTS), np.eye(5)[1:2])
