@@ -26,8 +26,13 @@ def keep_small() -> bool:
     bool
         False, and nothing is changed, where the C library is another or its bounds stand in the environment.
     """
+    return _bounded() and give_back()
+
+
+def give_back() -> bool:
+    """Give freed memory back to the system, some 15 ms for 400 MB; False where the C library is another than glibc."""
     library = _glibc()
-    if library is None or not _bounded():
+    if library is None:
         return False
     library.malloc_trim(0)
     return True

@@ -1,11 +1,9 @@
 """Memory that a worker has freed and its allocator still holds: given back before Dask takes it for used."""
 
-import ctypes
-import ctypes.util
-from collections.abc import Callable
-
 from distributed import Worker, WorkerPlugin
 from tornado.ioloop import PeriodicCallback
+
+from cohort.kernels import heap
 
 SHARE = 0.6
 """Of a worker's limit: from here on freed memory goes back. Dask pauses a worker at 0.8 of it."""
@@ -18,7 +16,7 @@ class GiveBack(WorkerPlugin):
     """Has each worker give freed memory back to the system when it comes near its limit.
 
     Dask judges a worker by its resident memory, in which glibc's freed but not returned heap counts, and a paused worker
-    frees nothing more: its last task would wait for ever. Giving back takes about 15 ms for 400 MB.
+    frees nothing more: its last task would wait for ever.
     """
 
     name = "cohort-give-back"
@@ -27,13 +25,12 @@ class GiveBack(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         """Begin to look, on the event loop, which goes on while a worker is paused."""
         limit = worker.memory_manager.memory_limit
-        trim = _malloc_trim()
-        if not limit or trim is None:
+        if not limit or not heap.available():
             return
 
         def look() -> None:
             if worker.monitor.get_process_memory() > SHARE * limit:
-                trim(0)
+                heap.give_back()
 
         self._looking = PeriodicCallback(look, INTERVAL_MS)
         self._looking.start()
@@ -42,9 +39,3 @@ class GiveBack(WorkerPlugin):
         """Look no more."""
         if hasattr(self, "_looking"):
             self._looking.stop()
-
-
-def _malloc_trim() -> Callable[[int], int] | None:
-    """Glibc's ``malloc_trim(3)``; None where the C library has none."""
-    library = ctypes.CDLL(ctypes.util.find_library("c"))
-    return getattr(library, "malloc_trim", None)
