@@ -166,14 +166,17 @@ def probabilities(whole: Tally, alternative: str) -> tuple[np.ndarray, np.ndarra
 
     ``#(>=) / K``, the table as it is counted as the first of K arrangements; NaN where t is.
     """
-    count, bar = whole.stop - whole.start, _oriented(whole.t, alternative)
-    bar = bar - TIE * np.abs(bar)
-    larger = count - np.searchsorted(np.sort(whole.maximum), bar, side="left")
     known = ~np.isnan(whole.t)
     return (
-        np.where(known, whole.exceeded / count, np.nan),
-        np.where(known, larger / count, np.nan),
+        np.where(known, whole.exceeded / (whole.stop - whole.start), np.nan),
+        np.where(known, share(whole.maximum, _oriented(whole.t, alternative)), np.nan),
     )
+
+
+def share(maximum: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Share of the arrangements whose most extreme is as large as each value, ``#(>=) / K``; ties within `TIE` are equal."""
+    bar = values - TIE * np.abs(values)
+    return (len(maximum) - np.searchsorted(np.sort(maximum), bar, side="left")) / len(maximum)
 
 
 def _tiles(scheme: Scheme, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cohort.stats.exchanges.maximum import TIE, share
+
 LARGEST = 0.1
 """Counted p above this are left as they are: enough arrangements lie beyond."""
 
@@ -23,9 +25,6 @@ GOODNESS = 0.05
 
 DRAWS = 200
 """Samples of the fitted tail with which its Anderson-Darling statistic is compared."""
-
-TIE = 1e-12
-"""Relative difference of two statistics below which they are equal."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +115,8 @@ def fit_tail(maximum: np.ndarray) -> Tail | None:
 
 
 def corrected(maximum: np.ndarray, values: np.ndarray, tail: Tail | None = None) -> np.ndarray:
-    """Share of the arrangements whose most extreme is as large as each value; small ones by a tail, if there is one.
-
-    ``#(maximum >= value) / K``; what differs by less than a relative 1e-12 is equal. p falls as values rise.
-    """
-    bar = values * (1 - TIE)
-    p = (len(maximum) - np.searchsorted(np.sort(maximum), bar, side="left")) / len(maximum)
+    """P of `maximum.share`, small ones by a tail, if there is one; it falls as values rise."""
+    p = share(maximum, values)
     if tail is None:
         return p
     return np.where(p <= tail.largest, tail.probabilities(values), p)
