@@ -1,14 +1,13 @@
 """Maps from running sums through `cohort`: the maps of the cube, each scan read once, and nobody left who withdrew."""
 
 import json
-import os
-import warnings
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from killing import killed_at
 from test_voxel_maps import (
     AFFINE,
     ASKED,
@@ -18,13 +17,15 @@ from test_voxel_maps import (
     brain,
     call,
     fitted,
+    plain,
     write_brain,
+    write_small,
 )
 
 import cohort
 from cohort.io import maps, sums
-from cohort.io.storage.disk import LocalFiles
 from cohort.io.store import Store
+from cohort.stats import voxelwise
 from cohort.stats.voxels import streaming
 from cohort.stats.voxels.asked import Source
 
@@ -33,32 +34,13 @@ FORMULA = {**SMALL, "formula": "dx + age", "contrasts": {"both": "dx + 10 * age"
 VOXELWISE = {"mask": ASKED["mask"], "cluster_threshold": 2.0, "joint": {"all": ["dx", "age"]}}
 
 
-def plain(content):
-    """YAML without anchors."""
-    return yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False)
-
-
 @pytest.fixture
 def catalog(tmp_path):
-    for i in range(N):
-        write_brain(tmp_path / "scans", i)
-    people = pd.DataFrame({"id": [f"P{i:02d}" for i in range(20)], "dx": [i % 2 for i in range(20)], "age": [60 + (i * 7) % 23 for i in range(20)]})  # fmt: skip
-    people.to_csv(tmp_path / "people.csv", index=False)
-    content = {
-        "cohort": "small",
-        "sources": ["scans"],
-        "store": "store",
-        "ids": "keep",
-        "subject": r"(?P<subject>P\d+)_(?P<session>\d)",
-        "participants": {"table": "people.csv", "id": "id"},
-        "models": {
-            name: {**FORMULA, "outcome": name.replace("-", "_"), "voxelwise": {**VOXELWISE, **form}}
-            for name, form in FORMS.items()
-        },
+    models = {
+        name: {**FORMULA, "outcome": name.replace("-", "_"), "voxelwise": {**VOXELWISE, **form}}
+        for name, form in FORMS.items()
     }
-    path = tmp_path / "small.yaml"
-    path.write_text(plain(content))
-    return path
+    return write_small(tmp_path, models)
 
 
 @pytest.fixture
@@ -399,31 +381,15 @@ def test_where_who_leaves_was_far_from_the_others_all_are_read_anew(catalog, tmp
     check_as_from_scratch(catalog)
 
 
-def killed_at(operation, *command):
-    """Call in a process of its own that dies, as by kill -9, at the n-th change of the store; whether it died."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        count = 0
-
-        def counted(method):
-            def run(*given, **named):
-                nonlocal count
-                count += 1
-                if count > operation:
-                    os._exit(9)
-                return method(*given, **named)
-
-            return run
-
-        try:
-            for name in ("write", "remove", "remove_tree", "publish"):
-                setattr(LocalFiles, name, counted(getattr(LocalFiles, name)))
-            call(*command)
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+def test_another_way_to_fit_reads_no_scan_again(catalog, read, monkeypatch, tmp_path):
+    fitted(catalog)
+    assert len(read) == 2 * N  # the cube, and the sums
+    read.clear()
+    monkeypatch.setattr(voxelwise, "REVISION", voxelwise.REVISION + 1)
+    fitted(catalog)
+    assert read == []
+    store = Store(tmp_path / "store")
+    assert {maps.record(store, m)["revision"] for m in FORMS} == {voxelwise.REVISION}
 
 
 def test_a_withdrawal_that_is_killed_anywhere_takes_everybody_out_once(catalog, tmp_path):
@@ -433,7 +399,7 @@ def test_a_withdrawal_that_is_killed_anywhere_takes_everybody_out_once(catalog, 
     leave(catalog, tmp_path, "P00")
     # Each try goes on from where the one before was killed, a step further.
     operation = 0
-    while killed_at(operation, "withdraw", catalog, "P00", "--proof", proof):
+    while killed_at(operation, lambda: call("withdraw", catalog, "P00", "--proof", proof)):
         operation += 1
         assert operation < 200
     assert operation >= 8
@@ -451,7 +417,7 @@ def test_a_fit_that_is_killed_anywhere_counts_nobody_twice(catalog, tmp_path):
     edit(catalog, where="age < 80")
     assert call("ingest", catalog, "--workers", 0).exit_code == 0
     operation = 0
-    while killed_at(operation, "fit", catalog):
+    while killed_at(operation, lambda: call("fit", catalog)):
         operation += 1
         assert operation < 200
     assert operation >= 8

@@ -43,14 +43,19 @@ def write_brain(folder, i, shape=SHAPE, affine=AFFINE):
     nib.save(nib.Nifti1Image(brain(i, shape), affine), folder / f"P{i:02d}_1.nii.gz")
 
 
-@pytest.fixture
-def catalog(tmp_path):
+def plain(content):
+    """YAML without anchors."""
+    return yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False)
+
+
+def write_small(folder, models):
+    """A cohort of `N` brains, a table of four people more, and a catalog with these models."""
     for i in range(N):
-        write_brain(tmp_path / "scans", i)
+        write_brain(folder / "scans", i)
     people = pd.DataFrame(
         {"id": [f"P{i:02d}" for i in range(20)], "dx": [i % 2 for i in range(20)], "age": [60 + (i * 7) % 23 for i in range(20)]}
     )  # fmt: skip
-    people.to_csv(tmp_path / "people.csv", index=False)
+    people.to_csv(folder / "people.csv", index=False)
     content = {
         "cohort": "small",
         "sources": ["scans"],
@@ -58,11 +63,16 @@ def catalog(tmp_path):
         "ids": "keep",
         "subject": r"(?P<subject>P\d+)_(?P<session>\d)",
         "participants": {"table": "people.csv", "id": "id"},
-        "models": {"signal-map": {**SMALL, "voxelwise": ASKED}},
+        "models": models,
     }
-    path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    path = folder / "small.yaml"
+    path.write_text(plain(content))
     return path
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    return write_small(tmp_path, {"signal-map": {**SMALL, "voxelwise": ASKED}})
 
 
 def changed(path, **voxelwise):

@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import os
 import re
-import warnings
 import zipfile
 from pathlib import Path
 
 import cohorts
 import pandas as pd
 import pytest
+from killing import killed_at
 
 from cohort import api, overview
 from cohort.call import Call
@@ -20,7 +19,6 @@ from cohort.io.leaving.redact import Subject
 from cohort.io.leaving.register import Register
 from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import StoreError
-from cohort.io.storage.disk import LocalFiles
 from cohort.io.store import Store
 from cohort.userfiles import cache_file, tokens_file
 
@@ -306,36 +304,6 @@ def test_only_whole_names_are_taken_out():
     )
 
 
-def _killed_at(catalog: Path, proof: Path, operation: int) -> bool:
-    """Withdraw in a process of its own that dies, as by kill -9, at the n-th change of the store; whether it died."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # a fork beside threads: the child uses none
-        child = os.fork()
-    if child == 0:
-        count = 0
-
-        def counted(method):
-            def call(*given, **named):
-                nonlocal count
-                count += 1
-                if count > operation:
-                    os._exit(9)
-                return method(*given, **named)
-
-            return call
-
-        try:
-            for name in ("write", "remove", "remove_tree"):
-                setattr(LocalFiles, name, counted(getattr(LocalFiles, name)))
-            private.forget = counted(private.forget)
-            api.withdraw(api.open(catalog), "003", proof=proof)
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("goes_on", ["withdraw", "update"])
 def test_a_withdrawal_that_was_killed_is_carried_out_by_the_next_call(tmp_path, goes_on):
@@ -344,7 +312,7 @@ def test_a_withdrawal_that_was_killed_is_carried_out_by_the_next_call(tmp_path, 
     names, proof = names_of(catalog), tmp_path / "proof.json"
     inventory = None
     for operation in (0, 1, 2, 3, 5, 8, 11, 14):
-        assert _killed_at(catalog, proof, operation)
+        assert killed_at(operation, lambda: api.withdraw(api.open(catalog), "003", proof=proof))
         assert not proof.exists()
         journal = tokens_file(Store(tmp_path / "store")).with_suffix(".withdrawal")
         if journal.is_file():
