@@ -61,9 +61,13 @@ def test_the_same_bytes_for_any_cut_and_any_number_of_workers(tmp_path, scheme, 
         "tfce": True,
     }
     expected = everything(voxelwise.fit(cut(tmp_path, made), X, **asked, workers=1))
-    for tile_bytes, workers, block in ((21 * 4 * 13, 2, 1 << 20), (21 * 4 * 100, 3, 1)):
+    for tile_bytes, workers, block, maps, moves in (
+        (21 * 4 * 13, 2, 1 << 20, 1, 1 << 20),
+        (21 * 4 * 100, 3, 1, 1 << 20, 1),
+    ):
         monkeypatch.setattr("cohort.stats.voxels.pieces.BLOCK_BYTES", block)
-        monkeypatch.setattr("cohort.stats.voxels.arrangements.MAP_BYTES", 1)
+        monkeypatch.setattr("cohort.stats.voxels.arrangements.MAP_BYTES", maps)
+        monkeypatch.setattr("cohort.stats.voxels.pieces.MOVES_BYTES", moves)
         found = voxelwise.fit(cut(tmp_path, made, tile_bytes), X, **asked, workers=workers)
         assert everything(found) == expected
 

@@ -15,7 +15,7 @@ EXCHANGES = ("within", "whole")
 """Rows change places within their block, or whole blocks of one size do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exchange:
     """Arrangements of n rows.
 
@@ -51,22 +51,27 @@ class Exchange:
         _, place, sizes = np.unique(self.classes, return_inverse=True, return_counts=True)
         return int((sizes[place] == 1).sum())
 
-    def apply(self, weights: np.ndarray, number: int) -> np.ndarray:
-        """Weights as arrangement `number` gives them to the rows; (k, n) like `weights`."""
-        if number == 0:
-            return weights
-        moved = self._signs(number) if self.flips else self._places(number)
-        if len(self.units) == self.n:
-            by_row = moved
-        elif self.flips:
-            by_row = np.empty(self.n)
-            for unit, sign in zip(self.units, moved, strict=True):
-                by_row[unit] = sign
-        else:
-            by_row = np.empty(self.n, np.intp)
-            for unit, other in zip(self.units, moved, strict=True):
-                by_row[unit] = self.units[other]
-        return weights * by_row if self.flips else weights[:, by_row]
+    def moved(self, weights: np.ndarray, moves: np.ndarray) -> np.ndarray:
+        """Weights, (r, n), as each of some `moves`, (k, n), gives them to the rows; (r, k, n)."""
+        return weights[:, None] * moves if self.flips else weights[:, moves]
+
+    def moves(self, start: int, stop: int) -> np.ndarray:
+        """What arrangements `start` to ``stop - 1`` do to the rows: (stop - start, n).
+
+        The row whose weight each row gets, int32; or the sign that it gets, float64.
+        """
+        found = np.empty((stop - start, self.n), np.float64 if self.flips else np.int32)
+        for number, by_row in zip(range(start, stop), found, strict=True):
+            if number == 0:
+                by_row[:] = 1 if self.flips else np.arange(self.n)
+                continue
+            moved = self._signs(number) if self.flips else self._places(number)
+            if len(self.units) == self.n:
+                by_row[:] = moved
+                continue
+            for i, unit in enumerate(self.units):
+                by_row[unit] = moved[i] if self.flips else self.units[moved[i]]
+        return found
 
     def _generator(self, number: int) -> np.random.Generator:
         key = np.array([self.seed, number], np.uint64)
@@ -129,7 +134,7 @@ def arrange(
     >>> found = arrange(4, n_permutations=100, seed=1, blocks=np.array([0, 0, 1, 1]))
     >>> found.n_permutations, found.exhaustive
     (4, True)
-    >>> [found.apply(np.arange(4)[None], k)[0].tolist() for k in range(4)]
+    >>> found.moved(np.arange(4)[None], found.moves(0, 4))[0].tolist()
     [[0, 1, 2, 3], [1, 0, 2, 3], [0, 1, 3, 2], [1, 0, 3, 2]]
     """
     if exchange not in EXCHANGES:

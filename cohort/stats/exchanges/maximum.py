@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cohort.kernels import extremes
 from cohort.stats.columns import DesignError
 from cohort.stats.exchanges.scheme import Scheme
 
@@ -20,6 +21,9 @@ ARRANGEMENTS = 64
 
 TILE = 64
 """Outcomes that one product holds."""
+
+TOGETHER = 8
+"""Tiles that are freed of nuisance in one call; each of them is a product of its own."""
 
 TIE = 1e-12
 """Relative difference of two t below which they are equal."""
@@ -54,8 +58,9 @@ def working_bytes(scheme: Scheme, outcomes: int) -> int:
     """Memory that `tally` takes for a block of so many outcomes, at most, whatever the number of arrangements."""
     r, m = scheme.weights.shape
     filled = -(-outcomes // TILE) * TILE
-    products = ARRANGEMENTS * (2 * r * m + (r + 5) * TILE)
-    return 8 * (filled * (m + 4) + products + 5 * len(scheme.nuisance) * TILE) + 2**16
+    products = ARRANGEMENTS * (2 * r * m + r * TILE + m + 5 * TILE)
+    sweeps = 4 * len(scheme.nuisance) * TOGETHER * TILE
+    return 8 * (filled * (m + r + 8) + products + sweeps) + 2**16
 
 
 def tally(
@@ -64,6 +69,7 @@ def tally(
     *,
     start: int = 0,
     stop: int | None = None,
+    moves: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> Tally:
     """Compute t of each outcome under a range of arrangements, and keep counts and maxima.
@@ -75,6 +81,8 @@ def tally(
         A block of outcomes.
     start, stop : int
         Range of arrangements; all of them by default.
+    moves : (stop - start, m), optional
+        ``scheme.exchange.moves(start, stop)``, where it serves more than one block.
     out : (stop - start, v) float array, optional
         Takes every t, for what is larger than an outcome (clusters of voxels); 0 where the nuisance terms explain it.
 
@@ -94,37 +102,37 @@ def tally(
         raise DesignError(
             f"arrangements {start} to {stop} are asked of {scheme.exchange.n_permutations}"
         )
-    v = Y.shape[1]
+    v, (r, m) = Y.shape[1], scheme.weights.shape
     tiles, flat = _tiles(scheme, Y)
-    observed = np.empty((len(tiles), TILE))
+    observed = _observed(scheme, tiles)
+    found = _oriented(observed, scheme.alternative)
+    bars = found - 2 * TIE * np.abs(found)  # twice the tie of t, because these are squares of it
     exceeded = np.zeros((len(tiles), TILE), np.int64)
     maximum = np.full(stop - start, -np.inf)
     ignored = np.ones((len(tiles), TILE), bool)
     ignored.reshape(-1)[:v] = flat
-    batches = range(start // ARRANGEMENTS, -(-stop // ARRANGEMENTS))
-    # The table as it is stands in batch 0; t is compared with it in every range.
-    for batch in dict.fromkeys([0, *batches]):
-        weights = _weights(scheme, batch)
-        first = max(start, batch * ARRANGEMENTS)
-        last = min(stop, (batch + 1) * ARRANGEMENTS)
-        rows = slice(first - batch * ARRANGEMENTS, max(last - batch * ARRANGEMENTS, 0))
+    side = extremes.SIDES[scheme.alternative]
+    # One memory for all products: to ask for it anew costs as much as half a product.
+    products = np.empty((r, ARRANGEMENTS, TILE))
+    for batch in range(start // ARRANGEMENTS, -(-stop // ARRANGEMENTS)):
+        origin = batch * ARRANGEMENTS
+        first, last = max(start, origin), min(stop, origin + ARRANGEMENTS)
+        rows, part = slice(first - origin, last - origin), slice(first - start, last - start)
+        moved = scheme.exchange.moves(first, last) if moves is None else moves[part]
+        weights = np.zeros((r, ARRANGEMENTS, m))
+        weights[:, rows] = scheme.exchange.moved(scheme.weights, moved)
         for i, tile in enumerate(tiles):
-            squares = _signed_squares(weights, tile)
-            if batch == 0:
-                observed[i] = squares[0]
-            if last > first:
-                extreme = _oriented(squares[rows], scheme.alternative)
-                bar = _oriented(observed[i], scheme.alternative)
-                # Twice the tie of t, because these are squares of it.
-                exceeded[i] += (extreme >= bar - 2 * TIE * np.abs(bar)).sum(axis=0)
-                extreme[:, ignored[i]] = -np.inf
-                if out is not None:
-                    wide = min(TILE, v - i * TILE)
-                    kept = np.where(ignored[i, :wide], 0, squares[rows, :wide])
-                    part = slice(i * TILE, i * TILE + wide)
-                    out[first - start : last - start, part] = _root(kept, scheme.df)
-                best = maximum[first - start : last - start]
-                np.maximum(best, extreme.max(axis=1), out=best)
+            np.matmul(weights.reshape(-1, m), tile, out=products.reshape(-1, TILE))
+            extremes.tally(
+                products, rows.start, rows.stop, bars[i], ignored[i], side, exceeded[i], maximum[part]
+            )  # fmt: skip
+            if out is not None:
+                wide = min(TILE, v - i * TILE)
+                kept = np.where(ignored[i, :wide], 0, products[0, rows, :wide])
+                out[part, i * TILE : i * TILE + wide] = _root(kept, scheme.df)
+    if start == 0:
+        # To the last bit that of the t that are returned: products of another shape may differ in it.
+        maximum[0] = found[~ignored].max(initial=-np.inf)
     return Tally(
         t=np.where(flat, np.nan, _root(observed.reshape(-1)[:v], scheme.df)),
         exceeded=exceeded.reshape(-1)[:v],
@@ -183,43 +191,32 @@ def _tiles(scheme: Scheme, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Outcomes free of nuisance and of unit length, (tiles, m, TILE), and which are rounding alone, (v,)."""
     (n, v), m = Y.shape, scheme.weights.shape[1]
     tiles = np.zeros((-(-v // TILE), m, TILE))
-    flat = np.zeros(v, bool)
-    for tile, first in zip(tiles, range(0, v, TILE), strict=True):
-        part = Y[:, first : first + TILE]
-        padded = np.zeros((n, TILE))
-        padded[:, : part.shape[1]] = part
-        total = np.square(padded).sum(axis=0)
+    flat = np.zeros(tiles.shape[::2], bool)
+    for low in range(0, len(tiles), TOGETHER):
+        own = tiles[low : low + TOGETHER]
+        part = Y[:, low * TILE : (low + TOGETHER) * TILE]
+        filled = np.zeros((n, len(own) * TILE))
+        filled[:, : part.shape[1]] = part
+        free = filled.reshape(n, -1, TILE).swapaxes(0, 1).copy()
+        total = np.square(free).sum(axis=1)
         for _ in range(2 if scheme.nuisance.shape[1] else 0):  # the second sweep removes rounding
-            padded -= scheme.nuisance @ (scheme.nuisance.T @ padded)
-        rest = padded if scheme.basis is None else scheme.basis.T @ padded
-        squares = np.square(rest).sum(axis=0)
+            free -= scheme.nuisance @ (scheme.nuisance.T @ free)
+        rest = free if scheme.basis is None else scheme.basis.T @ free
+        squares = np.square(rest).sum(axis=1)
         empty = squares <= FLAT * total
-        tile[:] = np.where(empty, 0, rest / np.sqrt(np.where(empty, 1, squares)))
-        flat[first : first + TILE] = empty[: part.shape[1]]
+        np.divide(rest, np.where(empty, np.inf, np.sqrt(squares))[:, None], out=own)
+        flat[low : low + TOGETHER] = empty
+    flat = flat.reshape(-1)[:v]
     return tiles, flat
 
 
-def _weights(scheme: Scheme, batch: int) -> np.ndarray:
-    """Weights under the arrangements of a batch, (r * ARRANGEMENTS, m); zero past the last arrangement."""
-    r, m = scheme.weights.shape
-    stacked = np.zeros((r, ARRANGEMENTS, m))
-    for place in range(ARRANGEMENTS):
-        number = batch * ARRANGEMENTS + place
-        if number < scheme.exchange.n_permutations:
-            stacked[:, place] = scheme.exchange.apply(scheme.weights, number)
-    return stacked.reshape(-1, m)
-
-
-def _signed_squares(weights: np.ndarray, tile: np.ndarray) -> np.ndarray:
-    """``t |t| / df`` of the outcomes of a tile under the arrangements of a batch, (ARRANGEMENTS, TILE)."""
-    tested, *others = (weights @ tile).reshape(-1, ARRANGEMENTS, TILE)
-    size = np.abs(tested)
-    left = 1 - np.square(tested)
-    for other in others:
+def _observed(scheme: Scheme, tiles: np.ndarray) -> np.ndarray:
+    """``t |t| / df`` of the outcomes in the table as it is, (tiles, TILE)."""
+    products = (scheme.weights @ tiles).swapaxes(0, 1)
+    left = 1 - np.square(products[0])
+    for other in products[1:]:
         left -= np.square(other)
-    return (
-        tested * size / np.maximum(left, 1e-30)
-    )  # an outcome that the terms explain has a huge t, not an infinite
+    return products[0] * np.abs(products[0]) / np.maximum(left, 1e-30)
 
 
 def _oriented(values: np.ndarray, alternative: str) -> np.ndarray:

@@ -4,6 +4,7 @@ No number depends on how space is cut or who computes it: voxels do not meet in 
 arrangements have one fixed shape (`exchanges.maximum`), for which BLAS is held to one thread.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -16,11 +17,15 @@ import numpy as np
 from cohort.io.cube import Cube, Tile, in_order
 from cohort.kernels import glm
 from cohort.kernels.heap import keep_small
-from cohort.stats.exchanges.maximum import TILE, Tally, beside, tally
+from cohort.stats.exchanges.exchange import Exchange
+from cohort.stats.exchanges.maximum import ARRANGEMENTS, TILE, Tally, after, beside, tally
 from cohort.stats.exchanges.scheme import Scheme
 
 BLOCK_BYTES = 4 << 20
 """Of a piece, so much is held in float64 at a time."""
+
+MOVES_BYTES = 4 << 20
+"""Of what arrangements do to the rows: so many are drawn together, once for all pieces that follow each other."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -163,13 +168,16 @@ def tally_piece(
     t = into
     if maps and t is None:
         t = np.empty((stop - start, len(voxels)), np.float32)
-    found, step = [], _voxels_of(len(values))
-    for first in range(0, len(voxels), step):
-        here = slice(first, first + step)
-        Y = glm.chosen(values, question.rows, voxels[here])
-        out = None if t is None else t[:, here]
-        found.append(tally(scheme, Y, start=start, stop=stop, out=out))
-    return beside(found), t if into is None else None
+    step, ranges = _voxels_of(len(values)), []
+    for low, high in _ranges(scheme.exchange, start, stop):
+        moves, blocks = _moves(scheme.exchange, low, high), []
+        for first in range(0, len(voxels), step):
+            here = slice(first, first + step)
+            Y = glm.chosen(values, question.rows, voxels[here])
+            out = None if t is None else t[low - start : high - start, here]
+            blocks.append(tally(scheme, Y, start=low, stop=high, moves=moves, out=out))
+        ranges.append(beside(blocks))
+    return after(ranges), t if into is None else None
 
 
 def each(
@@ -234,6 +242,21 @@ def joined(parts: Sequence[glm.Fits], k: int, m: int) -> glm.Fits:
 def _voxels_of(n: int) -> int:
     """Voxels of `n` scans that are held in float64 at a time: whole tiles of products."""
     return max(TILE, BLOCK_BYTES // (8 * n) // TILE * TILE)
+
+
+def _ranges(exchange: Exchange, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Cut a range of arrangements at multiples of what is drawn together."""
+    item_bytes = 8 if exchange.flips else 4
+    together = max(1, MOVES_BYTES // (item_bytes * exchange.n) // ARRANGEMENTS) * ARRANGEMENTS
+    edges = [start, *range((start // together + 1) * together, stop, together), stop]
+    return itertools.pairwise(edges)
+
+
+@lru_cache(maxsize=2)
+def _moves(exchange: Exchange, start: int, stop: int) -> np.ndarray:
+    moves = exchange.moves(start, stop)
+    moves.flags.writeable = False  # threads share it
+    return moves
 
 
 def _whole(flat: np.ndarray, shape: Sequence[int], tile: Tile, whole: Sequence[int]) -> np.ndarray:
