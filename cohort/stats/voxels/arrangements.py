@@ -136,14 +136,16 @@ def arranged(
     places = list(_items(cube, voxels))
     ends = np.cumsum([0, *(len(own) for _, own in places)])
     volume = _Volume(cube.shape, voxels)
+    # One memory for every range: t of the range before would still be held while the first of the next come.
+    whole = np.empty((together, len(voxels) if asked.maps else 0), np.float32)
     tallied: Tally | None = None
     others: list[dict[str, float]] = []
     support: np.ndarray | None = None
     for start in range(0, total, together):
         stop = min(total, start + together)
         job = partial(tally_piece, cube, question, scheme, (start, stop), asked.maps)
-        whole = np.empty((stop - start, len(voxels) if asked.maps else 0), np.float32)
-        columns = [whole[:, a:b] for a, b in itertools.pairwise(ends)]
+        held = whole[: stop - start]
+        columns = [held[:, a:b] for a, b in itertools.pairwise(ends)]
         # Threads put t into its place; what another process computes has to be sent.
         shared = columns if asked.maps and client is None else [None] * len(places)
         items = [(*place, into) for place, into in zip(places, shared, strict=True)]
@@ -160,8 +162,8 @@ def arranged(
         tallied = new if tallied is None else after([tallied, new])
         if asked.maps:
             if start == 0 and asked.tfce:
-                support = volume.support(whole[0], asked)
-            others += in_order(partial(volume.extremes, asked=asked), whole, workers=workers)
+                support = volume.support(held[0], asked)
+            others += in_order(partial(volume.extremes, asked=asked), held, workers=workers)
         progress(stop, total)
     assert tallied is not None
     p, fwe_p = probabilities(tallied, scheme.alternative)
