@@ -17,7 +17,6 @@ from cohort.io.store import Store, StoreError
 from cohort.options import Options, Result
 from cohort.outlook import explain, forecast
 from cohort.pipeline.ledger import Listener, silent
-from cohort.upkeep import cancel, collect, readmit, withdraw
 from cohort.userfiles import tokens_file
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from cohort.io.audit import Finding
     from cohort.io.private import Row
     from cohort.pipeline.plan import Plan
+    from cohort.upkeep import cancel, collect, readmit, withdraw
 
 __all__ = [
     "Cohort",
@@ -54,6 +54,18 @@ __all__ = [
     "why",
     "withdraw",
 ]
+
+
+_UPKEEP = ("cancel", "collect", "readmit", "withdraw")
+
+
+def __getattr__(name: str) -> Any:
+    """What is done by hand, imported when it is called: it reads file formats, whose libraries take 36 MB."""
+    if name in _UPKEEP:
+        from cohort import upkeep
+
+        return getattr(upkeep, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def ingest(

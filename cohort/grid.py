@@ -8,7 +8,6 @@ in nibabel for the array transposed to ``("x", "y", "z")``. A DataArray carries 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
 import xarray as xr
 
@@ -247,7 +246,11 @@ def to_ras(affine_lps: np.ndarray) -> np.ndarray:
 
 def axis_codes(affine: np.ndarray) -> tuple[str, str, str]:
     """Anatomical direction to which each voxel axis x, y, z points, such as ``("R", "A", "S")`` [nibabel.aff2axcodes]."""
-    return tuple(nib.aff2axcodes(np.asarray(affine, float)))
+    from nibabel import (
+        aff2axcodes,
+    )  # 36 MB with what it imports: not for those who never turn an image
+
+    return tuple(aff2axcodes(np.asarray(affine, float)))
 
 
 def canonical(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -267,9 +270,11 @@ def canonical(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndar
     affine : (4, 4) float64 array
         Of the new voxel axes; every voxel keeps its world position.
     """
+    from nibabel import orientations
+
     affine = np.asarray(affine, float)
     lead = data.ndim - 3
-    orientation = nib.orientations.io_orientation(affine)
+    orientation = orientations.io_orientation(affine)
     if np.isnan(orientation).any():
         raise GridError(
             f"the affine is singular, an axis has no direction: {affine[:3, :3].round(6).tolist()}"
@@ -282,7 +287,7 @@ def canonical(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndar
             flipped = np.flip(flipped, axis=lead + 2 - axis)
     # Axis k of the result (x, y, z) is axis order[k] of the input; arrays hold z, y, x.
     axes = [*range(lead), *(lead + 2 - int(order[k]) for k in (2, 1, 0))]
-    return flipped.transpose(axes), affine @ nib.orientations.inv_ornt_aff(orientation, shape_xyz)
+    return flipped.transpose(axes), affine @ orientations.inv_ornt_aff(orientation, shape_xyz)
 
 
 def corners(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:

@@ -16,10 +16,11 @@ def cache_file(store: Store) -> Path:
 def finish_withdrawal(store: Store) -> None:
     """Carry out the withdrawal that was killed, if there is one. Call under the lock."""
     from cohort.io.leaving import withdraw
-    from cohort.stats.voxels.streaming import take_out
 
     tokens = tokens_file(store)
     if begun := withdraw.pending(withdraw.journal_file(tokens)):
+        from cohort.stats.voxels.streaming import take_out
+
         withdraw.carry_out(store, begun, tokens=tokens, cache=cache_file(store), sums=take_out)
 
 

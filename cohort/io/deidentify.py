@@ -12,12 +12,12 @@ import stat
 from base64 import b32encode
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydicom.dataset import Dataset
-
-from cohort.io.slices import elements
 from cohort.io.visits import DAYS_PER_YEAR, day_of
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 Kind = Literal["subject", "session", "series", "file"]
 
@@ -191,7 +191,7 @@ class Tokens:
         return hmac.new(self._key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
 
 
-def header_attrs(dataset: Dataset) -> dict[str, Any]:
+def header_attrs(dataset: "Dataset") -> dict[str, Any]:
     """Header values that may be stored and shared.
 
     Parameters
@@ -207,6 +207,9 @@ def header_attrs(dataset: Dataset) -> dict[str, Any]:
         ``slice_thickness_mm``, ``tube_voltage_kv``, ``scanning_sequence``, ``sequence_variant``,
         ``acquisition_type``, ``body_part``, ``lossy``, ``age_years``, ``age_capped`` and ``sex``, those the header has.
     """
+    # pydicom takes 30 MB, which only those who read DICOM files need.
+    from cohort.io.slices import elements
+
     attrs: dict[str, Any] = {
         "modality": _listed(elements.text(dataset, "Modality"), _MODALITIES),
         "manufacturer": manufacturer_class(elements.text(dataset, "Manufacturer")),
@@ -302,24 +305,22 @@ def _all_listed(values: Iterable[str], allowed: frozenset[str]) -> str | None:
     return "\\".join(value for value in values if value in allowed) or None
 
 
-def ages_disagree(dataset: Dataset) -> bool:
+def ages_disagree(dataset: "Dataset") -> bool:
     """Whether the age of a header and its birth date are more than a year apart: one of them is not of this person."""
-    said = parse_age(elements.text(dataset, "PatientAge"))
+    said = parse_age(_text(dataset, "PatientAge"))
     counted = _age_from_dates(dataset)
     # An age of whole years is up to one year less than the true one.
     return said is not None and counted is not None and not -1.0 <= counted - said <= 2.0
 
 
-def _age_from_dates(dataset: Dataset) -> float | None:
-    born = day_of(elements.text(dataset, "PatientBirthDate"))
-    seen = day_of(elements.text(dataset, "AcquisitionDate")) or day_of(
-        elements.text(dataset, "StudyDate")
-    )
+def _age_from_dates(dataset: "Dataset") -> float | None:
+    born = day_of(_text(dataset, "PatientBirthDate"))
+    seen = day_of(_text(dataset, "AcquisitionDate")) or day_of(_text(dataset, "StudyDate"))
     return (seen - born).days / DAYS_PER_YEAR if born and seen and seen >= born else None
 
 
-def _age(dataset: Dataset) -> dict[str, Any]:
-    age = parse_age(elements.text(dataset, "PatientAge"))
+def _age(dataset: "Dataset") -> dict[str, Any]:
+    age = parse_age(_text(dataset, "PatientAge"))
     if age is None:
         age = _age_from_dates(dataset)
     if age is None or age > 120:
@@ -328,6 +329,12 @@ def _age(dataset: Dataset) -> dict[str, Any]:
         return {"age_years": 90.0, "age_capped": True}
     # A hundredth of a year is about four days: with exact days an age would give the birth date away.
     return {"age_years": round(age, 2), "age_capped": False}
+
+
+def _text(dataset: "Dataset", keyword: str) -> str:
+    from cohort.io.slices import elements
+
+    return elements.text(dataset, keyword)
 
 
 def parse_age(text: str) -> float | None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from nibabel import orientations
 
 from cohort import grid
 from cohort.kernels import points
@@ -236,6 +235,8 @@ def reorient(image: xr.DataArray, *, axcodes: str | Sequence[str] = "RAS") -> xr
     -----
     As `nibabel.orientations`.
     """
+    from nibabel import orientations
+
     layout = layout_of("image", image)
     if layout.space != grid.SPACE:
         raise ValueError(f"image has dims {image.dims}, expected (..., 'z', 'y', 'x')")

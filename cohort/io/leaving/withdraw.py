@@ -21,7 +21,6 @@ from cohort.io.audit import search
 from cohort.io.leaving.inventory import Inventory, places
 from cohort.io.leaving.redact import WITHHELD, Subject
 from cohort.io.leaving.register import Register
-from cohort.io.sources.filecache import FileCache
 from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.chunks import is_chunk
@@ -122,6 +121,9 @@ def carry_out(
         store.files.remove_tree(f"{place}.zarr")
     rewritten |= _refusals(store, who)
     forgotten = private.forget(tokens, inventory.rows)
+    # Looked for by every call, and seldom found: only then is it worth the 30 MB of pydicom, to which this leads.
+    from cohort.io.sources.filecache import FileCache
+
     with FileCache(cache if cache.is_file() else None) as known:
         cached = known.forget(map(Path, inventory.paths))
     left = [f"{f.kind} in {f.file}, {f.where}" for f in _left(store, who, begun, progress)]

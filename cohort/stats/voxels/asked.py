@@ -329,13 +329,13 @@ def _columns_of(design: Design, name: str) -> list[str]:
 
 def mask_of(catalog: Catalog, asked: Asked) -> tuple[np.ndarray | None, str | None]:
     """The mask that the model names, (z, y, x) bool, and its digest. Raises `GridError` if its grid differs, `ModelError`."""
-    from cohort.io.nifti import read_labels
-    from cohort.provenance import file_digest
-
     voxelwise = asked.model.voxelwise
     assert voxelwise is not None
     if voxelwise.mask.image is None:
         return None, None
+    from cohort.io.nifti import read_labels
+    from cohort.provenance import file_digest
+
     path = catalog.resolve(voxelwise.mask.image)
     if not path.is_file():
         raise ModelError(f"mask: expected an image at {voxelwise.mask.image!r}, found no file")
