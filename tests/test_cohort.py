@@ -120,7 +120,17 @@ def test_opening_a_cohort_loads_no_statistics_figures_or_cluster():
     code = (
         "import sys, cohort; cohort.open; cohort.Cohort;"
         "print([m for m in ('distributed', 'matplotlib', 'statsmodels', 'SimpleITK', 'skimage', 'sklearn', 'numba',"
-        " 'duckdb', 'IPython') if m in sys.modules])"
+        " 'duckdb', 'IPython', 'pydicom', 'nibabel') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_fit_loads_no_file_formats():
+    """36 MB in every process that computes."""
+    code = (
+        "import sys, cohort.call, cohort.pipeline.recipe, cohort.userfiles, cohort.stats.voxels.fitting;"
+        "print([m for m in ('pydicom', 'nibabel', 'distributed', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
