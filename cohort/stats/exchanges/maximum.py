@@ -212,7 +212,9 @@ def _tiles(scheme: Scheme, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _observed(scheme: Scheme, tiles: np.ndarray) -> np.ndarray:
     """``t |t| / df`` of the outcomes in the table as it is, (tiles, TILE)."""
-    products = (scheme.weights @ tiles).swapaxes(0, 1)
+    # BLAS multiplies a single row by another routine, with other last bits: a row of zeros keeps it to that of the others.
+    weights = np.vstack([scheme.weights, np.zeros(scheme.weights.shape[1])])
+    products = (weights @ tiles).swapaxes(0, 1)
     left = 1 - np.square(products[0])
     for other in products[1:]:
         left -= np.square(other)
