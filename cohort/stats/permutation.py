@@ -12,7 +12,15 @@ from cohort.stats import columns as cells
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design
 from cohort.stats.exchanges.exchange import EXCHANGES
-from cohort.stats.exchanges.maximum import Tally, after, beside, probabilities, tally, working_bytes
+from cohort.stats.exchanges.maximum import (
+    Tally,
+    after,
+    beside,
+    critical,
+    probabilities,
+    tally,
+    working_bytes,
+)
 from cohort.stats.exchanges.scheme import ALTERNATIVES, METHODS, Scheme, scheme
 from cohort.stats.table import records
 from cohort.stats.wording import reading
@@ -63,9 +71,7 @@ class Permuted:
 
     def critical(self, level: float = 0.05) -> float:
         """Value of t (in the direction of the alternative) from which ``p_fwe <= level``; infinite if none has it."""
-        count = len(self.maximum)
-        allowed = int(np.floor(level * count * (1 + 1e-12)))
-        return float(np.sort(self.maximum)[count - allowed]) if allowed else float("inf")
+        return critical(self.maximum, level, int(self.tidy["df"].iloc[0]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that JSON can hold (NaN as None)."""

@@ -17,7 +17,7 @@ from cohort.stats.voxels import peaks
 from cohort.stats.voxels.arrangements import Arranged, Asked, arranged
 from cohort.stats.voxels.pieces import Piece, Question, each, fit_piece, joined
 
-REVISION = 4
+REVISION = 5
 """Raised when the same scans and model give other numbers."""
 
 FORMING = 1e-3

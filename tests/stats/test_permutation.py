@@ -259,6 +259,67 @@ def test_arrangements_are_uniform_and_follow_from_seed_and_number():
     assert stats.chisquare(counts).pvalue > 1e-4
 
 
+@given(
+    half=st.sampled_from([3, 4]),
+    effect=st.sampled_from([0.0, 1.0, 30.0, 1e3, 1e5]),
+    alternative=st.sampled_from(["two-sided", "greater", "less"]),
+    seed=st.integers(0, 1000),
+)
+def test_groups_that_are_apart_have_the_p_of_combinatorics(half, effect, alternative, seed):
+    """All arrangements of two groups: those that part them alike give one t, however large, whatever rounding makes of it."""
+    n = 2 * half
+    group = np.repeat([0.0, 1.0], half)
+    X = np.column_stack([np.ones(n), group])
+    Y = np.random.default_rng(seed).normal(1000, 1, (n, 12)) + effect * group[:, None]
+    asked = {"term": 1, "n_permutations": 50_000, "seed": 0, "alternative": alternative}
+    found, alone = permute(X, Y, **asked), permute(X, Y[:, 0], **asked)
+    # The t of a partition rises with the difference of means.
+    parts = [list(part) for part in itertools.combinations(range(n), half)]
+    gaps = np.array([Y[p].mean(axis=0) - np.delete(Y, p, axis=0).mean(axis=0) for p in parts])
+    own = Y[half:].mean(axis=0) - Y[:half].mean(axis=0)
+    sides = {"two-sided": np.abs, "greater": np.asarray, "less": np.negative}
+    oriented = sides[alternative]
+    expected = np.mean(oriented(gaps) >= oriented(own) - 1e-9, axis=0)
+    assert found.model["exhaustive"]
+    np.testing.assert_allclose(found.tidy["p"], expected, rtol=1e-12)
+    assert alone.tidy["p_fwe"][0] == pytest.approx(expected[0], abs=1e-12)
+
+
+@given(
+    n=st.integers(5, 30),
+    scale=st.sampled_from([1.0, 1e2, 1e4, 1e6]),
+    method=st.sampled_from(METHODS),
+    seed=st.integers(0, 1000),
+)
+def test_the_table_as_it_is_always_counts(n, scale, method, seed):
+    rng = np.random.default_rng(seed)
+    x = np.ones(n) if method == "sign-flip" else np.arange(n) - n / 2
+    X = x[:, None] if method == "sign-flip" else np.column_stack([np.ones(n), x])
+    Y = scale * x[:, None] + rng.normal(0, 1, (n, 20))
+    found = permute(X, Y, term=X.shape[1] - 1, n_permutations=70, seed=seed, method=method)
+    smallest = 1 / found.model["n_permutations"]
+    assert (found.tidy["p"] >= smallest).all()
+    assert (found.tidy["p_fwe"] >= found.tidy["p"] - 1e-12).all()
+
+
+def test_no_t_is_critical_that_ties_hold_above_the_level():
+    """Two groups of three: no p below 0.1 is possible."""
+    X = np.column_stack([np.ones(6), np.repeat([0.0, 1.0], 3)])
+    found = permute(X, np.array([1.0, 2, 3, 11, 12, 13]), term=1, n_permutations=1000, seed=1)
+    assert found.critical(0.05) == np.inf
+    assert found.critical(0.1) == pytest.approx(found.tidy["statistic"][0])
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_an_arrangement_of_which_nuisance_leaves_nothing_has_no_t(alternative):
+    """Four rows, of which some arrangements are a nuisance column: t is 0 over 0, and counts as 0."""
+    X = np.column_stack([np.ones(4), [0.0, 0, 1, 1], [0.0, 1, 0, 1]])
+    y = np.array([0.0, 1, 0.2, 1.2])
+    found = permute(X, y, term=2, n_permutations=1000, seed=0, alternative=alternative)
+    assert np.isfinite(found.maximum).all()
+    assert found.tidy["p"][0] >= 1 / 24
+
+
 def test_ties_count_whatever_rounding_makes_of_them():
     X = np.column_stack([np.ones(12), np.arange(12) % 2])
     y = np.array([0.1, 0.3, 0.1, 0.3, 0.1, 0.3, 0.3, 0.1, 0.1, 0.3, 0.1, 0.3])

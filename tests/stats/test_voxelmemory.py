@@ -112,3 +112,25 @@ def test_a_cube_of_eight_times_what_the_process_may_take(tmp_path):
     assert found["cube"] >= 8 * found["allowed"]
     assert found["fitted"] == 40 * 40 * 42
     assert found["rose"] <= found["allowed"]
+
+
+def test_blas_has_one_thread_until_the_last_who_asked_is_done():
+    """The number belongs to the process: two fits in two threads of it, of which the first ends first."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    from cohort.stats.voxels.pieces import one_blas_thread
+
+    def threads():
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        first, second = one_blas_thread(), one_blas_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert threads() == {1}
+        second.__exit__(None, None, None)
+        assert threads() == {2}
+        with pytest.raises(KeyError), one_blas_thread():
+            raise KeyError
+        assert threads() == {2}

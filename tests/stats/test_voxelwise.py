@@ -67,7 +67,7 @@ def test_the_same_bytes_for_any_cut_and_any_number_of_workers(tmp_path, scheme, 
     ):
         monkeypatch.setattr("cohort.stats.voxels.pieces.BLOCK_BYTES", block)
         monkeypatch.setattr("cohort.stats.voxels.arrangements.MAP_BYTES", maps)
-        monkeypatch.setattr("cohort.stats.voxels.pieces.MOVES_BYTES", moves)
+        monkeypatch.setattr("cohort.stats.voxels.arrangements.MOVES_BYTES", moves)
         found = voxelwise.fit(cut(tmp_path, made, tile_bytes), X, **asked, workers=workers)
         assert everything(found) == expected
 

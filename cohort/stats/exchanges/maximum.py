@@ -3,7 +3,7 @@
 Outcomes come in blocks of columns, arrangements in ranges; `Tally` holds what is left of both and joins. A row of
 weights and a column of outcomes always stand in products of one fixed shape, filled up with zeros, so that a number
 does not depend on which others were asked for beside it, to the last bit on one machine. Between machines products
-may differ in that bit, and counts do not, because t that differ by less than `TIE` are equal.
+may differ in that bit, and counts do not, because what differs by rounding is equal (`extremes.TIE`).
 """
 
 import itertools
@@ -25,8 +25,8 @@ TILE = 64
 TOGETHER = 8
 """Tiles that are freed of nuisance in one call; each of them is a product of its own."""
 
-TIE = 1e-12
-"""Relative difference of two t below which they are equal."""
+SINGLE_TIE = 1e-6
+"""Relative difference of two extents, masses or supports below which they are equal: they are made from float32."""
 
 FLAT = 1e-24
 """Share of an outcome's sum of squares below which what the nuisance terms leave is rounding."""
@@ -45,6 +45,7 @@ class Tally:
     maximum : (stop - start,) float64
         Most extreme t over the block: of ``|t|``, t or -t by the alternative; -inf over no outcome.
     start, stop : int
+    df : int
     """
 
     t: np.ndarray
@@ -52,6 +53,7 @@ class Tally:
     maximum: np.ndarray
     start: int
     stop: int
+    df: int
 
 
 def working_bytes(scheme: Scheme, outcomes: int) -> int:
@@ -106,7 +108,8 @@ def tally(
     tiles, flat = _tiles(scheme, Y)
     observed = _observed(scheme, tiles)
     found = _oriented(observed, scheme.alternative)
-    bars = found - 2 * TIE * np.abs(found)  # twice the tie of t, because these are squares of it
+    # t |t| / df -> t |t| / (df + t^2)
+    bars = extremes.bars(found / (1 + np.abs(found)))
     exceeded = np.zeros((len(tiles), TILE), np.int64)
     maximum = np.full(stop - start, -np.inf)
     ignored = np.ones((len(tiles), TILE), bool)
@@ -130,15 +133,19 @@ def tally(
                 wide = min(TILE, v - i * TILE)
                 kept = np.where(ignored[i, :wide], 0, products[0, rows, :wide])
                 out[part, i * TILE : i * TILE + wide] = _root(kept, scheme.df)
+    t = _root(observed.reshape(-1)[:v], scheme.df)
     if start == 0:
-        # To the last bit that of the t that are returned: products of another shape may differ in it.
+        # To the last bit those that are returned: products of another shape may differ in it.
         maximum[0] = found[~ignored].max(initial=-np.inf)
+        if out is not None:
+            out[0] = np.where(flat, 0, t)
     return Tally(
-        t=np.where(flat, np.nan, _root(observed.reshape(-1)[:v], scheme.df)),
+        t=np.where(flat, np.nan, t),
         exceeded=exceeded.reshape(-1)[:v],
         maximum=_root(maximum, scheme.df),
         start=start,
         stop=stop,
+        df=scheme.df,
     )
 
 
@@ -152,6 +159,7 @@ def beside(tallies: Sequence[Tally]) -> Tally:
         maximum=np.max([part.maximum for part in tallies], axis=0),
         start=tallies[0].start,
         stop=tallies[0].stop,
+        df=tallies[0].df,
     )
 
 
@@ -166,6 +174,7 @@ def after(tallies: Sequence[Tally]) -> Tally:
         maximum=np.concatenate([part.maximum for part in parts]),
         start=parts[0].start,
         stop=parts[-1].stop,
+        df=parts[0].df,
     )
 
 
@@ -177,14 +186,26 @@ def probabilities(whole: Tally, alternative: str) -> tuple[np.ndarray, np.ndarra
     known = ~np.isnan(whole.t)
     return (
         np.where(known, whole.exceeded / (whole.stop - whole.start), np.nan),
-        np.where(known, share(whole.maximum, _oriented(whole.t, alternative)), np.nan),
+        np.where(known, share(whole.maximum, _oriented(whole.t, alternative), whole.df), np.nan),
     )
 
 
-def share(maximum: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Share of the arrangements whose most extreme is as large as each value, ``#(>=) / K``; ties within `TIE` are equal."""
-    bar = values - TIE * np.abs(values)
-    return (len(maximum) - np.searchsorted(np.sort(maximum), bar, side="left")) / len(maximum)
+def share(maximum: np.ndarray, values: np.ndarray, df: int | None = None) -> np.ndarray:
+    """Share of the arrangements whose most extreme is as large as each value, ``#(>=) / K``.
+
+    Of t with `df` degrees of freedom ties are told as in `extremes.tally`; without, within `SINGLE_TIE`.
+    """
+    if df is None:
+        held, bar = maximum, values - SINGLE_TIE * np.abs(values)
+    else:
+        held, bar = extremes.explained(maximum, df), extremes.bars(extremes.explained(values, df))
+    return (len(held) - np.searchsorted(np.sort(held), bar, side="left")) / len(held)
+
+
+def critical(maximum: np.ndarray, level: float, df: int | None = None) -> float:
+    """Least of the most extreme whose `share` is at most `level`; infinite if none has it."""
+    low_enough = maximum[share(maximum, maximum, df) <= level * (1 + 1e-12)]
+    return float(low_enough.min(initial=np.inf))
 
 
 def _tiles(scheme: Scheme, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

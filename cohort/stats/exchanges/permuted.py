@@ -9,7 +9,7 @@ import pandas as pd
 from cohort.io.covariates import Model
 from cohort.stats import columns as cells
 from cohort.stats.columns import DesignError
-from cohort.stats.exchanges.maximum import Tally, probabilities
+from cohort.stats.exchanges.maximum import Tally, critical, probabilities
 from cohort.stats.outcomes import Outcomes
 from cohort.stats.permutation import permute
 from cohort.stats.regression import Fit
@@ -129,6 +129,7 @@ def exchanged(
                     maximum=maximum,
                     start=0,
                     stop=len(maximum),
+                    df=int(one.tidy["df"].iloc[0]),
                 ),
                 facts["alternative"],
             )[1]
@@ -136,8 +137,7 @@ def exchanged(
         for one in found
     ]
     together = pd.concat(tidy, ignore_index=True)
-    allowed = int(np.floor(LEVEL * len(maximum) * (1 + 1e-12)))
-    critical = float(np.sort(maximum)[len(maximum) - allowed]) if allowed else None
+    bar = critical(maximum, LEVEL, int(together["df"].iloc[0]))
     shared = (
         "method",
         "alternative",
@@ -149,7 +149,11 @@ def exchanged(
     )
     return Exchanged(
         table=together,
-        facts={**{key: facts[key] for key in shared}, "n": len(Y), "critical_t": critical},
+        facts={
+            **{key: facts[key] for key in shared},
+            "n": len(Y),
+            "critical_t": bar if np.isfinite(bar) else None,
+        },
         warnings=(*told, *dict.fromkeys(text for one in found for text in one.warnings)),
         reading=tuple(_sentences(together, facts, model.outcome)),
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cohort.stats.exchanges.maximum import TIE, share
+from cohort.stats.exchanges import maximum as counts
 
 LARGEST = 0.1
 """Counted p above this are left as they are: enough arrangements lie beyond."""
@@ -114,19 +114,22 @@ def fit_tail(maximum: np.ndarray) -> Tail | None:
     return None
 
 
-def corrected(maximum: np.ndarray, values: np.ndarray, tail: Tail | None = None) -> np.ndarray:
+def corrected(
+    maximum: np.ndarray, values: np.ndarray, tail: Tail | None = None, df: int | None = None
+) -> np.ndarray:
     """P of `maximum.share`, small ones by a tail, if there is one; it falls as values rise."""
-    p = share(maximum, values)
+    p = counts.share(maximum, values, df)
     if tail is None:
         return p
     return np.where(p <= tail.largest, tail.probabilities(values), p)
 
 
-def critical(maximum: np.ndarray, level: float, tail: Tail | None = None) -> float:
+def critical(
+    maximum: np.ndarray, level: float, tail: Tail | None = None, df: int | None = None
+) -> float:
     """Value from which `corrected` is at most `level`; infinite if none has it."""
     counted = level if tail is None else max(level, tail.largest)
-    allowed = int(np.floor(counted * len(maximum) * (1 + TIE)))
-    lowest = float(np.sort(maximum)[len(maximum) - allowed]) if allowed else np.inf
+    lowest = counts.critical(maximum, counted, df)
     if tail is None or level >= tail.largest:
         return lowest
     return max(lowest, tail.quantile(level)) if level >= tail.smallest else np.inf

@@ -19,6 +19,9 @@ from cohort.stats.voxels.pieces import Question, each, tally_piece
 MAP_BYTES = 64 << 20
 """Of t that is held for clusters and support, over all arrangements that are looked at together."""
 
+MOVES_BYTES = 16 << 20
+"""Of what arrangements that are looked at together do to the rows."""
+
 CONNECTIVITY = {6: 1, 18: 2, 26: 3}
 """Neighbours of a voxel -> axes in which they may differ."""
 
@@ -68,6 +71,7 @@ class Arranged:
         Of those of `maximum` to which a tail was asked for and fits; the others are counted.
     exhaustive : bool
         Whether these are all arrangements that are possible.
+    df : int
     """
 
     t: np.ndarray
@@ -78,6 +82,7 @@ class Arranged:
     maximum: dict[str, np.ndarray] = field(default_factory=dict)
     tails: dict[str, Tail] = field(default_factory=dict)
     exhaustive: bool = False
+    df: int = 0
 
     @property
     def count(self) -> int:
@@ -86,11 +91,12 @@ class Arranged:
 
     def corrected(self, name: str, values: np.ndarray) -> np.ndarray:
         """Probability of each value, corrected for all: of counts, small ones of the tail; see `exchanges.tail`."""
-        return corrected(self.maximum[name], values, self.tails.get(name))
+        df = self.df if name == "t" else None
+        return corrected(self.maximum[name], values, self.tails.get(name), df)
 
     def critical(self, level: float = 0.05) -> float:
         """Value of t from which ``fwe_p <= level``; infinite if none has it."""
-        return critical(self.maximum["t"], level, self.tails.get("t"))
+        return critical(self.maximum["t"], level, self.tails.get("t"), self.df)
 
 
 def arranged(
@@ -122,17 +128,17 @@ def arranged(
 
     Notes
     -----
-    For clusters and support the cube is read once for as many arrangements as `MAP_BYTES` holds.
+    The cube is read once for as many arrangements as `MOVES_BYTES` and, for clusters and support, `MAP_BYTES` hold.
     """
     if not len(voxels):
         raise DesignError(
             "permutations: expected voxels that every scan has, found none; leave out scans that lack many"
         )
     total = scheme.exchange.n_permutations
-    together = total
+    fits = MOVES_BYTES // ((8 if scheme.exchange.flips else 4) * scheme.exchange.n)
     if asked.maps:
-        fits = MAP_BYTES // (4 * len(voxels)) // ARRANGEMENTS * ARRANGEMENTS
-        together = min(total, max(ARRANGEMENTS, fits))
+        fits = min(fits, MAP_BYTES // (4 * len(voxels)))
+    together = min(total, max(ARRANGEMENTS, fits // ARRANGEMENTS * ARRANGEMENTS))
     places = list(_items(cube, voxels))
     ends = np.cumsum([0, *(len(own) for _, own in places)])
     volume = _Volume(cube.shape, voxels)
@@ -175,7 +181,7 @@ def arranged(
         fitted = {name: fit_tail(values) for name, values in maximum.items()}
         tails = {name: one for name, one in fitted.items() if one is not None}
     if "t" in tails:
-        fwe_p = corrected(maximum["t"], np.abs(tallied.t), tails["t"])
+        fwe_p = corrected(maximum["t"], np.abs(tallied.t), tails["t"], scheme.df)
     return Arranged(
         t=tallied.t,
         p=p,
@@ -187,6 +193,7 @@ def arranged(
         maximum=maximum,
         tails=tails,
         exhaustive=scheme.exchange.exhaustive,
+        df=scheme.df,
     )
 
 

@@ -4,12 +4,12 @@ No number depends on how space is cut or who computes it: voxels do not meet in 
 arrangements have one fixed shape (`exchanges.maximum`), for which BLAS is held to one thread.
 """
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,14 +18,11 @@ from cohort.io.cube import Cube, Tile, in_order
 from cohort.kernels import glm
 from cohort.kernels.heap import keep_small
 from cohort.stats.exchanges.exchange import Exchange
-from cohort.stats.exchanges.maximum import ARRANGEMENTS, TILE, Tally, after, beside, tally
+from cohort.stats.exchanges.maximum import TILE, Tally, beside, tally
 from cohort.stats.exchanges.scheme import Scheme
 
 BLOCK_BYTES = 4 << 20
 """Of a piece, so much is held in float64 at a time."""
-
-MOVES_BYTES = 4 << 20
-"""Of what arrangements do to the rows: so many are drawn together, once for all pieces that follow each other."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -168,16 +165,14 @@ def tally_piece(
     t = into
     if maps and t is None:
         t = np.empty((stop - start, len(voxels)), np.float32)
-    step, ranges = _voxels_of(len(values)), []
-    for low, high in _ranges(scheme.exchange, start, stop):
-        moves, blocks = _moves(scheme.exchange, low, high), []
-        for first in range(0, len(voxels), step):
-            here = slice(first, first + step)
-            Y = glm.chosen(values, question.rows, voxels[here])
-            out = None if t is None else t[low - start : high - start, here]
-            blocks.append(tally(scheme, Y, start=low, stop=high, moves=moves, out=out))
-        ranges.append(beside(blocks))
-    return after(ranges), t if into is None else None
+    moves = _moves(scheme.exchange, start, stop)
+    found, step = [], _voxels_of(len(values))
+    for first in range(0, len(voxels), step):
+        here = slice(first, first + step)
+        Y = glm.chosen(values, question.rows, voxels[here])
+        out = None if t is None else t[:, here]
+        found.append(tally(scheme, Y, start=start, stop=stop, moves=moves, out=out))
+    return beside(found), t if into is None else None
 
 
 def each(
@@ -208,9 +203,33 @@ def _alone(function: Callable[[Item], Result], item: Item) -> Result:
         return function(item)
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Hold BLAS to one thread: the pieces are what runs in parallel, and products keep their bits."""
-    return _libraries().limit(limits=1, user_api="blas")
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold BLAS to one thread: the pieces are what runs in parallel, and products keep their bits.
+
+    The number of threads belongs to the process: the first who comes in sets it, and the last who leaves sets it back.
+    """
+    with _BLAS.lock:
+        if not _BLAS.inside:
+            _BLAS.limit = _libraries().limit(limits=1, user_api="blas")
+        _BLAS.inside += 1
+    try:
+        yield
+    finally:
+        with _BLAS.lock:
+            _BLAS.inside -= 1
+            if not _BLAS.inside:
+                _BLAS.limit.restore_original_limits()
+
+
+@dataclass
+class _Blas:
+    lock: Any = field(default_factory=Lock)
+    inside: int = 0
+    limit: Any = None
+
+
+_BLAS = _Blas()
 
 
 @lru_cache(maxsize=1)
@@ -244,16 +263,9 @@ def _voxels_of(n: int) -> int:
     return max(TILE, BLOCK_BYTES // (8 * n) // TILE * TILE)
 
 
-def _ranges(exchange: Exchange, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Cut a range of arrangements at multiples of what is drawn together."""
-    item_bytes = 8 if exchange.flips else 4
-    together = max(1, MOVES_BYTES // (item_bytes * exchange.n) // ARRANGEMENTS) * ARRANGEMENTS
-    edges = [start, *range((start // together + 1) * together, stop, together), stop]
-    return itertools.pairwise(edges)
-
-
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _moves(exchange: Exchange, start: int, stop: int) -> np.ndarray:
+    """Drawn once for all pieces, and for each piece that a worker of a cluster is sent."""
     moves = exchange.moves(start, stop)
     moves.flags.writeable = False  # threads share it
     return moves
