@@ -171,6 +171,7 @@ def analyse(
     units: Mapping[str, str] | None = None,
     *,
     saved: Mapping[str, Any] | None = None,
+    lost: Sequence[Mapping[str, str]] = (),
 ) -> Analysis:
     """Screen a table, fit a model to it, and compute what the model asks for beside.
 
@@ -184,6 +185,8 @@ def analyse(
         Column -> unit.
     saved : mapping, optional
         What an earlier fit kept of its harmonisation (``to_json()["harmonization"]``), for newcomers.
+    lost : sequence of dict
+        ``row_id`` and ``reason`` of rows that cannot be used, which `table` has not; they are in the account of the rows.
 
     Returns
     -------
@@ -197,15 +200,16 @@ def analyse(
     """
     units = dict(units or {})
     if model.random is not None:
-        return _mixed(table, model, units)
+        return _mixed(table, model, units, lost)
     made, measured = None, table
     if model.harmonize is not None:
         made = harmonized.harmonized(table, model, saved)
         table = made.table
     common = asked(model, units)
     fit = regression.fit(table, outcome=model.outcome, **common)
-    if made is not None:
-        design = fit.design.after(made.dropped, made.reasons)
+    if lost or made is not None:
+        harmonised = ((), {}) if made is None else (made.dropped, made.reasons)
+        design = fit.design.after((*lost, *harmonised[0]), harmonised[1])
         counts = {"n_table": design.n_table, "n_dropped": len(design.dropped)}
         fit = replace(fit, design=design, glance=fit.glance.assign(**counts))
     if model.group is not None:
@@ -292,7 +296,9 @@ def _screen(
     )
 
 
-def _mixed(table: pd.DataFrame, model: Model, units: dict[str, str]) -> Analysis:
+def _mixed(
+    table: pd.DataFrame, model: Model, units: dict[str, str], lost: Sequence[Mapping[str, str]]
+) -> Analysis:
     assert model.random is not None
     fit = mixed.fit_mixed(
         table,
@@ -305,6 +311,7 @@ def _mixed(table: pd.DataFrame, model: Model, units: dict[str, str]) -> Analysis
         method=model.random.method,
         units=units,
     )
+    fit = replace(fit, design=fit.design.after(lost, {}))
     if model.group is not None:
         check_group(fit.design, model.group)
     screen = _screen(fit.design, table, model, model.random.subject)

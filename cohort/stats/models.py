@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REVISION", "ModelError", "declared", "fit_model", "fit_table", "model_table"]
 
-REVISION = 5
+REVISION = 6
 """Raised when the same table and model give other numbers or other outputs."""
 
 GENERATOR = "Philox 4x64-10 (NumPy), key: the seed and the number of the arrangement or draw"
@@ -58,9 +58,7 @@ def fit_model(
         return None
     asked = declared(name, model)
     analysis = fit_table(table, model, units, saved=(before or {}).get("harmonization"))
-    lost = table.loc[table["unusable"].notna(), ["scan_id", "unusable"]]
-    dropped = [{"row": str(row), "reason": str(why)} for row, why in lost.itertuples(index=False)]
-    said = _model_json(name, model, analysis, dropped, len(table))
+    said = _model_json(name, model, analysis)
     said |= {
         "declared_digest": provenance.digest(asked),
         "inputs": inputs,
@@ -80,7 +78,7 @@ def fit_table(
 ) -> "Analysis":
     """Screen and fit the usable rows of a model's table (`model_table`). Raises `ValueError`, in one line.
 
-    `saved` is what ``model.json`` keeps as ``harmonization``.
+    The others are in the account of the rows, with their reasons. `saved` is what ``model.json`` keeps as ``harmonization``.
     """
     from cohort.stats.analysis import analyse
 
@@ -89,7 +87,12 @@ def fit_table(
         why = table["unusable"].value_counts()
         counted = ", ".join(f"{n}: {reason}" for reason, n in why.items())
         raise ModelError(f"no rows to fit: {len(table)} in the table, all left out ({counted})")
-    return analyse(table[usable].drop(columns="unusable"), model, units, saved=saved)
+    lost = [
+        {"row_id": str(row), "reason": str(why)}
+        for row, why in table.loc[~usable, ["scan_id", "unusable"]].itertuples(index=False)
+    ]
+    here = table[usable].drop(columns="unusable")
+    return analyse(here, model, units, saved=saved, lost=lost)
 
 
 def tables(analysis: "Analysis") -> "dict[str, pd.DataFrame]":
@@ -120,13 +123,7 @@ def _inputs(table: "pd.DataFrame", units: Mapping[str, str]) -> dict[str, str]:
     return {"table": provenance.digest(content), "units": provenance.digest(dict(units))}
 
 
-def _model_json(
-    name: str,
-    model: Model,
-    analysis: "Analysis",
-    dropped: Sequence[Mapping[str, str]],
-    n_table: int,
-) -> dict[str, Any]:
+def _model_json(name: str, model: Model, analysis: "Analysis") -> dict[str, Any]:
     resolved = analysis.to_json()
     rows = resolved["rows"]
     seeds = {
@@ -150,11 +147,7 @@ def _model_json(
         "correction": list(CORRECTIONS) if "q_bh" in analysis.tidy else [],
         "rows": {
             **rows,
-            "n_table": n_table,
-            "dropped": [
-                *dropped,
-                *({"row": d["row_id"], "reason": d["reason"]} for d in rows.get("dropped", [])),
-            ],
+            "dropped": [{"row": d["row_id"], "reason": d["reason"]} for d in rows["dropped"]],
         },
         "added_variable": _added_variable(analysis),
         "versions": {
