@@ -17,6 +17,7 @@ from cohort.arguments import CatalogPath, Memory, On, Sources, StorePath, Worker
 from cohort.console import (
     KEPT,
     RESUMABLE,
+    Commands,
     errors,
     listener,
     open_cohort,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="cohort",
+    cls=Commands,
     help="From hundreds of scans to an effect: ingest, measure, model, report.",
     epilog="Start with: cohort demo",
     no_args_is_help=True,

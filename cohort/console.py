@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from cohort.api import Cohort, Result
@@ -29,6 +30,24 @@ RESUMABLE = 75
 AGAIN = "call again with"
 KEPT = "what was finished is kept; resume with"
 """What is said before the command to go on with: of one that only looks, and of one that works scan by scan."""
+
+
+class Commands(TyperGroup):
+    """Commands that tell a wrong value of an option as a catalog tells one."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the command that was asked for. Raises `typer.BadParameter`."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            from pydantic import ValidationError
+
+            from cohort.io.fields import wrong_value
+
+            # Newer versions of typer check values by pydantic, and pass on its words.
+            if isinstance(error.__cause__, ValidationError):
+                error.message = wrong_value(error.__cause__.errors()[0])
+            raise
 
 
 @contextmanager

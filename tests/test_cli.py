@@ -244,3 +244,18 @@ def test_every_command_has_an_example():
     for command in cli.app.registered_commands:
         assert command.epilog is not None
         assert command.epilog.startswith(("Example: cohort ", "Examples: cohort "))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("query", "c.yaml", "--format", "xls"), "'--format': 'xls' is not one of 'table', 'csv', 'json', 'jsonl', 'parquet'."),
+        (("export", "nifti", "c.yaml", "s", "--output", "a.nii", "--nifti", "3"), "'--nifti': '3' is not one of 'auto', '1', '2'."),
+        (("run", "c.yaml", "--workers", "two"), "'--workers': expected a whole number, found 'two'"),
+        (("run", "c.yaml", "--workers", "-1"), "'--workers': expected at least 0, found '-1'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_is_told_without_the_words_of_pydantic(words, said):
+    told = call(*words)
+    assert told.exit_code == 2
+    assert told.stderr.splitlines()[-1] == f"Error: Invalid value for {said}"

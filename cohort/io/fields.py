@@ -203,11 +203,11 @@ class Part(BaseModel):
 
 _EXPECTED = {
     "string_type": "text",
-    "bool_type": "true or false",
-    "list_type": "a list",
-    "dict_type": "a mapping (key: value)",
-    "model_type": "a mapping (key: value)",
-    "float_type": "a number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("list_type", "tuple_type", "sequence_str"), "a list"),
+    **dict.fromkeys(("dict_type", "model_type"), "a mapping (key: value)"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
     "finite_number": "a finite number",
     "too_short": "at least one",
 }
@@ -243,18 +243,49 @@ def _problem(item: ErrorDetails, key: str, part: type[Part]) -> str:
             return f"unknown key {key!r}{did_you_mean(key, known)}; known are {', '.join(known)}"
         case "missing":
             return f"expected {part.model_fields[key].description}, found no such key"
+        case "string_type" if isinstance(value, bool | int | float):
+            return f"expected text, found {_found(value)}; put it in quotes"
+        case _:
+            return wrong_value(item)
+
+
+def wrong_value(item: ErrorDetails) -> str:
+    """One of pydantic's errors about a value in this project's words: what was expected, what was found.
+
+    Examples
+    --------
+    >>> from typing import Literal
+    >>> from pydantic import TypeAdapter
+    >>> def said(kind, value):
+    ...     try:
+    ...         TypeAdapter(kind).validate_python(value)
+    ...     except ValidationError as error:
+    ...         return wrong_value(error.errors()[0])
+    >>> said(Literal["rigid", "affine"], "afine"), said(int, 1.5)
+    ("expected one of rigid, affine; found 'afine'; did you mean 'affine'?", 'expected a whole number, found the number 1.5')
+    """
+    value = item["input"]
+    match item["type"]:
         case "literal_error":
-            allowed = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+            allowed = [w.strip("'") for w in re.split(r", | or ", item["ctx"]["expected"])]
             return (
                 f"expected one of {', '.join(allowed)}; "
                 f"found {_found(value)}{did_you_mean(str(value), allowed)}"
             )
-        case "value_error":
+        case "value_error" | "assertion_error":
             return str(item["ctx"]["error"])
-        case "string_type" if isinstance(value, bool | int | float):
-            return f"expected text, found {_found(value)}; put it in quotes"
+        case "greater_than_equal":
+            return f"expected at least {item['ctx']['ge']}, found {_found(value)}"
+        case "is_instance_of" if item["ctx"]["class"] == "Sequence":
+            return f"expected a list, found {_found(value)}"
+        case "missing":
+            return f"expected one value more, found {_found(value)}"
+        case "too_long":
+            more = f"at most {item['ctx']['max_length']} values"
+            return f"expected {more}, found {item['ctx']['actual_length']}"
         case kind:
-            return f"expected {_EXPECTED.get(kind, item['msg'])}, found {_found(value)}"
+            expected = _EXPECTED.get(kind, item["msg"].removeprefix("Input should be "))
+            return f"expected {expected}, found {_found(value)}"
 
 
 def _found(value: Any) -> str:

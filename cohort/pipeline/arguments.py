@@ -15,6 +15,7 @@ import xarray as xr
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cohort import expression, provenance
+from cohort.io.fields import wrong_value
 from cohort.pipeline.steps import Operation
 
 
@@ -80,8 +81,7 @@ def sort_arguments(
             try:
                 found.params[key] = TypeAdapter(hint, config=_ANYTHING).validate_python(value)
             except ValidationError as error:
-                first = error.errors()[0]
-                found.problems.append(f"{key}: {first['msg']}; found {value!r}")
+                found.problems.append(f"{key}: {wrong_value(error.errors()[0])}")
     return found
 
 

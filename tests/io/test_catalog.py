@@ -1,15 +1,18 @@
 """Catalogs: what they mean, and that every mistake is named with its place."""
 
+import itertools
 import os
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from cohort.io import covariates
 from cohort.io.catalog import Catalog, CatalogError, find_recipe, read_catalog, recipe_name, stem
-from cohort.io.policy import DEFAULT, Policy
+from cohort.io.policy import DEFAULT, Policy, SeriesPolicy
 
 SMALL = {"cohort": "small", "sources": ["scans"], "store": "store"}
 TABLE = {"table": "people.csv", "id": "ID"}
@@ -138,6 +141,10 @@ def test_every_problem_is_listed_at_once(tmp_path):
         (model(random={}, one_scan_per="first"), "models.m: random takes all scans of each subject; found one_scan_per: first"),
         (model(impute={"draws": 20}), "models.m.impute.seed: expected a whole number from 0, found no such key"),
         (model(impute={"seed": -1}), "models.m.impute.seed: expected a whole number from 0, found -1"),
+        (model(impute={"seed": 1.5}), "models.m.impute.seed: expected a whole number, found the number 1.5"),
+        (model(permutation={"seed": 1, "n": "many"}), "models.m.permutation.n: expected a whole number, found 'many'"),
+        (model(voxelwise={"neighbours": 7}), "models.m.voxelwise.neighbours: expected one of 6, 18, 26; found the number 7"),
+        (model(voxelwise={"form": "strem"}), "models.m.voxelwise.form: expected one of cube, streaming; found 'strem'; did you mean 'streaming'"),
         (model(impute={"seed": 1, "draws": 5}), "models.m.impute.draws: expected at least 20 draws, found 5"),
         ({"checks": {"a": {}}}, "checks.a: expected one of constant and holds, each an expression"),
         ({"checks": {"a": {"constant": "x", "holds": "y > 1"}}}, "checks.a: expected one of constant and holds"),
@@ -173,6 +180,39 @@ def test_a_mistake_is_named_with_its_place(tmp_path, changes, message):
         (tmp_path / path).write_text("recipe: a")
     with pytest.raises(CatalogError, match=message):
         read_catalog(write(tmp_path, **changes))
+
+
+JUNK = ("zz z", -1, 1.5, True, None, [], ["zz z"], [1, 2], {}, {"zz z": 1})
+PARTS = {
+    Catalog: lambda at: at,
+    SeriesPolicy: lambda at: {"series": [{"match": "a", **at}]},
+    covariates.ParticipantsTable: lambda at: {"participants": {**TABLE, **at}},
+    covariates.IdMap: lambda at: {"participants": {**TABLE, "map": at}},
+    covariates.Check: lambda at: {"checks": {"a": at}},
+    covariates.Model: lambda at: model(**at),
+    covariates.Family: lambda at: model(family=at),
+    covariates.Equivalence: lambda at: model(equivalence={"y": at}),
+    covariates.Random: lambda at: model(random=at),
+    covariates.Imputation: lambda at: model(impute=at),
+    covariates.Harmonize: lambda at: model(harmonize={"site": "s", "columns": ["x", "z"], **at}),
+    covariates.Permutation: lambda at: model(permutation={"seed": 1, **at}),
+    covariates.Voxelwise: lambda at: model(voxelwise=at),
+    covariates.VoxelMask: lambda at: model(voxelwise={"mask": at}),
+    covariates.VoxelPermutation: lambda at: model(voxelwise={"permutations": {"seed": 1, **at}}),
+}
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+def test_no_mistake_is_told_in_the_words_of_pydantic(tmp_path, part):
+    said = []
+    for key, value in itertools.product(part.model_fields, JUNK):
+        path = write(tmp_path, **PARTS[part]({key: value}))
+        try:
+            read_catalog(path)
+        except CatalogError as error:
+            said += error.problems
+    assert len(said) > 2 * len(part.model_fields)
+    assert [line for line in said if re.search(r"Input should|[a-z] error, |required", line)] == []
 
 
 def test_a_model_of_several_outcomes_shows_the_first_unless_another_is_named(tmp_path):
