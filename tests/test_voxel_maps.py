@@ -489,3 +489,33 @@ def test_dementia_shows_in_and_around_the_ventricles(shared, tmp_path):
     assert near.sum() >= 2
     assert json.dumps(found.attrs["reading"])
     assert isinstance(maps.cube_of(Store(tmp_path / "store"), "intensity-by-ad"), Cube)
+
+
+@pytest.mark.parametrize("form", ["cube", "streaming"])
+def test_maps_say_which_scan_stands_for_a_first_one_without_covariates(tmp_path, form):
+    catalog = write_small(
+        tmp_path, {"signal-map": {**SMALL, "voxelwise": {"form": form, "mask": {"above": 0.0}}}}
+    )
+    people = pd.read_csv(tmp_path / "people.csv")
+    for i in (3, 7):
+        nib.save(nib.Nifti1Image(brain(i), AFFINE), tmp_path / f"scans/P{i:02d}_2.nii.gz")
+    visits = pd.concat([people.assign(id=people["id"] + f"_{k}") for k in (1, 2)])
+    visits.to_csv(tmp_path / "people.csv", index=False)
+    assert "cannot be used" not in fitted(catalog)
+    record = maps.record(Store(tmp_path / "store"), "signal-map")
+    assert record["rows"]["n_table"] == N + 2
+    visits.loc[visits["id"].isin(["P03_1", "P07_1"]), "age"] = np.nan
+    visits.to_csv(tmp_path / "people.csv", index=False)
+    said = fitted(catalog)
+    record = maps.record(Store(tmp_path / "store"), "signal-map")
+    told = (
+        f"2 of {N} subjects: a later scan is fitted, because the first cannot be used (one_scan_per: first);"
+        " sub-P03_ses-2_P032 instead of sub-P03_ses-1_P031 (missing age), the first of them"
+    )
+    assert f"warning signal-map: {told}" in said
+    assert record["warnings"] == [told]
+    page = Path(call("report", catalog).stdout.strip().splitlines()[-1])
+    assert told in page.read_text(encoding="utf-8")
+    # Another reason for the same scans, and the same design: what is said is as it is now.
+    visits[visits["id"] != "P03_1"].to_csv(tmp_path / "people.csv", index=False)
+    assert "P031 (no row in the participants table)" in fitted(catalog)

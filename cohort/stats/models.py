@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cohort
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REVISION", "ModelError", "declared", "fit_model", "fit_table", "model_table"]
 
-REVISION = 6
+REVISION = 7
 """Raised when the same table and model give other numbers or other outputs."""
 
 GENERATOR = "Philox 4x64-10 (NumPy), key: the seed and the number of the arrangement or draw"
@@ -81,6 +82,7 @@ def fit_table(
     The others are in the account of the rows, with their reasons. `saved` is what ``model.json`` keeps as ``harmonization``.
     """
     from cohort.stats.analysis import analyse
+    from cohort.stats.table.rows import passed_over
 
     usable = table["unusable"].isna()
     if not usable.any():
@@ -92,7 +94,11 @@ def fit_table(
         for row, why in table.loc[~usable, ["scan_id", "unusable"]].itertuples(index=False)
     ]
     here = table[usable].drop(columns="unusable")
-    return analyse(here, model, units, saved=saved, lost=lost)
+    found = analyse(here, model, units, saved=saved, lost=lost)
+    design = found.design
+    reasons = {entry["row_id"]: entry["reason"] for entry in design.dropped}
+    told = passed_over(table, frozenset(design.X.index), reasons, design.one_scan_per)
+    return replace(found, warnings=(*found.warnings, *told))
 
 
 def tables(analysis: "Analysis") -> "dict[str, pd.DataFrame]":

@@ -74,12 +74,50 @@ def test_rows_that_cannot_be_used_are_rows_of_the_table(kind, unusable, absent):
     # They change no number.
     bare = fit_table(whole[whole["unusable"].isna()], model, {})
     pd.testing.assert_frame_equal(found.tidy, bare.tidy)
-    assert found.warnings == bare.warnings
+    said = [
+        [line for line in fit.warnings if "cannot be used" not in line] for fit in (found, bare)
+    ]
+    assert said[0] == said[1]
     assert found.reading == bare.reading
 
 
+@pytest.mark.parametrize("rule", ["first", "last"])
+@settings(max_examples=25, deadline=None)
+@given(
+    unusable=st.dictionaries(st.integers(0, 59), st.sampled_from((FAILED, ALONE)), max_size=8),
+    absent=st.sets(st.integers(0, 59), max_size=4),
+    outside=st.sets(st.integers(0, 59), max_size=4),
+    order=st.permutations(range(60)),
+)
+def test_a_scan_that_stands_for_another_is_told(rule, unusable, absent, outside, order):
+    whole = table(unusable, absent).assign(kept=1)
+    whole["session"] = [("2", "10")[i % 2] for i in range(60)]  # as numbers, not as text
+    whole.loc[sorted(outside), "kept"] = 0
+    model = Model.model_validate(
+        {"outcome": "brain", "formula": "dx + age", "where": "kept == 1", "one_scan_per": rule}
+    )
+    found = fit_table(whole.iloc[list(order)], model, {})
+    expected = {}
+    for person in range(30):
+        wanted, other = (2 * person, 2 * person + 1)[:: 1 if rule == "first" else -1]
+        good = [i for i in (wanted, other) if i not in unusable and i not in absent | outside]
+        on_purpose = wanted in outside and wanted not in unusable
+        if good == [other] and not on_purpose:
+            expected[f"s{other:02d}"] = (f"s{wanted:02d}", unusable.get(wanted, "missing age"))
+    told = [line for line in found.warnings if "cannot be used" in line]
+    assert len(told) == bool(expected)
+    if expected:
+        which = {"first": "a later", "last": "an earlier"}[rule]
+        start = f"{len(expected)} of {found.rows['n_used']} subjects: {which} scan is fitted, "
+        assert told[0].startswith(
+            f"{start}because the {rule} cannot be used (one_scan_per: {rule}); "
+        )
+        examples = [f"{a} instead of {b} ({why})" for a, (b, why) in expected.items()]
+        assert any(example in told[0] for example in examples)
+
+
 def write(folder: Path, model: dict) -> Path:
-    """Nine people of two scans each: on one scan the recipe fails, another has no row."""
+    """Nine people of two scans each: on one first scan the recipe fails, another has no row."""
     catalog = cohorts.write_cohort(folder, scans=0)
     lines = ["ID,age,weight"]
     for n in range(18):
@@ -88,7 +126,7 @@ def write(folder: Path, model: dict) -> Path:
         # No head in an empty image: there is no median of it.
         data = cohorts.ball(n) * (n != 4)
         cohorts.write_scan(folder / "scans" / f"{name}.nii.gz", data)
-        if n != 9:
+        if n != 8:
             lines.append(f"{name},{(30, 70)[person % 2] + n % 7},{60 + (7 * n) % 11}")
     (folder / "people.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     text = re.sub(r"models:.*", "", catalog.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -106,7 +144,7 @@ def test_the_page_the_file_and_the_terminal_count_the_same_rows(tmp_path, more):
     assert said["n_table"] == 18
     reasons = {entry["row"]: entry["reason"] for entry in said["dropped"]}
     assert reasons["sub-002_ses-1_002v1"] == FAILED
-    assert reasons["sub-004_ses-2_004v2"] == ALONE
+    assert reasons["sub-004_ses-1_004v1"] == ALONE
     assert {k: v for k, v in said.items() if k != "dropped"} == {
         k: v for k, v in found.rows.items() if k != "dropped"
     }
@@ -117,6 +155,12 @@ def test_the_page_the_file_and_the_terminal_count_the_same_rows(tmp_path, more):
     assert "Of 18 rows of its table." in page
     assert "(of 18 rows in the table)" in page
     assert re.search(rf"Used by model size {used} rows", page)
+    told = (
+        "2 of 9 subjects: a later scan is fitted, because the first cannot be used (one_scan_per: first);"
+        f" sub-002_ses-2_002v2 instead of sub-002_ses-1_002v1 ({FAILED}), the first of them"
+    )
+    for place in (found.summary(), page, *Store(tmp_path / "store").model("size")["warnings"][-1:]):
+        assert (told in place) == (not more)
     if not more:
         assert re.search(r"rows of the table 18\b", page)
         assert re.search(rf"rows left out {18 - used}\b", page)

@@ -117,6 +117,66 @@ class Account:
         return repeats
 
 
+def passed_over(
+    table: pd.DataFrame,
+    used: Collection[str],
+    why: Mapping[str, str],
+    rule: str,
+    *,
+    row_id: str = "scan_id",
+    subject: str = "subject",
+    order: Sequence[str] = ("session",),
+) -> list[str]:
+    """Say whose first (or last) scan cannot be used, so that another one stands for the subject.
+
+    Parameters
+    ----------
+    table : DataFrame
+        All rows, those that cannot be used, too.
+    used : collection of str
+        Rows that are fitted.
+    why : mapping
+        Row -> reason, of those that are not. What `where` leaves out is left out on purpose, and nothing to be told.
+    rule : str
+        One of `RULES`; none but ``first`` and ``last`` prefer a scan.
+
+    Returns
+    -------
+    list of str
+        One line, with the first such subject's rows as an example; none where there is none.
+    """
+    if rule not in ("first", "last") or subject not in table.columns:
+        return []
+    ids = row_ids(table, row_id).tolist()
+    keys = [cells.take(table, name, "order of scans").tolist() for name in order]
+    rows: dict[str, list[int]] = {}
+    people = table[subject]
+    for at, (who, nobody) in enumerate(zip(people, cells.missing(people), strict=True)):
+        if not nobody:
+            rows.setdefault(cells.label(who), []).append(at)
+    found, n = [], 0
+    for theirs in rows.values():
+        theirs.sort(key=lambda at: [cells.natural_key(key[at]) for key in keys])
+        named = [ids[at] for at in (theirs if rule == "first" else reversed(theirs))]
+        chosen = next((i for i, row in enumerate(named) if row in used), None)
+        n += chosen is not None
+        lost = [row for row in named[:chosen] if not _on_purpose(why.get(row))]
+        if lost and chosen is not None:
+            found.append(f"{named[chosen]} instead of {lost[0]} ({why[lost[0]]})")
+    if not found:
+        return []
+    other = {"first": "a later", "last": "an earlier"}[rule]
+    more = ", the first of them" if len(found) > 1 else ""
+    whom = f"{len(found)} of {counted(n, 'subject')}: {other} scan is fitted"
+    why_not = f"because the {rule} cannot be used (one_scan_per: {rule})"
+    return [f"{whom}, {why_not}; {found[0]}{more}"]
+
+
+def _on_purpose(reason: str | None) -> bool:
+    """Whether a row is fitted, or left out as the model says."""
+    return reason is None or (reason.startswith("where ") and reason.endswith(" is false"))
+
+
 def averaged(
     table: pd.DataFrame,
     repeats: Mapping[str, Sequence[int]],

@@ -17,6 +17,7 @@ from cohort.io.store import Store
 from cohort.stats.asked.modeltable import ModelError, check_makings, model_table, standing
 from cohort.stats.columns import DesignError
 from cohort.stats.design import Design, prepare
+from cohort.stats.table.rows import passed_over
 from cohort.stats.terms.groups import check_group, group_columns
 from cohort.stats.terms.weights import among
 
@@ -46,6 +47,8 @@ class Asked:
     blocks : (n,) array or None
     dropped : list of dict
         ``row`` and ``reason`` of each scan that is left out.
+    instead : tuple of str
+        A line, if the scan of some subject stands for one that cannot be used.
     mask : (z, y, x) bool, or None
     inputs : dict of name -> digest
     """
@@ -57,7 +60,7 @@ class Asked:
     joint: dict[str, np.ndarray]
     blocks: np.ndarray | None
     dropped: list[dict[str, str]]
-    n_table: int
+    instead: tuple[str, ...]
     store: Store
 
     @property
@@ -255,12 +258,13 @@ def resolve(
     lacks = f"missing {model.outcome}"
     said = f"no {voxelwise.variable}" + (f" of {model.recipe}" if model.recipe else "")
     left = zip(lost["scan_id"], lost["unusable"], strict=True)
-    dropped = [{"row": str(row), "reason": str(why)} for row, why in left]
-    dropped += [
+    design = design.after([{"row_id": str(row), "reason": str(why)} for row, why in left], {})
+    dropped = [
         {"row": e["row_id"], "reason": said if e["reason"] == lacks else e["reason"]}
         for e in design.dropped
     ]
     rows = sorted(str(i) for i in design.X.index)
+    why = {entry["row"]: entry["reason"] for entry in dropped}
     blocks = None
     if voxelwise.permutations is not None and voxelwise.permutations.blocks is not None:
         column = table.set_index("scan_id")[voxelwise.permutations.blocks].loc[rows]
@@ -278,7 +282,7 @@ def resolve(
         joint={key: _stacked(design, model, terms) for key, terms in voxelwise.joint.items()},
         blocks=blocks,
         dropped=dropped,
-        n_table=len(table),
+        instead=tuple(passed_over(table, frozenset(rows), why, model.one_scan_per)),
         store=store,
     )
 
@@ -352,7 +356,7 @@ def account(asked: Asked) -> dict[str, Any]:
     """How many rows there were, were used, and were left out for which reason."""
     reasons = pd.Series([entry["reason"] for entry in asked.dropped], dtype=str).value_counts()
     return {
-        "n_table": asked.n_table,
+        "n_table": asked.design.n_table,
         "n_used": len(asked.scans),
         "reasons": {str(why): int(n) for why, n in reasons.items()},
         "dropped": asked.dropped,

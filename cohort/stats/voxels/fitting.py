@@ -112,6 +112,8 @@ def fit_maps(
         "blocks": provenance.digest(None if asked.blocks is None else asked.blocks.tolist()),
         "mask": str(mask_digest),
     }
+    if asked.instead:
+        inputs["instead"] = provenance.digest(list(asked.instead))
     params = model.model_dump(mode="json")
     stamp = provenance.Stamp(inputs, "voxelwise", params, voxelwise.REVISION).digest
     before = stored.record(store, name)
@@ -205,7 +207,7 @@ def _written(
         "versions": {"cohort": cohort.__version__, "numpy": np.__version__},
     }
     record["reading"] = sentences(record, found, peaks)
-    told = tuple(warnings(record, asked.design.warnings))
+    told = tuple(warnings(record, (*asked.design.warnings, *asked.instead)))
     record["warnings"] = list(told)
     design = asked.design.X.loc[scans].rename_axis("scan_id").reset_index()
     tables = {"peaks": peaks, "design": design}
