@@ -111,7 +111,13 @@ def age_unit(column: str, units: Mapping[str, str]) -> str:
 
 
 def read_ages(
-    cells: Sequence[str], missing: Collection[str], *, unit: str, cap: bool, where: str
+    cells: Sequence[str],
+    missing: Collection[str],
+    *,
+    unit: str,
+    cap: bool,
+    table: str,
+    column: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ages from cells: plain numbers in `unit`, or DICOM's ``065Y``, ``018M``, ``012W``, ``003D``.
 
@@ -124,8 +130,8 @@ def read_ages(
         Key of `YEARS`.
     cap : bool
         Ages over 89 years become 90 years, and so do ``90+``, ``89+``, ``>89`` and ``>=90``, which are refused otherwise.
-    where : str
-        Table and column, for messages.
+    table, column : str
+        For messages.
 
     Returns
     -------
@@ -136,8 +142,10 @@ def read_ages(
     Raises
     ------
     ParticipantsError
-        For a range, a negative age, one over 130 years, and any other cell.
+        For a range, a negative age, one over 130 years, and any other cell; if most are over 130 years, for the column.
     """
+    where = f"{table}: column {column!r}"
+    _check_unit([c for c in cells if c not in missing], unit, column, where)
     ages = np.full(len(cells), np.nan)
     for i, cell in enumerate(cells):
         if cell not in missing:
@@ -147,6 +155,20 @@ def read_ages(
         capped = ages * YEARS[unit] > AGE_CAP
         ages[capped] = round((AGE_CAP + 1) / YEARS[unit])
     return ages, capped
+
+
+def _check_unit(known: Sequence[str], unit: str, column: str, where: str) -> None:
+    """Refuse a column that as a whole is in another unit: by its median, which a code for "not known" does not move."""
+    numbers = [float(cell) for cell in known if _NUMBER.fullmatch(cell)]
+    middle = float(np.median(numbers)) if numbers else 0.0
+    fitting = [u for u, years in YEARS.items() if middle * years <= OLDEST_YEARS]
+    if unit in fitting or not fitting:
+        return
+    others = f" (or {' or '.join(fitting[1:])})" if fitting[1:] else ""
+    raise ParticipantsError(
+        f"{where} holds {min(numbers):g} to {max(numbers):g}, median {middle:g}, which cannot be {unit}; declare in the "
+        f"catalog, under participants, units: {{{column}: {fitting[0]}}}{others}, or rename the column"
+    )
 
 
 def _age(cell: str, unit: str, *, cap: bool, where: str) -> float:

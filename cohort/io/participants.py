@@ -290,7 +290,8 @@ def _ages(
             missing,
             unit=units[column],
             cap=spec.cap_ages,
-            where=f"{name}: column {column!r}",
+            table=name,
+            column=column,
         )
         capped |= over
         n_capped[column] = int(over.sum())
