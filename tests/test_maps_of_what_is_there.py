@@ -116,9 +116,11 @@ def test_a_cube_takes_nothing_of_another_shape(tmp_path):
     for name in ("before", "after"):
         (tmp_path / name).mkdir()
     ones = {"a": "same", "b": "same"}
-    metadata = cubes.write(tmp_path / "before/cube.zarr", ones, lambda _: np.ones((4, 4, 4)))
+    metadata = cubes.write(
+        tmp_path / "before/cube.zarr", ones, lambda _: np.ones((4, 4, 4), np.float32)
+    )
     before = cubes.Cube(LocalFiles(tmp_path / "before"), "cube.zarr", metadata, ones)
     with pytest.raises(
         ValueError, match=r"c has \(3, 4, 4\) voxels, those that are kept \(4, 4, 4\)"
     ):
-        cubes.write(tmp_path / "after/cube.zarr", {**ones, "c": "new"}, lambda _: np.ones((3, 4, 4)), before=before)  # fmt: skip
+        cubes.write(tmp_path / "after/cube.zarr", {**ones, "c": "new"}, lambda _: np.ones((3, 4, 4), np.float32), before=before)  # fmt: skip

@@ -1,6 +1,7 @@
 """A model of maps through `cohort`: fitted, fresh, shown, verified, and gone with who withdraws."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +16,7 @@ from cohort import cli
 from cohort.io import maps
 from cohort.io.cube import Cube
 from cohort.io.store import Store
-from cohort.stats.voxels.asked import Asked
+from cohort.stats.voxels.asked import Source
 
 SHAPE = (7, 8, 6)  # x, y, z
 AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
@@ -220,13 +221,13 @@ def test_a_map_whose_voxels_have_different_degrees_of_freedom_names_no_single_on
 def test_only_what_changed_is_read_or_fitted_again(catalog, tmp_path, monkeypatch):
     fitted(catalog)
     assert state(catalog) == "fresh"
-    read, load = [], Asked.load
+    read, load = [], Source.load
 
     def noted(self, scan_id):
         read.append(scan_id)
         return load(self, scan_id)
 
-    monkeypatch.setattr(Asked, "load", noted)
+    monkeypatch.setattr(Source, "load", noted)
     changed(catalog, tfce=True)
     assert state(catalog) == "done"
     assert read == []
@@ -238,6 +239,47 @@ def test_only_what_changed_is_read_or_fitted_again(catalog, tmp_path, monkeypatc
     assert state(catalog) == "done"
     assert len(read) == 1 + N + 1
     assert state(catalog) == "fresh"
+
+
+def test_a_scan_of_another_precision_arrives_and_leaves(catalog, tmp_path):
+    """Values far from 0 by much less than they differ, of which float32 holds little; maps are those made anew."""
+
+    def write(i, dtype):
+        image = nib.Nifti1Image((brain(i) / 5 + 1e7).astype(dtype), AFFINE)
+        nib.save(image, tmp_path / "scans" / f"P{i:02d}_1.nii.gz")
+
+    def maps_now():
+        folder = tmp_path / "store/models/signal-map"
+        paths = [p for name in ("cube.zarr", "maps.zarr") for p in (folder / name).rglob("*")]
+        record = maps.record(Store(tmp_path / "store"), "signal-map")
+        content = {p: p.read_bytes() for p in paths if p.is_file()}
+        return content, record["cube"]["metadata"]["data_type"]
+
+    def anew():
+        shutil.rmtree(tmp_path / "store/models")
+        assert state(catalog) == "done"
+        return maps_now()
+
+    changed(catalog, mask={}, permutations=None)
+    for i in range(N):
+        write(i, np.float64)
+    assert state(catalog) == "done"
+    write(N, np.float32)
+    assert state(catalog) == "done"
+    found = maps_now()
+    assert found[1] == "float64"
+    assert found == anew()
+    for i in range(N):
+        write(i, np.float32 if i < N - 1 else np.float64)
+    assert state(catalog) == "done"
+    assert maps_now()[1] == "float64"
+    content = yaml.safe_load(catalog.read_text())
+    content["models"]["signal-map"]["where"] = f"participant != 'P{N - 1:02d}'"
+    catalog.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert state(catalog) == "done"
+    found = maps_now()
+    assert found[1] == "float32"
+    assert found == anew()
 
 
 def test_the_report_shows_them(catalog, tmp_path):

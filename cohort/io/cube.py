@@ -82,6 +82,26 @@ class Cube:
         return chunk[(slice(len(self.scans)), *inside)].astype(stored.newbyteorder("="), copy=False)
 
 
+@dataclass(frozen=True)
+class Loader:
+    """Scans for a cube.
+
+    Attributes
+    ----------
+    load : callable
+        ``scan_id -> (z, y, x)`` array.
+    dtypes : callable
+        ``scan_ids -> dtypes`` that occur among them, from metadata: no voxel is read.
+    """
+
+    load: Callable[[str], np.ndarray]
+    dtypes: Callable[[Sequence[str]], Iterable[np.dtype]]
+
+    def __call__(self, scan_id: str) -> np.ndarray:
+        """Numbers of a scan, (z, y, x)."""
+        return self.load(scan_id)
+
+
 def tiles(shape: Sequence[int], chunk: Sequence[int]) -> list[Tile]:
     """Pieces of a volume, in raster order.
 
@@ -117,7 +137,7 @@ def chunk_of(n: int, shape: Sequence[int], itemsize: int, tile_bytes: int) -> tu
 def write(
     folder: Path,
     scans: Mapping[str, str],
-    load: Callable[[str], np.ndarray],
+    load: Loader | Callable[[str], np.ndarray],
     *,
     before: Cube | None = None,
     tile_bytes: int = TILE_BYTES,
@@ -131,9 +151,9 @@ def write(
         Becomes the array; a file beside it, as large as the scans that are read, is removed again.
     scans : mapping of scan_id -> digest
         In the order of the rows.
-    load : callable
+    load : Loader, or callable
         ``scan_id -> (z, y, x)`` array; called once for each scan that `before` does not hold with the same digest. What is
-        infinite becomes NaN.
+        infinite becomes NaN. What is no `Loader` gives nothing wider than float32.
     before : Cube, optional
         Of the same variable and preparation.
     workers : int
@@ -147,7 +167,12 @@ def write(
     Raises
     ------
     ValueError
-        If a scan has another shape than the others, or than those that are taken from `before`.
+        If a scan has another shape than the others, or than those that are taken from `before`, or is wider than `load` said.
+
+    Notes
+    -----
+    The array is float64 if any of `scans` is, else float32, whatever `before` is: which scans arrived first, or have left,
+    does not show in its bytes.
     """
     keep_small()
     kept = {} if before is None else {s: i for i, s in enumerate(before.scans)}
@@ -155,13 +180,14 @@ def write(
     new = [s for s in scans if s not in set(old)]
     loaded = in_order(load, new, workers=workers)
     first = next(loaded, None)
+    dtype = _widest(load.dtypes(list(scans)) if isinstance(load, Loader) else ())
     if first is not None:
-        shape, dtype = tuple(first.shape), _dtype(first)
+        shape = tuple(first.shape)
         if old and before is not None and before.shape != shape:
             raise ValueError(f"{new[0]} has {shape} voxels, those that are kept {before.shape}")
     else:
         assert before is not None
-        shape, dtype = before.shape, np.dtype(before.metadata["data_type"])
+        shape = before.shape
     chunk = chunk_of(len(scans), shape, dtype.itemsize, tile_bytes)
     array = _create(folder, (len(scans), *shape), chunk, dtype)
     pieces = tiles(shape, chunk)
@@ -172,6 +198,10 @@ def write(
         for row, (scan_id, values) in enumerate(zip(new, rest, strict=True)):
             if tuple(values.shape) != shape:
                 raise ValueError(f"{scan_id} has {values.shape} voxels, the others {shape}")
+            if _widest([values.dtype]).itemsize > dtype.itemsize:
+                raise ValueError(
+                    f"{scan_id} holds {values.dtype}, expected nothing wider than {dtype}"
+                )
             # What is not finite is no number: one infinite voxel would be the most extreme of all arrangements.
             known = np.where(np.isfinite(values), values, np.nan).astype(dtype)
             _scatter(stream.fileno(), known, pieces, row, len(new))
@@ -225,16 +255,16 @@ def content_of(record: Mapping[str, Any], variable: str) -> str:
 
 
 def grid_of(record: Mapping[str, Any], variable: str) -> str:
-    """Digest of what says of which dims a variable is, how large, and where its voxels lie; equal ones lie on one grid."""
+    """Digest of what says of which dims and dtype a variable is, how large, and where its voxels lie; equal ones lie on one grid."""
     chunks = record["chunks"]
     place = f"{variable}/" if f"{variable}/{variable}/zarr.json" in chunks else ""
     named = (f"{place}{name}/zarr.json" for name in ("grid", "z", "y", "x", variable))
     return digest([chunks[name][0] if name in chunks else None for name in named])
 
 
-def _dtype(values: np.ndarray) -> np.dtype:
+def _widest(dtypes: Iterable[np.dtype]) -> np.dtype:
     """Float64 stays, everything else fits float32."""
-    return np.dtype(np.float64 if values.dtype == np.float64 else np.float32)
+    return np.dtype(np.float64 if any(d == np.float64 for d in dtypes) else np.float32)
 
 
 def _scatter(handle: int, values: np.ndarray, pieces: Sequence[Tile], row: int, rows: int) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cohort.io import cube
@@ -16,14 +16,20 @@ def scan(name, dtype=np.float32):
     return np.random.default_rng(seed).normal(size=SHAPE).astype(dtype)
 
 
-def written(root, place, names, *, before=None, dtype=np.float32, read=None, **kwargs):
+def written(root, place, names, *, before=None, dtype=np.float32, wide=(), read=None, **kwargs):
+    """A cube of scans of one dtype, but for those that are float64."""
+
+    def dtype_of(name):
+        return np.dtype(np.float64 if name in wide else dtype)
+
     def load(name):
         if read is not None:
             read.append(name)
-        return scan(name, dtype)
+        return scan(name, dtype_of(name))
 
     scans = {name: f"digest of {name}" for name in names}
-    metadata = cube.write(root / place, scans, load, before=before, **kwargs)
+    loader = cube.Loader(load, lambda ids: {dtype_of(name) for name in ids})
+    metadata = cube.write(root / place, scans, loader, before=before, **kwargs)
     return cube.Cube(LocalFiles(root), place, metadata, scans)
 
 
@@ -61,6 +67,36 @@ def test_only_scans_that_arrive_are_read(tmp_path_factory, first, then):
     np.testing.assert_array_equal(whole(made), np.stack([scan(n) for n in then]))
 
 
+@settings(max_examples=12)
+@given(
+    first=st.lists(st.sampled_from("abcdef"), min_size=1, unique=True),
+    then=st.lists(st.sampled_from("abcdef"), min_size=1, unique=True),
+    wide=st.sets(st.sampled_from("abcdef"), max_size=2),
+)
+@example(first=list("abc"), then=list("abcd"), wide=set("abc"))
+@example(first=list("abc"), then=list("abcd"), wide={"d"})
+@example(first=list("abc"), then=list("ab"), wide={"c"})
+def test_the_widest_scan_decides_whichever_arrives_first(tmp_path_factory, first, then, wide):
+    root = tmp_path_factory.mktemp("cube")
+    before = written(root, "before", first, wide=wide, tile_bytes=500)
+    made = written(root, "after", then, wide=wide, before=before, tile_bytes=700)
+    expected = np.stack([scan(n, np.float64 if n in wide else np.float32) for n in then])
+    assert made.metadata["data_type"] == expected.dtype.name
+    np.testing.assert_array_equal(whole(made), expected)
+    written(root, "anew", then, wide=wide, tile_bytes=700)
+    assert content(root / "after") == content(root / "anew")
+
+
+def content(folder):
+    paths = (p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
+
+
+def test_a_scan_that_is_wider_than_said_is_not_cut(tmp_path):
+    with pytest.raises(ValueError, match="a holds float64, expected nothing wider than float32"):
+        cube.write(tmp_path / "c", {"a": ""}, lambda _: np.zeros((2, 3, 4)))
+
+
 def test_a_scan_of_other_content_is_read_again(tmp_path):
     before = written(tmp_path, "before", ["a", "b"])
     changed = cube.Cube(
@@ -74,7 +110,9 @@ def test_a_scan_of_other_content_is_read_again(tmp_path):
 def test_a_scan_of_another_shape_is_named(tmp_path):
     shapes = {"a": (2, 3, 4), "b": (2, 3, 5)}
     with pytest.raises(ValueError, match=r"b has \(2, 3, 5\) voxels, the others \(2, 3, 4\)"):
-        cube.write(tmp_path / "c", dict.fromkeys(shapes, ""), lambda n: np.zeros(shapes[n]))
+        cube.write(
+            tmp_path / "c", dict.fromkeys(shapes, ""), lambda n: np.zeros(shapes[n], np.float32)
+        )
 
 
 def test_a_flipped_bit_is_seen(tmp_path):

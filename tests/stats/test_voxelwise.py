@@ -36,7 +36,8 @@ def images(X, seed=0, effect=0.0):
 def cut(folder, made, tile_bytes=cube.TILE_BYTES):
     scans = {f"s{i:03d}": "" for i in range(len(made))}
     place = f"cube{tile_bytes}"
-    metadata = cube.write(folder / place, scans, lambda s: made[int(s[1:])], tile_bytes=tile_bytes)
+    loader = cube.Loader(lambda s: made[int(s[1:])], lambda ids: [made.dtype])
+    metadata = cube.write(folder / place, scans, loader, tile_bytes=tile_bytes)
     return cube.Cube(LocalFiles(folder), place, metadata, scans)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from cohort.grid import SPACE, GridError, affine_of, check_same_grid, difference, voxel_volume_mm3
 from cohort.io.catalog import Catalog
 from cohort.io.covariates import Model
-from cohort.io.cube import content_of, grid_of
+from cohort.io.cube import Loader, content_of, grid_of
 from cohort.io.refusal import Refused
 from cohort.io.store import Store
 from cohort.stats.asked.modeltable import ModelError, check_makings, model_table, standing
@@ -79,9 +79,11 @@ class Asked:
         """Variable of a scan, lazily. Raises `GridError` if it is no volume."""
         return self.source.image(scan_id)
 
-    def load(self, scan_id: str) -> np.ndarray:
+    @property
+    def load(self) -> Loader:
         """Numbers of a scan as they are modelled: smoothed, on the grid that `check_grids` found all to lie on."""
-        return self.source.load(scan_id)
+        source = self.source
+        return Loader(source.load, source.dtypes)
 
     def check_grids(self) -> None:
         """Raise `GridError`, naming the scans, unless all images are volumes on one grid. No voxel is read."""
@@ -150,6 +152,11 @@ class Source:
         if self.smooth_fwhm_mm is not None:
             image = smoothed(image, self.smooth_fwhm_mm)
         return image.to_numpy()
+
+    def dtypes(self, ids: Sequence[str]) -> list[np.dtype]:
+        """Those of the images as they are stored; `load` gives no wider ones. What lies on one grid has one dtype."""
+        alike = {said: scan_id for scan_id, said in self.grids(ids).items()}
+        return [self.any_image(scan_id).dtype for scan_id in alike.values()]
 
     def contents(self, ids: Sequence[str]) -> dict[str, str]:
         """Digest of the variable of each scan that has it, and of its grid."""
