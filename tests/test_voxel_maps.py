@@ -174,6 +174,26 @@ def test_maps_are_exported_as_nifti_that_says_what_they_are(catalog, tmp_path):
     assert (units["x_mm"], units["volume_ml"], units["t"]) == ("mm", "ml", None)
 
 
+def test_a_joint_test_called_like_a_contrast_is_exported_beside_it(catalog, tmp_path):
+    changed(catalog, permutations=None, contrasts=["dx", "age"], joint={"age": ["age", "dx"]})
+    fitted(catalog)
+    out = tmp_path / "out"
+    said = call("export", "nifti", catalog, "--model", "signal-map", "-o", out)
+    assert said.exit_code == 0, said.output
+    found = cohort.open(catalog).voxelwise("signal-map")
+    files = json.loads((out / "maps.json").read_text())["files"]
+    whole = {n: v for n, v in found.data_vars.items() if v.dims[-3:] == ("z", "y", "x")}
+    pairs = {(n, c) for n, v in whole.items() for c in (v[v.dims[0]].to_numpy().tolist() if v.ndim > 3 else [None])}  # fmt: skip
+    assert {(one["map"], one["contrast"]) for one in files.values()} == pairs
+    assert len(files) == len(pairs)
+    for name, code, parameters in (("t", 3, (N - 3,)), ("partial_r", 2, (N - 3,)), ("F", 4, (2, N - 3))):  # fmt: skip
+        (file,) = (f for f, one in files.items() if (one["map"], one["contrast"]) == (name, "age"))
+        image = nib.load(out / file)
+        assert (int(image.header["intent_code"]), image.header.get_intent()[1]) == (code, parameters)  # fmt: skip
+        values = found[name].sel({found[name].dims[0]: "age"})
+        np.testing.assert_array_equal(np.asarray(image.dataobj).T, values)
+
+
 def test_an_export_of_maps_holds_what_was_asked_for(catalog, tmp_path):
     changed(catalog, joint={"both": ["dx", "age"]})
     fitted(catalog)

@@ -100,7 +100,9 @@ def write_maps(
             if own is not None and contrasts and own not in contrasts:
                 continue
             image = values if own is None else values.sel({lead[0]: own})
-            intent = _intent(name, said["joint"].get(own), dof)
+            # A joint test may be called like a contrast.
+            tested = said["joint"][own] if lead[:1] == ("test",) else None
+            intent = _intent(name, tested, dof)
             file = f"{'' if own is None else f'contrast-{called[own]}_'}stat-{label(name)}_statmap.nii.gz"
             write_nifti(image, folder / file, version=version, intent=intent)
             files[file] = {"map": name, "contrast": own, "what": stored.SAID[name]}
