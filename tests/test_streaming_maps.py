@@ -425,3 +425,22 @@ def test_a_fit_that_is_killed_anywhere_counts_nobody_twice(catalog, tmp_path):
     said = sums.record(store, "sums-map")
     assert {n for n in store.files.names("models/sums-map") if n.startswith("sums-")} == {said["place"]}  # fmt: skip
     check_as_from_scratch(catalog)
+
+
+def test_a_share_of_the_scans_that_is_a_whole_number_of_them_suffices(catalog, tmp_path):
+    """0.28 of 25 are 7, and of doubles more than 7."""
+    for i in range(25):
+        image = brain(i)
+        image[:, 0] = np.random.default_rng(i).uniform(1, 2, image[:, 0].shape) if i < 7 else 0
+        nib.save(nib.Nifti1Image(image, AFFINE), tmp_path / "scans" / f"P{i:02d}_1.nii.gz")
+    people = [(f"P{i:02d}", i % 2, 60 + (i * 7) % 23) for i in range(25)]
+    pd.DataFrame(people, columns=["id", "dx", "age"]).to_csv(tmp_path / "people.csv", index=False)
+    content = yaml.safe_load(catalog.read_text())
+    for model in content["models"].values():
+        model["voxelwise"]["mask"] = {"above": 0.0, "share": 0.28}
+    catalog.write_text(plain(content))
+    fitted(catalog)
+    check_alike(catalog)
+    for name in FORMS:
+        voxels = maps.record(cohort.open(catalog).store, name)["voxels"]
+        assert voxels["mask"] == voxels["grid"] == np.prod(SHAPE)

@@ -17,7 +17,7 @@ from cohort.stats.voxels import peaks
 from cohort.stats.voxels.arrangements import Arranged, Asked, arranged
 from cohort.stats.voxels.pieces import Piece, Question, each, fit_piece, joined
 
-REVISION = 5
+REVISION = 6
 """Raised when the same scans and model give other numbers."""
 
 FORMING = 1e-3
@@ -155,7 +155,7 @@ def fit(
     joint : mapping of name -> (q, p) float64
     mask : (z, y, x) bool, optional
     above, share
-        A voxel counts if this share of the scans exceeds `above` there.
+        A voxel counts if at least this share of the scans, above 0 and up to 1, exceeds `above` there.
     permutations : Permutations, optional
         p by exchanging scans, of each contrast, two-sided, corrected for all voxels that every scan has.
     threshold : float, optional

@@ -1,5 +1,8 @@
 """Maps of a model: the same bytes however the cube is cut, p that mean what they say, and whatever is wrong by its name."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +12,7 @@ from scipy import stats
 
 from cohort.io import cube
 from cohort.io.storage.disk import LocalFiles
+from cohort.kernels import glm
 from cohort.stats import voxelwise
 from cohort.stats.columns import DesignError
 from cohort.stats.permutation import permute
@@ -275,6 +279,24 @@ def test_designs_without_an_answer_are_refused(tmp_path):
         voxelwise.fit(whole, np.column_stack([X, X[:, 1]]), {"group": np.eye(4)[1]})
     with pytest.raises(DesignError, match=r"none of the 432 voxels .* same in all scans"):
         voxelwise.fit(cut(tmp_path, np.ones((12, *SHAPE)), 999), X, GROUP)
+
+
+@given(n=st.integers(1, 3000), hundredths=st.integers(1, 100))
+def test_a_share_is_that_which_is_written(n, hundredths):
+    whole = Fraction(hundredths, 100) * n
+    assert glm.needed(hundredths / 100, n) == math.ceil(whole)
+
+
+@pytest.mark.parametrize("share", [0.28, 0.56])
+def test_a_share_of_the_scans_that_is_a_whole_number_of_them_suffices(tmp_path, share):
+    X = design(25)
+    made = images(X) - 5.5
+    made[:, 0] = -1
+    made[: round(share * 25), 0] = 0.1 + np.abs(made[: round(share * 25), 0])
+    enough = 25 * (made > 0).mean(axis=0) >= round(share * 25) - 0.5
+    assert enough[0].all()
+    found = voxelwise.fit(cut(tmp_path, made, 3000), X, GROUP, above=0.0, share=share)
+    assert found.n_mask == enough.sum()
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])

@@ -108,7 +108,7 @@ def fit_piece(cube: Cube, question: Question, item: tuple[Tile, np.ndarray | Non
         Y = values if whole else glm.chosen(values, question.rows, here)
         if question.above is not None:
             above = (question.above < Y).view(np.uint8)
-            enough = above.sum(axis=0, dtype=np.int32) >= question.share * len(Y)
+            enough = above.sum(axis=0, dtype=np.int32) >= glm.needed(question.share, len(Y))
             if not enough.any():
                 held += np.count_nonzero(~np.isnan(Y), axis=1)
                 continue

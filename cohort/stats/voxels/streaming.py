@@ -237,7 +237,7 @@ def _maps(
     X, sums, n = np.array([state.scans[s][1] for s in order]), state.sums, len(order)
     inside = np.ones(sums.yy.size, bool) if mask is None else mask.reshape(-1).copy()
     if wanted.mask.above is not None:
-        inside &= sums.above >= wanted.mask.share * n
+        inside &= sums.above >= glm.needed(wanted.mask.share, n)
     some = inside & (sums.lacking > 0) & (sums.lacking < n)
     here = np.flatnonzero(inside & ~some)
     contrasts = np.stack(list(asked.contrasts.values()))
