@@ -14,7 +14,7 @@ from cohort.stats import multiplicity
 from cohort.stats.columns import DesignError
 from cohort.stats.exchanges.scheme import scheme as scheme_of
 from cohort.stats.voxels import peaks
-from cohort.stats.voxels.arrangements import Arranged, Asked, arranged
+from cohort.stats.voxels.arrangements import CONNECTIVITY, Arranged, Asked, arranged
 from cohort.stats.voxels.pieces import Piece, Question, each, fit_piece, joined
 
 REVISION = 6
@@ -159,7 +159,7 @@ def fit(
     permutations : Permutations, optional
         p by exchanging scans, of each contrast, two-sided, corrected for all voxels that every scan has.
     threshold : float, optional
-        Value of t above which voxels form clusters; with permutations they get p of extent and mass. Without it clusters are
+        Value of t, 0 or more, above which voxels form clusters; with permutations they get p of extent and mass. Without it clusters are
         listed above the t of p = `FORMING`, without p.
     tfce : bool
         With permutations: threshold-free cluster enhancement, E = 0.5, H = 2.
@@ -174,15 +174,19 @@ def fit(
     Raises
     ------
     DesignError
-        If the columns of X depend on each other, no voxel is left, or scans cannot be exchanged.
+        If the columns of X depend on each other, no voxel is left, or scans cannot be exchanged; if an argument has another
+        shape than the cube or X ask for, or a value that it cannot have.
 
     Notes
     -----
     Numbers have the same bits for any cut of the cube and any number of workers. Memory: pieces at work times their
     bytes, and those compressed; the maps; for clusters and support `arrangements.MAP_BYTES`, or the maps of 64 arrangements.
     """
+    X = np.asarray(X, np.float64)
+    _check_design(X, len(cube.scans), contrasts, joint or {})
+    _check_asked(cube, mask, share, permutations, threshold, neighbours)
     question = Question(
-        X=np.asarray(X, np.float64),
+        X=X,
         rows=np.arange(len(X)),
         contrasts=np.stack([np.asarray(c, np.float64) for c in contrasts.values()]),
         joint=tuple(np.asarray(C, np.float64) for C in (joint or {}).values()),
@@ -202,7 +206,9 @@ def fit(
         cube.shape, question, pieces, tuple(contrasts), tuple(joint or {}), tuple(empty.tolist())
     )
     df = question.X.shape[0] - question.X.shape[1]
-    maps = replace(maps, threshold=threshold or forming(df), neighbours=neighbours)
+    maps = replace(
+        maps, threshold=forming(df) if threshold is None else threshold, neighbours=neighbours
+    )
     if permutations is None:
         return maps
     n = len(question.X)
@@ -231,6 +237,65 @@ def fit(
             progress=partial(progress, name),
         )
     return _with_arranged(maps, found, complete)
+
+
+def _check_design(
+    X: np.ndarray,
+    n: int,
+    contrasts: Mapping[str, np.ndarray],
+    joint: Mapping[str, np.ndarray],
+) -> None:
+    """Raise `DesignError` unless X has a row for each of `n` scans, and weights one for each of its columns."""
+    if X.ndim != 2 or len(X) != n:
+        raise DesignError(f"X: expected (n, p) with the {n} rows of the cube, found {X.shape}")
+    if not (finite := np.isfinite(X)).all():
+        row, column = np.argwhere(~finite)[0]
+        raise DesignError(
+            f"X: expected finite numbers, found {X[row, column]} in row {row}, column {column}; leave such scans out"
+        )
+    if not contrasts:
+        raise DesignError("contrasts: expected one or more, found none")
+    p = X.shape[1]
+    for what, dims, several in (("contrast", 1, contrasts), ("joint", 2, joint)):
+        for name, weights in several.items():
+            C = np.asarray(weights, np.float64)
+            if C.ndim != dims or C.shape[-1] != p:
+                wanted = f"({p},)" if dims == 1 else f"(q, {p})"
+                raise DesignError(
+                    f"{what} {name!r}: expected {wanted} numbers for the {p} columns of X, found {C.shape}"
+                )
+            if not np.isfinite(C).all() or not C.any():
+                raise DesignError(
+                    f"{what} {name!r}: expected finite weights of which one is not 0, found {C.tolist()}"
+                )
+
+
+def _check_asked(
+    cube: Cube,
+    mask: np.ndarray | None,
+    share: float,
+    permutations: Permutations | None,
+    threshold: float | None,
+    neighbours: int,
+) -> None:
+    """Raise `DesignError` for what fits neither the cube nor anything."""
+    if mask is not None and np.shape(mask) != cube.shape:
+        raise DesignError(
+            f"mask: expected the {cube.shape} voxels of the cube, found {np.shape(mask)}"
+        )
+    if not 0 < share <= 1:
+        raise DesignError(f"share: expected above 0, up to 1, found {share}")
+    if threshold is not None and not 0 <= threshold < np.inf:
+        raise DesignError(f"threshold: expected a t of 0 or more, found {threshold}")
+    if neighbours not in CONNECTIVITY:
+        raise DesignError(
+            f"neighbours: expected {', '.join(map(str, CONNECTIVITY))}, found {neighbours}"
+        )
+    blocks = None if permutations is None else permutations.blocks
+    if blocks is not None and np.shape(blocks) != (len(cube.scans),):
+        raise DesignError(
+            f"blocks: expected one for each of {len(cube.scans)} scans, found {np.shape(blocks)}"
+        )
 
 
 def _fitted(

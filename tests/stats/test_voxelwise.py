@@ -299,6 +299,53 @@ def test_a_share_of_the_scans_that_is_a_whole_number_of_them_suffices(tmp_path, 
     assert found.n_mask == enough.sum()
 
 
+BLOCKS = Permutations(seed=1, n=20, blocks=np.zeros(11))
+"""One block too few."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"X": design(12)[:11]}, r"X: expected \(n, p\) with the 12 rows of the cube, found \(11, 3\)"),
+        ({"X": design(13)}, r"X: expected \(n, p\) with the 12 rows of the cube, found \(13, 3\)"),
+        ({"X": design(12)[:, 1]}, r"X: expected \(n, p\) with the 12 rows of the cube, found \(12,\)"),
+        ({"X": np.where(np.arange(12)[:, None] == [12, 12, 4], np.nan, design(12))}, "X: expected finite numbers, found nan in row 4, column 2; leave"),
+        ({"contrasts": {}}, "contrasts: expected one or more, found none"),
+        ({"contrasts": {"c": np.ones(2)}}, r"contrast 'c': expected \(3,\) numbers for the 3 columns of X, found \(2,\)"),
+        ({"contrasts": {"c": np.zeros(3)}}, r"contrast 'c': expected finite weights of which one is not 0, found \[0.0, 0.0, 0.0\]"),
+        ({"joint": {"j": np.ones(3)}}, r"joint 'j': expected \(q, 3\) numbers for the 3 columns of X, found \(3,\)"),
+        ({"mask": np.ones(SHAPE[::-1], bool)}, r"mask: expected the \(6, 9, 8\) voxels of the cube, found \(8, 9, 6\)"),
+        ({"share": 1.5, "above": 0.0}, "share: expected above 0, up to 1, found 1.5"),
+        ({"threshold": -1.0}, "threshold: expected a t of 0 or more, found -1.0"),
+        ({"neighbours": 7}, "neighbours: expected 6, 18, 26, found 7"),
+        ({"permutations": BLOCKS}, r"blocks: expected one for each of 12 scans, found \(11,\)"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_refused_in_one_line(tmp_path, asked, said):
+    made = cut(tmp_path, images(design(12)))
+    with pytest.raises(DesignError, match=said) as refused:
+        voxelwise.fit(made, **{"X": design(12), "contrasts": GROUP, **asked})
+    assert "\n" not in str(refused.value)
+
+
+def test_clusters_above_zero_are_those_that_arrangements_are_labelled_for(tmp_path):
+    X = design(14)
+    maps = voxelwise.fit(
+        cut(tmp_path, images(X)), X, GROUP, threshold=0.0, permutations=Permutations(seed=1, n=50)
+    )
+    assert maps.threshold == 0.0
+    listed = maps.peaks(np.diag([2.0, 2, 2, 1]))
+    most = maps.arranged["group"].maximum
+    assert listed["n_voxels"].max() == most["extent"][0]
+    np.testing.assert_allclose(listed["mass"].max(), most["mass"][0], rtol=1e-6)
+    assert listed["n_voxels"].groupby([listed["sign"], listed["cluster"]]).first().sum() == made_of(maps)  # fmt: skip
+
+
+def made_of(maps):
+    """Voxels whose t is not 0."""
+    return np.count_nonzero(maps.arranged["group"].t)
+
+
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_a_scan_without_a_number_does_not_empty_a_mask_of_what_scans_exceed(tmp_path, share):
     X = design(15)
