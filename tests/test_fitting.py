@@ -10,6 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import cohort
 from cohort import cli
 from cohort.io.store import Store
 
@@ -312,3 +313,35 @@ def test_a_cohort_that_is_only_a_table_is_fitted_as_the_table_is_now(tmp_path):
         assert tidy.loc["dose", "estimate"] == pytest.approx(slope, abs=0.1)
         assert "fit c: a table without scans, in" in done.output
         assert not re.search(r"to do|fresh|have no scan", done.output), "there are no scans to miss"
+
+
+@pytest.mark.parametrize("key", ["derive", "rename"])
+def test_a_column_that_waits_for_an_ingest_says_so(tmp_path, key):
+    people = pd.DataFrame({"ID": [f"P{i:02d}" for i in range(20)]})
+    people = people.assign(age=range(50, 70), y=[(i * 7) % 11 for i in range(20)])
+    people.to_csv(tmp_path / "people.csv", index=False)
+    content = {
+        "cohort": "small",
+        "sources": [],
+        "ids": "keep",
+        "store": "store",
+        "participants": {"table": "people.csv", "id": "ID"},
+        "models": {"m": {"outcome": "y", "formula": "age"}},
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(content))
+    fitted(path, tmp_path / "store")
+    content["participants"][key] = {"double": "age * 2" if key == "derive" else "age"}
+    content["models"]["m"]["formula"] = "double"
+    path.write_text(yaml.safe_dump(content))
+    how = {"derive": "derives it", "rename": "renames one to it"}[key]
+    said = f"no column 'double' in the store's table of participants yet, though the catalog {how}; run `cohort ingest` first"
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        cohort.open(path).fit("m")
+    fitted(path, tmp_path / "store")
+    assert "double" in cohort.open(path).fit("m").tidy["term"].tolist()
+    # What is in no table and made by nobody is named with the columns there are.
+    content["models"]["m"]["formula"] = "treble"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"no column 'treble'.*columns: .*'double'"):
+        cohort.open(path).fit("m")

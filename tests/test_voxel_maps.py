@@ -407,6 +407,19 @@ def test_what_a_map_cannot_be_made_of_is_said_in_one_line(catalog, tmp_path):
     assert "5 x 8 x 7 voxels" in said.output
 
 
+def test_maps_of_a_column_that_waits_for_an_ingest_say_so(catalog):
+    changed(catalog, permutations=None)
+    fitted(catalog)
+    content = yaml.safe_load(catalog.read_text())
+    content["participants"]["derive"] = {"double": "age * 2"}
+    content["models"]["signal-map"] |= {"formula": "dx + double", "confounds": ["double"]}
+    catalog.write_text(yaml.safe_dump(content, sort_keys=False))
+    said = call("fit", catalog)
+    assert said.exit_code == 1
+    assert "no column 'double' in the store's table of participants yet" in said.output
+    fitted(catalog)
+
+
 def test_a_term_stands_for_its_columns(catalog, tmp_path):
     import statsmodels.formula.api as smf
 

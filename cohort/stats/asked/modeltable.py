@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cohort.io.catalog import Catalog
@@ -51,7 +51,8 @@ def model_table(
     ------
     ModelError
         If there are no scans, two recipes measure the outcome and the model does not say which, or its numbers were
-        made by several versions of a library and nobody accepts that.
+        made by several versions of a library and nobody accepts that; if it names a column that the catalog derives or
+        renames and that the store's table has not yet.
     """
     import pandas as pd
 
@@ -60,6 +61,7 @@ def model_table(
     if not catalog.sources:
         if people is None:
             raise ModelError("no participants table yet: run `cohort ingest` first")
+        _check_ingested(catalog, model, people.columns)
         nothing = pd.array([None] * len(people), dtype="str")
         return people.assign(scan_id=people["participant"], unusable=nothing), units
     scans = store.table("scans")
@@ -108,7 +110,23 @@ def model_table(
                 r or ("no row in the participants table" if alone else None)
                 for r, alone in zip(unusable, lonely, strict=True)
             ]
+    _check_ingested(catalog, model, table.columns)
     return table.assign(unusable=pd.array(unusable, dtype="str")), units
+
+
+def _check_ingested(catalog: Catalog, model: Model, columns: Iterable[str]) -> None:
+    """Raise `ModelError` if a model names a column that the next ingest makes."""
+    spec = catalog.participants
+    if spec is None:
+        return
+    # The column of the ids is renamed too, and then is no covariate.
+    made = {*spec.rename, *spec.derive} - {*columns, spec.id}
+    if waiting := sorted(made & _words(model)):
+        how = "derives it" if waiting[0] in spec.derive else "renames one to it"
+        raise ModelError(
+            f"no column {waiting[0]!r} in the store's table of participants yet, though the catalog {how}; run"
+            " `cohort ingest` first"
+        )
 
 
 def standing(
