@@ -267,17 +267,17 @@ class Call:
         ]
 
     def _fit(self, ledger: Ledger, models: Sequence[str], *, shown: bool) -> None:
+        from cohort.io.maps import forget
         from cohort.pipeline.staleness import of_kept
         from cohort.stats.asked.tablechecks import examine
         from cohort.stats.models import declared, fit_model, fit_table, model_table
         from cohort.stats.voxels.fitting import fit_maps, maps_of
 
-        for gone in {*self.store.models(), *self.store.mapped()} - set(self.catalog.models):
+        for gone in {*self.store.models(), *self.store.keeping()} - set(self.catalog.models):
             self.store.remove_model(gone)
         states: dict[str, str] = {}
-        names = [r.name for r in self.recipes]
+        names, mixing = [r.name for r in self.recipes], self.options.accept_versions
         ledger.manifest["checks"] = list(examine(self.store, self.catalog, names))
-        mixing = self.options.accept_versions
         costs = ledger.manifest["models"] = {}
         for number, name in enumerate(models, 1):
             spec, meter = self.catalog.models[name], Meter()
@@ -287,7 +287,7 @@ class Call:
             try:
                 fit: Analysis | Mapped | None
                 told: dict[str, Any] = {}
-                if name in (self.store.models() if spec.voxelwise else self.store.mapped()):
+                if name in (self.store.models() if spec.voxelwise else self.store.keeping()):
                     self.store.remove_model(name)  # of the other kind
                 if spec.voxelwise is not None:
                     fit = fit_maps(
@@ -313,8 +313,8 @@ class Call:
                     fit = fit_table(table, spec, units, saved=saved)
                 self.result.fits[name] = fit
             except ValueError as error:
-                # What was fitted before does not describe the cohort any more.
-                self.store.remove_model(name)
+                # What was fitted before does not describe the cohort any more; of what maps were made the next fit takes what it can.
+                forget(self.store, name)
                 self.result.fits[name] = str(error)
                 states[name] = f"failed: {error}"
             ledger.event(

@@ -47,7 +47,7 @@ def test_what_an_earlier_recipe_kept_is_in_no_map(catalog):
     assert record["rows"]["n_used"] == 9
     assert record["rows"]["reasons"] == {"r is stale on it": N - 9}
     table = Store(catalog.parent / "store").table("r")
-    assert set(record["cube"]["scans"]) == set(table.loc[table["state"] == "done", "scan_id"])
+    assert set(record["scans"]) == set(table.loc[table["state"] == "done", "scan_id"])
     said, how, record = at(catalog, "update")
     assert (how, record["rows"]["n_used"]) == ("done", N)
     assert at(catalog, "update")[1] == "fresh"

@@ -120,7 +120,7 @@ def test_sums_give_the_maps_of_the_cube_and_read_each_scan_once(catalog, tmp_pat
     assert len(read) == N
     assert "294 of 294 voxels of the mask fitted (336 in the grid)" in said
     assert {"read": N, "anew": "first fit"}.items() <= said_of(catalog).items()
-    assert not (tmp_path / "store/models/sums-map/cube.zarr").exists()
+    assert not (tmp_path / "store/models/sums-map/cube.json").exists()
     catalog.write_text(alone_before)
     assert call("fit", catalog).exit_code == 0
     check_alike(catalog)
@@ -252,7 +252,7 @@ def test_from_cube_to_sums_and_back(catalog, tmp_path):
     alone(catalog)
     fitted(catalog)
     content = yaml.safe_load(catalog.read_text())
-    for form, there in (("cube", "cube.zarr"), ("streaming", "sums-1.zarr")):
+    for form, there in (("cube", "cube-1.zarr"), ("streaming", "sums-1.zarr")):
         content["models"]["sums-map"]["voxelwise"]["form"] = form
         catalog.write_text(plain(content))
         fitted(catalog)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cohort.io.storage.backend import Files
+from cohort.io.storage.backend import AWAY, Files, StoreError
 from cohort.io.storage.metadata import LEVEL, parsed_metadata
 from cohort.kernels.heap import keep_small
 from cohort.provenance import digest
@@ -26,6 +26,10 @@ TILE_BYTES = 32 << 20
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Tile = tuple[slice, slice, slice]
+
+
+class Damaged(StoreError):
+    """A piece of a cube that is missing, or not what was written. The cube can be made again."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,28 @@ class Cube:
         return tiles(self.shape, self.chunk)
 
     def read(self, tile: Tile) -> np.ndarray:
-        """Read all scans of a part of space, (n, z, y, x); checksums are verified. Raises RuntimeError."""
-        if tile in self.tiles():
-            return self._piece(tile)
+        """Read all scans of a part of space, (n, z, y, x); checksums are verified. Raises `Damaged`."""
+        try:
+            return self._piece(tile) if tile in self.tiles() else self._part(tile)
+        except AWAY:
+            raise  # says nothing against the piece
+        except (RuntimeError, ValueError, OSError) as error:
+            said = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise Damaged(
+                f"{self.place}/{self._where(tile)}: missing or damaged ({said})"
+            ) from error
+
+    def _part(self, tile: Tile) -> np.ndarray:
+        """Any part of space."""
         import zarr
 
         array = zarr.Array.from_dict(self.files.zarr_path(self.place), dict(self.metadata))
         return np.asarray(array[(slice(None), *tile)])
+
+    def _where(self, tile: Tile) -> str:
+        """File of a piece; of any other part of space that in which it begins."""
+        key = (str(part.start // size) for part, size in zip(tile, self.chunk, strict=True))
+        return f"c/0/{'/'.join(key)}"
 
     def _piece(self, tile: Tile) -> np.ndarray:
         """A whole piece, decoded into its place: zarr would hold it twice."""
@@ -76,8 +95,7 @@ class Cube:
 
         stored = np.dtype(self.metadata["data_type"]).newbyteorder("<")
         chunk = np.empty((max(1, len(self.scans)), *self.chunk), stored)
-        key = "/".join(str(part.start // size) for part, size in zip(tile, self.chunk, strict=True))
-        Zstd().decode(self.files.read(f"{self.place}/c/0/{key}"), out=chunk)
+        Zstd().decode(self.files.read(f"{self.place}/{self._where(tile)}"), out=chunk)
         inside = tuple(slice(0, part.stop - part.start) for part in tile)
         return chunk[(slice(len(self.scans)), *inside)].astype(stored.newbyteorder("="), copy=False)
 

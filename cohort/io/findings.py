@@ -46,7 +46,8 @@ class Finding:
     kind : str
         ``original`` (an id, UID or path of the operator's table), ``person name``, ``uid``, ``date``, ``e-mail``,
         ``url``, ``path``, ``file name``, ``id`` (not a token in a store of tokens), ``attribute`` (not of the
-        allow-list, or free text), ``codec``, ``object`` (bytes that somebody may run), ``unreadable``.
+        allow-list, or free text), ``codec``, ``object`` (bytes that somebody may run), ``unreadable``, ``unlisted`` (voxels that no record
+        lists, after a withdrawal).
     file : str
         Name within the store, what was found in it masked.
     where : str

@@ -1,8 +1,8 @@
 """The maps of a model in a store: ``models/<model>/maps.zarr``, tables beside it, and the record that says what they are.
 
-The record, ``maps.json``, is written last and lists every file of the model's folder with size and SHA-256: without it the
-maps are not there. The cube from which they were made, ``cube.zarr``, is kept for the next fit. Record and cube hold the scans'
-names, so that who withdraws takes the model along.
+The record, ``maps.json``, is written last and lists the files of maps and tables with size and SHA-256: without it the maps are
+not there. It names the scans, so that who withdraws takes the maps along. What they were made from, a cube or running sums, is
+kept for the next fit under records of its own (`cohort.io.kept`), and stays when a fit fails.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cohort import grid, provenance
+from cohort.io import kept
 from cohort.io.cube import Cube
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.group import encode_group, open_group
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from cohort.io.store import Store
 
-RECORD, CUBE, MAPS = "maps.json", "cube.zarr", "maps.zarr"
+RECORD, CUBE, MAPS = "maps.json", "cube", "maps.zarr"
 
 SAID = {
     "beta": "estimate",
@@ -54,34 +55,29 @@ def record(store: "Store", model: str) -> dict[str, Any] | None:
 
 
 def cube_of(store: "Store", model: str) -> Cube | None:
-    """The cube of a model's maps, or None."""
-    said = record(store, model)
-    if (
-        said is None
-        or "cube" not in said
-        or any(
-            store.files.size(f"models/{model}/{name}") != listed[1]
-            for name, listed in said["files"].items()
-            if name.startswith(f"{CUBE}/")
-        )
-    ):
+    """The cube that a model keeps, or None; of one that lacks a file, too: it is made again."""
+    said = kept.record(store, model, CUBE)
+    if said is None or not kept.is_whole(store, model, said):
         return None
-    kept = said["cube"]
-    return Cube(store.files, f"models/{model}/{CUBE}", kept["metadata"], kept["scans"])
+    return Cube(store.files, f"models/{model}/{said['place']}", said["metadata"], said["scans"])
 
 
-def publish_cube(store: "Store", model: str, folder: Path) -> dict[str, tuple[str, int]]:
-    """Replace the cube of a model by the one in a staging folder; what was known of its maps is forgotten.
+def publish_cube(store: "Store", model: str, folder: Path, said: Mapping[str, Any]) -> Cube:
+    """Replace the cube of a model by the one in a staging folder.
 
-    Returns
-    -------
-    dict of name -> (SHA-256, bytes)
+    Parameters
+    ----------
+    said : mapping
+        Its record: ``scans`` with their digests, in the order of the rows, ``preparation``, and ``metadata`` of the array.
     """
-    listed = _listed(folder, CUBE)
-    store.files.remove(f"models/{model}/{RECORD}")
-    store.files.remove_tree(f"models/{model}/{CUBE}")
-    store.files.publish_folder(f"models/{model}/{CUBE}", folder, durable=False)
-    return listed
+
+    def publish(place: str) -> kept.Listed:
+        listed = _listed(folder)
+        store.files.publish_folder(place, folder, durable=False)
+        return listed
+
+    place = kept.replace(store, model, CUBE, said, publish)
+    return Cube(store.files, place, said["metadata"], said["scans"])
 
 
 def write(
@@ -92,7 +88,7 @@ def write(
     said: Mapping[str, Any],
     *,
     declared: str,
-    files: Mapping[str, Any],
+    keep: str,
 ) -> None:
     """Replace the maps of a model, tables, and last the record.
 
@@ -105,15 +101,14 @@ def write(
         The record.
     declared : str
         The model as the catalog states it, YAML.
-    files : mapping of name -> (SHA-256, bytes)
-        Of the cube.
+    keep : {"cube", "sums"}
+        What they were made from; anything else that was kept goes.
     """
     place = f"models/{model}"
-    forget(store, model, keep=(CUBE, "sums"))
-    listed = dict(files)
+    forget(store, model, keep=(keep,))
     encoded = encode_group(dataset)
     store.files.publish(f"{place}/{MAPS}", encoded, durable=False)
-    listed |= {f"{MAPS}/{key}": (_sha(content), len(content)) for key, content in encoded.items()}
+    listed = {f"{MAPS}/{key}": (_sha(content), len(content)) for key, content in encoded.items()}
     del encoded
     contents = {"model.yaml": declared.encode()}
     for name, table in tables.items():
@@ -125,17 +120,30 @@ def write(
     store.write_json(f"{place}/{RECORD}", {**said, "files": listed})
 
 
-def forget(store: "Store", model: str, *, keep: tuple[str, ...]) -> None:
-    """Remove the record of a model's maps, then all else in its folder but what is called like one of `keep`."""
+def forget(store: "Store", model: str, *, keep: tuple[str, ...] = kept.STEMS) -> None:
+    """Remove what was fitted, maps or tables, the record first; what maps were made from is kept for the next fit.
+
+    Parameters
+    ----------
+    keep : of {"cube", "sums"}
+        What stays of it.
+    """
     place = f"models/{model}"
-    store.files.remove(f"{place}/{RECORD}")
+    for name in (RECORD, "model.json"):
+        store.files.remove(f"{place}/{name}")
+    for stem in kept.STEMS:
+        if stem not in keep:
+            kept.forget(store, model, stem)
+    mine = tuple(f"{stem}{end}" for stem in keep for end in ("-", ".json"))
     for name in store.files.names(place):
-        if name.startswith(keep):
+        if name.startswith(mine):
             continue
         if name.endswith(".zarr"):
             store.files.remove_tree(f"{place}/{name}")
         else:
             store.files.remove(f"{place}/{name}")
+    if not store.files.names(place):
+        store.files.remove_tree(place)
 
 
 def open_maps(store: "Store", model: str) -> "xr.Dataset":
@@ -188,13 +196,10 @@ def peaks(store: "Store", model: str) -> "pd.DataFrame":
     return pd.read_parquet(io.BytesIO(content))
 
 
-def _listed(folder: Path, place: str) -> dict[str, tuple[str, int]]:
+def _listed(folder: Path) -> dict[str, tuple[str, int]]:
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     return {
-        f"{place}/{p.relative_to(folder).as_posix()}": (
-            provenance.file_digest(p),
-            p.stat().st_size,
-        )
+        p.relative_to(folder).as_posix(): (provenance.file_digest(p), p.stat().st_size)
         for p in paths
     }
 

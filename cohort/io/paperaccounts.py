@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cohort.io import kept
 from cohort.io.accounts import Accounts, Problem, differs, foreign, leftover, unreadable
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.scanpages import PAGE_OF_A_SCAN
@@ -120,13 +121,12 @@ class PaperAccounts(Accounts):
         unit, place = f"model {name}", f"models/{name}"
         for left in [n for n in there if n.endswith(".tmp")]:
             yield leftover(unit, left, there.pop(left))
-        sums, own = f"{place}/sums.json", [n for n in there if n.startswith(f"{place}/sums-")]
-        if sums in there:
-            said = yield from self.json(unit, sums, there.pop(sums))
-            listed = {f"{place}/{file}": one for file, one in (said or {}).get("files", {}).items()}
-            yield from self.listed(unit, listed, {n: there.pop(n) for n in own}, record=sums)
-            if not there:  # somebody withdrew, and maps are made of the sums by the next fit
-                return
+        for stem in kept.STEMS:
+            yield from self.kept(unit, place, stem, there)
+        if (
+            not there
+        ):  # somebody withdrew, or the last fit failed: the next makes maps of what is kept
+            return
         record = f"{place}/maps.json" if f"{place}/maps.json" in there else f"{place}/model.json"
         if record not in there:
             states = [m["stages"]["fit"] for _, m in self.last("fit")]
@@ -142,6 +142,26 @@ class PaperAccounts(Accounts):
         if model is not None:
             listed = {f"{place}/{file}": said for file, said in model.get("files", {}).items()}
             yield from self.listed(unit, listed, there, record=record)
+
+    def kept(self, unit: str, place: str, stem: str, there: dict[str, int]) -> Iterator[Problem]:
+        """What a model of maps keeps for its next fit; it goes from `there`."""
+        record, group = f"{place}/{stem}.json", ""
+        own = {n: there.pop(n) for n in list(there) if n.startswith(f"{place}/{stem}-")}
+        if record in there:
+            said = yield from self.json(unit, record, there.pop(record))
+            if said is None:
+                return
+            group = f"{place}/{said['place']}"
+            listed = {f"{place}/{file}": one for file, one in said["files"].items()}
+            mine = {n: size for n, size in own.items() if n.startswith(f"{group}/")}
+            yield from self.listed(unit, listed, mine, record=record)
+        left: dict[str, int] = {}
+        for name, size in own.items():
+            folder = "/".join(name.split("/")[:3])
+            if folder != group:
+                left[folder] = left.get(folder, 0) + size
+        for folder, size in left.items():
+            yield leftover(unit, folder, size)
 
     def run(self, run: str, there: dict[str, int]) -> Iterator[Problem]:
         """The manifest of a run and, by its list, the log and the traces of failures."""

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from cohort.io import kept
 from cohort.io.accounts import Problem, foreign, leftover
 from cohort.io.paperaccounts import PaperAccounts, folder_of, stem_of, strays
 from cohort.io.storage.backend import StoreError
@@ -73,8 +74,13 @@ def discard(store: "Store", problems: Iterable[Problem]) -> list[str]:
                 place = problem.file.removesuffix(".json").removesuffix(SUFFIX)
                 removed[f"{place.partition('.zarr/')[0]}.json"] = None
             case "models":
-                for record in ("model.json", "maps.json", "sums.json"):
-                    removed[f"models/{rest.partition('/')[0]}/{record}"] = None
+                model, _, file = rest.partition("/")
+                # What is kept is damaged: it is made again by a fit, and maps that are there are not fitted again.
+                for stem in (s for s in kept.STEMS if file.startswith((f"{s}-", f"{s}.json"))):
+                    removed[f"models/{model}/{stem}.json"] = None
+                removed |= dict.fromkeys(
+                    (f"models/{model}/model.json", f"models/{model}/maps.json")
+                )
             case "report" if PAGE_OF_A_SCAN.fullmatch(problem.file):
                 removed |= dict.fromkeys(page_files(PurePosixPath(rest).stem))
             case "report":
@@ -86,6 +92,10 @@ def discard(store: "Store", problems: Iterable[Problem]) -> list[str]:
     there = [name for name in removed if store.files.size(name) is not None]
     for name in there:
         store.files.remove(name)
+    # Voxels that no record lists any more: whose they are nobody would know when somebody withdraws.
+    for model in {name.split("/")[1] for name in there if name.startswith("models/")}:
+        for group in kept.orphans(store, model):
+            store.files.remove_tree(f"models/{model}/{group}")
     return there
 
 

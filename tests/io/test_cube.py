@@ -121,5 +121,8 @@ def test_a_flipped_bit_is_seen(tmp_path):
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 1
     chunk.write_bytes(content)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(cube.Damaged, match=r"^c/c/0/0/0/0: missing or damaged \(.*checksum"):
+        made.read(made.tiles()[0])
+    chunk.unlink()
+    with pytest.raises(cube.Damaged, match=r"^c/c/0/0/0/0: missing or damaged \(No such file"):
         made.read(made.tiles()[0])

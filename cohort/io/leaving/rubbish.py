@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cohort.io import kept
 from cohort.io.sources.filecache import FileCache
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.papers import CHECKSUMS
@@ -95,6 +96,8 @@ def rubbish(
     for name in store.files.names("models"):
         if name not in models:
             yield _of(store, "model", f"{name}: no model of the catalog", [f"models/{name}/"])
+        elif orphans := [f"models/{name}/{group}/" for group in kept.orphans(store, name)]:
+            yield _of(store, "model", f"{name}: of a fit that was interrupted", orphans)
     yield from _runs(store, keep_runs)
     if cache is not None and cache.is_file():
         with FileCache(cache) as known:

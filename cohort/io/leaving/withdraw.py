@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cohort.io import private, thumbnail
-from cohort.io.audit import search
+from cohort.io import kept, private, thumbnail
+from cohort.io.audit import Finding, search
 from cohort.io.leaving.inventory import Inventory, places
 from cohort.io.leaving.redact import WITHHELD, Subject
 from cohort.io.leaving.register import Register
@@ -109,7 +109,7 @@ def carry_out(
     who = inventory.names()
     Register(store).add(inventory.subject, inventory.contents)
     _count(store, begun.run)
-    stale = [*sums(store, who), *_models(store, who)]
+    stale = list(dict.fromkeys([*sums(store, who), *_models(store, who)]))
     store.files.remove("report/stamp.json")
     store.files.remove("report/index.html")
     # The pages of others, too: they say where a scan lies among all, and these were among them.
@@ -166,23 +166,41 @@ def _count(store: Store, run: str) -> None:
 def _left(
     store: Store, who: Subject, begun: Withdrawal, progress: Callable[[int], None] | None
 ) -> list[Any]:
-    """What a search for everything that names the subject still finds, in names, texts, tables and voxels."""
-    return list(search(store, who, voxels=begun.voxels, progress=progress))
+    """What may still hold the subject: all that names it, in names, texts, tables and voxels, and voxels of nobody knows whom."""
+    found = list(search(store, who, voxels=begun.voxels, progress=progress))
+    for name in store.files.names("models"):
+        groups = kept.orphans(store, name)
+        found += [Finding("unlisted", f"models/{name}/{group}", "whole", "") for group in groups]
+    return found
 
 
 def _models(store: Store, who: Subject) -> list[str]:
-    """Remove the models whose rows name the subject; the next call fits them again."""
+    """Remove the models whose rows name the subject, and voxels of nobody knows whom; the next call fits them again."""
     stale = []
     for name in store.files.names("models"):
+        # What no record lists is of a call that was killed, or its record is damaged: it may hold the subject.
+        orphans = kept.orphans(store, name)
+        for group in orphans:
+            store.files.remove_tree(f"models/{name}/{group}")
         for file, _ in store.files.listing(f"models/{name}"):
             if is_chunk(file):
-                continue  # of a cube or a map: whose they are stands in the record beside them
-            content = store.files.read(file)
-            if _mentions(who, file, content):
+                continue  # of a cube, of sums or a map: whose they are stands in the record that lists them
+            if _may_mention(who, file, store.files.read(file)):
                 store.remove_model(name)
                 stale.append(name)
                 break
+        else:
+            if orphans and name not in {*store.models(), *store.mapped()}:
+                stale.append(name)
     return stale
+
+
+def _may_mention(who: Subject, file: str, content: bytes) -> bool:
+    """Whether a file of a model says something of the subject; of a damaged one nobody knows."""
+    try:
+        return _mentions(who, file, content)
+    except (OSError, ValueError):
+        return True
 
 
 def _mentions(who: Subject, file: str, content: bytes) -> bool:

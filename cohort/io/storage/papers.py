@@ -222,9 +222,14 @@ class Papers:
         listed = {file: _digest(content) for file, content in contents.items()}
         self.write_json(f"models/{name}/model.json", {**model, "files": listed})
 
+    def keeping(self) -> list[str]:
+        """Models of maps: those that were fitted, and those of which something is kept for a fit; see `cohort.io.kept`."""
+        records = ("maps.json", "cube.json", "sums.json")
+        return sorted({name for each in records for name in self._folders_with("models", each)})
+
     def remove_model(self, name: str) -> None:
         """Forget a model."""
-        for record in ("model.json", "maps.json", "sums.json"):
+        for record in ("model.json", "maps.json", "cube.json", "sums.json"):
             self.files.remove(f"models/{name}/{record}")
         self.files.remove_tree(f"models/{name}")
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,14 @@ import pandas as pd
 import cohort
 from cohort import provenance
 from cohort.io import cube as cubes
+from cohort.io import kept
 from cohort.io import maps as stored
-from cohort.io import sums
 from cohort.io.catalog import Catalog
 from cohort.io.cube import Cube
 from cohort.io.store import Store
+from cohort.kernels import glm
 from cohort.stats import voxelwise
+from cohort.stats.columns import DesignError
 from cohort.stats.voxels.asked import Asked, Judge, account, mask_of, resolve
 from cohort.stats.voxels.streaming import fit_sums
 from cohort.stats.voxels.wording import sentences, warnings
@@ -119,40 +121,52 @@ def fit_maps(
     before = stored.record(store, name)
     if before is not None and before["stamp"] == stamp:
         return None
+    try:
+        # Before what is kept makes room for what a model needs that cannot be fitted.
+        glm.factor(asked.X, np.stack(list(asked.contrasts.values())), tuple(asked.joint.values()))
+    except glm.DependentColumns as error:
+        raise DesignError(f"the design of the maps: {error}") from error
+    about: dict[str, Any] = {"scans": asked.scans, "stamp": stamp, "inputs": inputs}
     if wanted.form == "streaming":
         found, read = fit_sums(store, name, asked, mask, workers=workers, progress=progress)
-        stored.forget(store, name, keep=("sums",))  # a cube of an earlier fit, too
-        about: dict[str, Any] = {"sums": read, "scans": asked.scans}
-        about |= {"stamp": stamp, "inputs": inputs}
-        return _written(store, name, asked, found, affine, about, {})
-    sums.forget(store, name)
-    cube, files = prepared_cube(store, name, asked, before, workers=workers, tile_bytes=tile_bytes)
+        return _written(store, name, asked, found, affine, {"sums": read, **about})
     permutations = None
     if wanted.permutations is not None:
         said = wanted.permutations
         permutations = voxelwise.Permutations(
             said.seed, said.n, said.scheme, asked.blocks, said.exchange, said.tail
         )
-    found = voxelwise.fit(
-        cube,
-        asked.X,
-        asked.contrasts,
-        joint=asked.joint,
-        mask=mask,
-        above=wanted.mask.above,
-        share=wanted.mask.share,
-        permutations=permutations,
-        threshold=wanted.cluster_threshold,
-        tfce=wanted.tfce,
-        neighbours=wanted.neighbours,
-        voxel_mm3=voxel_mm3,
-        workers=workers,
-        client=client,
-        progress=progress,
-    )
-    of_cube = {"preparation": preparation(asked), "scans": asked.scans, "metadata": cube.metadata}
-    about = {"cube": of_cube, "stamp": stamp, "inputs": inputs}
-    return _written(store, name, asked, found, affine, about, files)
+
+    def fitted() -> voxelwise.Maps:
+        cube = prepared_cube(store, name, asked, workers=workers, tile_bytes=tile_bytes)
+        return voxelwise.fit(
+            cube,
+            asked.X,
+            asked.contrasts,
+            joint=asked.joint,
+            mask=mask,
+            above=wanted.mask.above,
+            share=wanted.mask.share,
+            permutations=permutations,
+            threshold=wanted.cluster_threshold,
+            tfce=wanted.tfce,
+            neighbours=wanted.neighbours,
+            voxel_mm3=voxel_mm3,
+            workers=workers,
+            client=client,
+            progress=progress,
+        )
+
+    again = ""
+    try:
+        found = fitted()
+    except cubes.Damaged as error:
+        again = f"{error}; the cube was made anew from all scans"
+    if again:  # out of the handler, which holds what was read
+        kept.forget(store, name, stored.CUBE)
+        found = fitted()
+    made = _written(store, name, asked, found, affine, about)
+    return replace(made, warnings=(again, *made.warnings)) if again else made
 
 
 def _written(
@@ -162,7 +176,6 @@ def _written(
     found: voxelwise.Maps,
     affine: np.ndarray,
     about: dict[str, Any],
-    files: dict[str, Any],
 ) -> Mapped:
     """Write maps, their tables and their record."""
     from cohort.stats.models import declared
@@ -223,7 +236,8 @@ def _written(
             ignore_index=True,
         )
     dataset = stored.as_dataset(_volumes(found), affine)
-    stored.write(store, name, dataset, tables, record, declared=declared(name, model), files=files)
+    keep = "sums" if "sums" in about else stored.CUBE
+    stored.write(store, name, dataset, tables, record, declared=declared(name, model), keep=keep)
     return Mapped(record, peaks, told)
 
 
@@ -248,26 +262,18 @@ def preparation(asked: Asked) -> str:
     return provenance.digest(said)
 
 
-def prepared_cube(
-    store: Store,
-    name: str,
-    asked: Asked,
-    before: dict[str, Any] | None,
-    *,
-    workers: int,
-    tile_bytes: int,
-) -> tuple[Cube, dict[str, Any]]:
-    """The cube of these scans: that in the store if it holds just them, else a new one that takes from it what it can."""
-    old = None
-    if before is not None and before.get("cube", {}).get("preparation") == preparation(asked):
+def prepared_cube(store: Store, name: str, asked: Asked, *, workers: int, tile_bytes: int) -> Cube:
+    """The cube of these scans: that in the store if it holds just them, else a new one that takes from it what it can.
+
+    Raises `cubes.Damaged` if what is there cannot be read.
+    """
+    old, how = None, preparation(asked)
+    said = kept.record(store, name, stored.CUBE)
+    if said is not None and said["preparation"] == how:
         old = stored.cube_of(store, name)
-    if (
-        before is not None
-        and old is not None
-        and list(old.scans.items()) == list(asked.scans.items())
-    ):
-        files = {k: v for k, v in before["files"].items() if k.startswith(f"{stored.CUBE}/")}
-        return old, files
+    if old is not None and list(old.scans.items()) == list(asked.scans.items()):
+        kept.sweep(store, name, stored.CUBE)  # of a call that was killed
+        return old
     with store.stage() as folder:
         metadata = cubes.write(
             folder / stored.CUBE,
@@ -277,8 +283,8 @@ def prepared_cube(
             tile_bytes=tile_bytes,
             workers=workers,
         )
-        files = stored.publish_cube(store, name, folder / stored.CUBE)
-    return Cube(store.files, f"models/{name}/{stored.CUBE}", metadata, asked.scans), files
+        record = {"preparation": how, "scans": asked.scans, "metadata": metadata}
+        return stored.publish_cube(store, name, folder / stored.CUBE, record)
 
 
 def _volumes(found: voxelwise.Maps) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from cohort import provenance
+from cohort.io import kept
 from cohort.io import maps as stored
-from cohort.io import sums as kept
+from cohort.io import sums as running
 from cohort.io.cube import in_order
 from cohort.io.leaving.redact import Subject
 from cohort.io.storage.backend import StoreError
@@ -96,19 +97,22 @@ def fit_sums(
         scan: (digest, row)
         for (scan, digest), row in zip(asked.scans.items(), asked.X.tolist(), strict=True)
     }
-    before = _stored(store, name)
+    was, before = running.record(store, name), _stored(store, name)
     count = _Count(progress)
-    made, anew = (
-        (None, "first fit") if before is None else _updated(before, key, rows, asked, count)
-    )
+    made: State | None = None
+    if before is not None:
+        made, anew = _updated(before, key, rows, asked, count)
+    else:
+        anew = "first fit" if was is None else "a file of the sums is missing or damaged"
     if made is None:
         made = _summed(key, rows, asked, workers, count)
-    said, was = _record(made, shape, affine), kept.record(store, name) or {}
-    if anew or any(was.get(name) != said[name] for name in said):
-        kept.write(store, name, made.sums, said)
-    else:
-        kept.sweep(store, name, keep=was["place"])  # of a call that was killed
+    # Sums of a model that cannot be fitted do not take the place of those that are kept.
     found = _maps(made, asked, mask, shape)
+    said = _record(made, shape, affine)
+    if anew or was is None or any(was.get(name) != said[name] for name in said):
+        running.write(store, name, made.sums, said)
+    else:
+        kept.sweep(store, name, running.STEM)  # of a call that was killed
     return found, {"read": count.read, "anew": anew}
 
 
@@ -290,10 +294,10 @@ def _record(state: State, shape: tuple[int, ...], affine: np.ndarray) -> dict[st
 
 
 def _stored(store: Store, name: str) -> State | None:
-    said = kept.record(store, name)
+    said = running.record(store, name)
     if said is None:
         return None
-    sums = kept.read(store, name, said)
+    sums = running.read(store, name, said)
     if sums is None:
         return None
     scans = {scan: (digest, row) for scan, (digest, row) in said["scans"].items()}
@@ -314,22 +318,20 @@ def take_out(store: Store, who: Subject) -> list[str]:
     """
     stale = []
     for name in store.files.names("models"):
-        said = kept.record(store, name)
-        # What no record names is of a call that was killed, and may hold the subject.
-        kept.sweep(store, name, keep="" if said is None else said["place"])
+        said = running.record(store, name)
         if said is None:
             continue
         mine = [scan for scan in (*said["scans"], *said["empty"]) if who.names(scan)]
         if mine or who.names(said["origin"]):
             state = _stored(store, name)
             if state is None or not _without(store, state, mine, who):
-                kept.forget(store, name)
+                kept.forget(store, name, running.STEM)
             else:
                 again = _record(state, tuple(said["shape"]), np.array(said["affine"]))
-                kept.write(store, name, state.sums, again)
+                running.write(store, name, state.sums, again)
         elif not _named(store, name, who):
             continue
-        stored.forget(store, name, keep=("sums",))
+        stored.forget(store, name)
         stale.append(name)
     return stale
 
