@@ -270,10 +270,13 @@ def test_a_scan_of_another_precision_arrives_and_leaves(catalog, tmp_path):
 
     def maps_now():
         folder = tmp_path / "store/models/signal-map"
-        paths = [p for name in ("cube.zarr", "maps.zarr") for p in (folder / name).rglob("*")]
-        record = maps.record(Store(tmp_path / "store"), "signal-map")
-        content = {p: p.read_bytes() for p in paths if p.is_file()}
-        return content, record["cube"]["metadata"]["data_type"]
+        record = kept.record(Store(tmp_path / "store"), "signal-map", "cube")
+        content = {}
+        for group in (record["place"], "maps.zarr"):
+            paths = [p for p in (folder / group).rglob("*") if p.is_file()]
+            # The number of the cube tells how often it was made.
+            content |= {(group[:4], p.relative_to(folder / group)): p.read_bytes() for p in paths}
+        return content, record["metadata"]["data_type"]
 
     def anew():
         shutil.rmtree(tmp_path / "store/models")
