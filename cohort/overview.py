@@ -282,7 +282,7 @@ def _states(store: Papers, table: str) -> dict[str, int]:
 
     # A file of its own, not a dataset: what those import takes longer than reading.
     with _readable(store, table), pq.ParquetFile(_source(store, table)) as file:
-        column = file.read(columns=["state"]).column("state")
+        column = file.read(columns=["state"], use_threads=False).column("state")
     return dict(sorted(Counter(map(str, column.to_pylist())).items()))
 
 
@@ -293,7 +293,7 @@ def _flags(store: Papers) -> dict[str, int]:
     with _readable(store, "scans"), pq.ParquetFile(_source(store, "scans")) as file:
         if "flags" not in file.schema_arrow.names:  # nothing is odd about any scan
             return {}
-        column = file.read(columns=["flags"]).column("flags")
+        column = file.read(columns=["flags"], use_threads=False).column("flags")
     words = (word for text in column.to_pylist() for word in (text or "").split())
     return dict(sorted(Counter(words).items()))
 

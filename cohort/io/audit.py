@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from cohort.io import deidentify, private, thumbnail, traces
 from cohort.io.findings import PUBLIC, Finding, are_dates, attributes, codecs, json_lines, named
 from cohort.io.gunzip import Gunzip
+from cohort.io.storage import parquet
 from cohort.io.storage.chunks import FORMAT_2, array_of, decoded, is_chunk
 from cohort.io.traces import Originals, Trace, masked
 
@@ -217,9 +218,8 @@ class _Audit:
 
     def parquet(self, name: str, content: bytes) -> Iterator[Finding]:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        table = pq.read_table(io.BytesIO(content))
+        table = parquet.table(content)
         lines: Lines = [("a column's name", str(column)) for column in table.column_names]
         for key, value in (table.schema.metadata or {}).items():
             lines += json_lines(json.loads(value), f"schema {key.decode()} ")

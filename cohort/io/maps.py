@@ -14,6 +14,7 @@ import numpy as np
 from cohort import grid, provenance
 from cohort.io import kept
 from cohort.io.cube import Cube
+from cohort.io.storage import parquet
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.group import encode_group, open_group
 
@@ -181,10 +182,6 @@ def open_maps(store: "Store", model: str) -> "xr.Dataset":
 
 def peaks(store: "Store", model: str) -> "pd.DataFrame":
     """Clusters and peaks of a model's maps, as `cohort.stats.voxels.peaks.table` lists them. Raises `StoreError`."""
-    import io
-
-    import pandas as pd
-
     said, place = record(store, model), f"models/{model}/peaks.parquet"
     if said is None:
         raise StoreError(f"no maps of {model!r}; call `cohort fit`")
@@ -193,7 +190,7 @@ def peaks(store: "Store", model: str) -> "pd.DataFrame":
         raise StoreError(
             f"{store.url}: {place} is damaged; remove {RECORD} beside it, call `cohort fit`"
         )
-    return pd.read_parquet(io.BytesIO(content))
+    return parquet.frame(content)
 
 
 def _listed(folder: Path) -> dict[str, tuple[str, int]]:

@@ -21,7 +21,7 @@ from cohort.io.audit import Finding, search
 from cohort.io.leaving.inventory import Inventory, places
 from cohort.io.leaving.redact import WITHHELD, Subject
 from cohort.io.leaving.register import Register
-from cohort.io.storage import jsonfile
+from cohort.io.storage import jsonfile, parquet
 from cohort.io.storage.backend import StoreError
 from cohort.io.storage.chunks import is_chunk
 from cohort.io.storage.disk import sync
@@ -205,11 +205,7 @@ def _may_mention(who: Subject, file: str, content: bytes) -> bool:
 
 def _mentions(who: Subject, file: str, content: bytes) -> bool:
     if file.endswith(".parquet"):
-        import io
-
-        import pandas as pd
-
-        table = pd.read_parquet(io.BytesIO(content))
+        table = parquet.frame(content)
         return who.rows(table) is not table
     text = content.decode("utf-8", "replace")
     if file.endswith(".json"):

@@ -10,12 +10,11 @@ Every JSON file carries its own digest (`cohort.io.storage.jsonfile`). Of files 
 """
 
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cohort.io.storage import jsonfile
+from cohort.io.storage import jsonfile, parquet
 from cohort.io.storage.backend import Files, Log, StoreError
 from cohort.io.storage.spreadsheets import guarded
 
@@ -334,10 +333,8 @@ class Papers:
             raise damaged(self.url, name, error) from error
 
     def _parquet(self, name: str, content: bytes) -> "pd.DataFrame":
-        import pandas as pd
-
         try:
-            return pd.read_parquet(io.BytesIO(content))
+            return parquet.frame(content)
         except (ValueError, OSError) as error:
             raise damaged(self.url, name, error) from error
 
