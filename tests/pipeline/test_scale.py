@@ -115,13 +115,19 @@ def test_of_two_thousand_scans_every_record_is_read_as_often_as_it_must_be(
 
 
 def peak_bytes(call) -> int:
-    gc.collect()
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    """Of the lesser of two calls: Python's table of interned names, into which pathlib enters every part of a path, doubles
+    once in a while, by 15 MB after 350,000 names of all tests before, and then not again for long."""
+
+    def once() -> int:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            call()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return min(once(), once())
 
 
 @pytest.mark.slow
