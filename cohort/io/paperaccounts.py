@@ -123,9 +123,8 @@ class PaperAccounts(Accounts):
             yield leftover(unit, left, there.pop(left))
         for stem in kept.STEMS:
             yield from self.kept(unit, place, stem, there)
-        if (
-            not there
-        ):  # somebody withdrew, or the last fit failed: the next makes maps of what is kept
+        # Somebody withdrew, or the last fit failed: the next makes maps of what is kept.
+        if not there:
             return
         record = f"{place}/maps.json" if f"{place}/maps.json" in there else f"{place}/model.json"
         if record not in there:

@@ -4,7 +4,6 @@ The design is factored once, ``Q R = X``, and every voxel is projected on it: ``
 meet: each sum runs over the scans in their order, so that a number has the same bits in a block of any size.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -253,15 +252,6 @@ def fit(
             continue
         _fill(out, voxels, chosen(Y, np.flatnonzero(has), voxels), part)
     return out
-
-
-def needed(share: float, n: int) -> int:
-    """Fewest of `n` scans that are this share of them, 0 to 1; 1 at least. As the share is written: of doubles, 0.28 x 25 > 7.
-
-    >>> needed(0.28, 25), needed(0.55, 100), needed(1.0, 25), needed(0.281, 25)
-    (7, 55, 25, 8)
-    """
-    return max(1, math.ceil(round(share * n, 9)))
 
 
 def chosen(Y: np.ndarray, rows: Iterable[int], columns: np.ndarray) -> np.ndarray:

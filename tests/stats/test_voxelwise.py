@@ -12,11 +12,10 @@ from scipy import stats
 
 from cohort.io import cube
 from cohort.io.storage.disk import LocalFiles
-from cohort.kernels import glm
 from cohort.stats import voxelwise
 from cohort.stats.columns import DesignError
 from cohort.stats.permutation import permute
-from cohort.stats.voxels import peaks
+from cohort.stats.voxels import peaks, pieces
 from cohort.stats.voxelwise import Permutations
 
 SHAPE = (6, 9, 8)
@@ -284,7 +283,7 @@ def test_designs_without_an_answer_are_refused(tmp_path):
 @given(n=st.integers(1, 3000), hundredths=st.integers(1, 100))
 def test_a_share_is_that_which_is_written(n, hundredths):
     whole = Fraction(hundredths, 100) * n
-    assert glm.needed(hundredths / 100, n) == math.ceil(whole)
+    assert pieces.needed(hundredths / 100, n) == math.ceil(whole)
 
 
 @pytest.mark.parametrize("share", [0.28, 0.56])

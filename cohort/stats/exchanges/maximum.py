@@ -235,11 +235,12 @@ def _observed(scheme: Scheme, tiles: np.ndarray) -> np.ndarray:
     """``t |t| / df`` of the outcomes in the table as it is, (tiles, TILE)."""
     # BLAS multiplies a single row by another routine, with other last bits: a row of zeros keeps it to that of the others.
     weights = np.vstack([scheme.weights, np.zeros(scheme.weights.shape[1])])
-    products = (weights @ tiles).swapaxes(0, 1)
-    left = 1 - np.square(products[0])
-    for other in products[1:]:
-        left -= np.square(other)
-    return products[0] * np.abs(products[0]) / np.maximum(left, 1e-30)
+    products = (weights @ tiles)[:, :-1, None]
+    bar, ignored = np.full(TILE, np.inf), np.ones(TILE, bool)
+    exceeded, maximum = np.zeros(TILE, np.int64), np.zeros(1)
+    for each in products:
+        extremes.tally(each, 0, 1, bar, ignored, 0, exceeded, maximum)
+    return products[:, 0, 0]
 
 
 def _oriented(values: np.ndarray, alternative: str) -> np.ndarray:

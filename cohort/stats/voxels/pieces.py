@@ -4,6 +4,7 @@ No number depends on how space is cut or who computes it: voxels do not meet in 
 arrangements have one fixed shape (`exchanges.maximum`), for which BLAS is held to one thread.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -108,7 +109,7 @@ def fit_piece(cube: Cube, question: Question, item: tuple[Tile, np.ndarray | Non
         Y = values if whole else glm.chosen(values, question.rows, here)
         if question.above is not None:
             above = (question.above < Y).view(np.uint8)
-            enough = above.sum(axis=0, dtype=np.int32) >= glm.needed(question.share, len(Y))
+            enough = above.sum(axis=0, dtype=np.int32) >= needed(question.share, len(Y))
             if not enough.any():
                 held += np.count_nonzero(~np.isnan(Y), axis=1)
                 continue
@@ -238,6 +239,15 @@ def _libraries() -> Any:
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
     return ThreadpoolController()
+
+
+def needed(share: float, n: int) -> int:
+    """Fewest of `n` scans that are this share of them, 0 to 1; 1 at least. As the share is written: of doubles, 0.28 x 25 > 7.
+
+    >>> needed(0.28, 25), needed(0.55, 100), needed(1.0, 25), needed(0.281, 25)
+    (7, 55, 25, 8)
+    """
+    return max(1, math.ceil(round(share * n, 9)))
 
 
 def taken(fits: glm.Fits, good: np.ndarray) -> glm.Fits:

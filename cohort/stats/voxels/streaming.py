@@ -24,7 +24,7 @@ from cohort.kernels.sums import Sums, fits
 from cohort.stats import voxelwise
 from cohort.stats.columns import DesignError
 from cohort.stats.voxels.asked import Asked, Source
-from cohort.stats.voxels.pieces import Piece, Question, one_blas_thread, taken
+from cohort.stats.voxels.pieces import Piece, Question, needed, one_blas_thread, taken
 
 GROUP = 32
 """Scans that are summed before their sum is added to the whole: groups of fixed scans, so that bits do not depend on workers."""
@@ -241,7 +241,7 @@ def _maps(
     X, sums, n = np.array([state.scans[s][1] for s in order]), state.sums, len(order)
     inside = np.ones(sums.yy.size, bool) if mask is None else mask.reshape(-1).copy()
     if wanted.mask.above is not None:
-        inside &= sums.above >= glm.needed(wanted.mask.share, n)
+        inside &= sums.above >= needed(wanted.mask.share, n)
     some = inside & (sums.lacking > 0) & (sums.lacking < n)
     here = np.flatnonzero(inside & ~some)
     contrasts = np.stack(list(asked.contrasts.values()))
