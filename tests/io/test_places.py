@@ -1,6 +1,7 @@
 """Places beyond folders: which URLs are taken, what a bucket costs in requests, and local copies of what lies elsewhere."""
 
 import http.server
+import itertools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 import traceback
 import zipfile
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import nibabel as nib
 import numpy as np
@@ -257,7 +259,7 @@ def server(monkeypatch):
             said = answer[place] if place in answer else answer["*"]
             status, headers, body = said if isinstance(said, tuple) else next(said)
             self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
@@ -319,17 +321,70 @@ def test_a_server_that_fails_a_dozen_times_running_is_asked_again(server, tries)
     assert len(seen) == tries + 1
 
 
+def listed(*names, more=False):
+    """One page of a listing; what follows is asked for by the last name."""
+    keys = "".join(
+        f"<Contents><Key>{name}</Key><Size>3</Size><LastModified>2026-11-21T00:00:00.000Z</LastModified></Contents>"
+        for name in names
+    )
+    token = f"<NextContinuationToken>{names[-1]}</NextContinuationToken>" if more else ""
+    return f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{token}{keys}</ListBucketResult>".encode()
+
+
+def broken(body):
+    """The same answer, of which only a half arrives."""
+    return 200, {"Content-Length": str(2 * len(body))}, body
+
+
+def breaking_off(names, size, seen):
+    """Answers of a server that lists these names in pages of a size; of every five, two break off."""
+    for breaks in itertools.cycle((True, False, False, True, False)):
+        query = dict(parse_qsl(urlsplit(seen[-1][0]).query))
+        if token := query.get("continuation-token"):
+            rest = names[names.index(token) + 1 :]
+        else:
+            rest = [name for name in names if name > query.get("start-after", "")]
+        body = listed(*rest[:size], more=len(rest) > size)
+        yield broken(body) if breaks else (200, {}, body)
+
+
+@pytest.mark.parametrize("size", [70, 1000])
+def test_a_listing_that_breaks_off_goes_on_where_it_ended(server, size):
+    _, answer, seen = server
+    names = [f"a/{i:03}" for i in range(300)]
+    answer["/bucket"] = breaking_off(names, size, seen)
+    found = Bucket(Path("s3:/bucket")).listing("a")
+    assert [each.key for each in found] == names
+    # Not all of them anew, each time.
+    assert any("start-after" in path for path, _ in seen) is (size == 70)
+
+
+def test_a_listing_in_no_order_is_not_gone_on_with(server):
+    """What follows a name would not be all that is left."""
+    _, answer, seen = server
+    names = [f"a/{(i * 7) % 300:03}" for i in range(300)]
+    answer["/bucket"] = breaking_off(names, 70, seen)
+    answer["*"] = (404, {}, b"")
+    with pytest.raises(OSError, match="object store fails"):
+        list(Bucket(Path("s3:/bucket")).listing("a"))
+
+
+def test_a_listing_that_breaks_off_for_ever_is_an_error(server):
+    _, answer, seen = server
+    answer["/bucket"] = iter([broken(listed("a/0"))] * 9)
+    answer["*"] = (404, {}, b"")
+    with pytest.raises(OSError, match="object store fails"):
+        list(Bucket(Path("s3:/bucket")).listing("a"))
+    assert len(seen) >= 4
+
+
 def test_an_object_that_cannot_be_had_is_one_thing_and_a_server_that_is_away_another(
     server, monkeypatch
 ):
     _, answer, _ = server
     monkeypatch.setattr(buckets, "PATIENCE_S", 0.2)
     monkeypatch.setattr(buckets, "_PROBE_S", 0.2)
-    listed = b"<ListBucketResult><IsTruncated>false</IsTruncated>" + b"".join(
-        b"<Contents><Key>%s</Key><Size>3</Size><LastModified>2026-11-21T00:00:00.000Z</LastModified></Contents>" % name
-        for name in (b"bad.txt", b"good.txt")
-    ) + b"</ListBucketResult>"  # fmt: skip
-    answer["/bucket"] = (200, {}, listed)
+    answer["/bucket"] = (200, {}, listed("bad.txt", "good.txt"))
     answer["/bucket/good.txt"] = (200, STATED, b"abc")
     answer["/bucket/bad.txt"] = (500, {}, b"")
     answer["*"] = (404, {}, b"")

@@ -10,6 +10,7 @@ import io
 import ipaddress
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from cohort.io.patience import PAUSES_S
 from cohort.io.storage.backend import Unreachable
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ PATIENCE_S = 180.0
 _TRIES = 10_000
 """More than fit into that time, which alone bounds them: ten, the client's own number, are over in two seconds, and five lose
 one request in 15,000 to a server that fails one in five."""
+
+BROKEN_OFF = "kind: Interrupted"
+"""How obstore says that a connection ended in the middle of a request, or of its answer."""
 
 _SILENCE = "60 s"
 """How long a server may say nothing. A transfer as a whole may take long: a shard of a store has 256 MB."""
@@ -151,8 +156,29 @@ class Bucket:
     def listing(self, prefix: str) -> Iterator[Object]:
         """Objects below a prefix that ends where a name does, a page at a time."""
         with self._asking():
-            for page in self._store.list(prefix or None):
-                yield from map(_object, page)
+            yield from map(_object, self._listed(prefix))
+
+    def _listed(self, prefix: str) -> "Iterator[ObjectMeta]":
+        """Where the connection breaks off, what follows the last one is asked for: the client does so for no listing."""
+        from obstore.exceptions import BaseError
+
+        last, rising, pauses = None, True, iter(PAUSES_S)
+        while True:
+            try:
+                for page in self._store.list(prefix or None, offset=last):
+                    for found in page:
+                        # S3 lists by name; servers are about that do not.
+                        rising = rising and (last is None or last < found["path"])
+                        last = found["path"]
+                        yield found
+                    pauses = iter(PAUSES_S)
+            except BaseError as error:
+                pause = next(pauses, None)
+                if BROKEN_OFF not in str(error) or not rising or pause is None:
+                    raise
+            else:
+                return
+            time.sleep(pause)
 
     def head(self, key: str) -> Object | None:
         """Find one object; None if there is none of this key."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cohort.io.patience import PAUSES_S
-from cohort.io.sources.buckets import PATIENCE_S, client
+from cohort.io.sources.buckets import BROKEN_OFF, PATIENCE_S, client
 from cohort.io.storage.backend import StoreError, Unreachable
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
 
 Result = TypeVar("Result")
-
-_BROKEN_OFF = "kind: Interrupted"
-"""How obstore says that a connection ended in the middle of a request, or of its answer."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def _again(ask: Callable[[], Result]) -> Result:
         try:
             return ask()
         except exceptions.BaseError as error:
-            if _BROKEN_OFF not in str(error):
+            if BROKEN_OFF not in str(error):
                 raise
         time.sleep(pause)
     return ask()
