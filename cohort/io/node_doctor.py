@@ -1,10 +1,10 @@
 """What a DICOM node can do that a source needs: tried out on the smallest of the series that it lists first. Nothing is written there."""
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cohort.io import scratch
 from cohort.io.doctor import Check, Trial
 from cohort.io.sources.dicomweb import address, listing
 from cohort.io.sources.dicomweb.address import below_root, step
@@ -140,9 +140,9 @@ class _Node:
         return same == len(again), f"{same} of {len(again)} instances"
 
     def _fetched(self) -> tuple[int, dict[str, str]]:
-        with tempfile.TemporaryDirectory(prefix="cohort-") as folder:
+        with scratch.folder() as folder:
             names = [step(one.uid) for one in self._instances]
-            copies = {name: Path(folder, f"{n}") for n, name in enumerate(names)}
+            copies = {name: folder / f"{n}" for n, name in enumerate(names)}
             fetch(self._node(), self._series, copies, besides=())
             size, digests = 0, {}
             for name, copy in copies.items():

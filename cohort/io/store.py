@@ -16,7 +16,7 @@ from typing import Any
 import xarray as xr
 
 from cohort import grid, schema
-from cohort.io import thumbnail
+from cohort.io import scratch, thumbnail
 from cohort.io.storage.backend import Locked, StoreError, Unwritable
 from cohort.io.storage.contents import contents_of, digests_of
 from cohort.io.storage.disk import LocalFiles
@@ -314,7 +314,11 @@ class Store(Recorded):
             yield
 
     def sweep(self) -> int:
-        """Remove what interrupted writers left: staging folders and groups without a record. Call under the lock."""
+        """Remove what interrupted writers left: staging folders and groups without a record. Call under the lock.
+
+        Copies of scans that killed processes left on this machine go, too.
+        """
+        scratch.sweep()  # not counted: they are not of the store
         swept = self.files.sweep()
         recipes = [f"derivatives/{name}" for name in self.files.names("derivatives")]
         for folder in ("scans", *recipes):

@@ -7,7 +7,6 @@ in a bucket. Readers see plain local files only: `local` copies the others under
 
 import os
 import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from cohort.io import patience
+from cohort.io import patience, scratch
 from cohort.io.sources import archives, buckets
 from cohort.io.sources.buckets import UrlError, is_object
 from cohort.io.sources.dicomweb import address
@@ -130,8 +129,8 @@ def local(files: Sequence[Path], *, digests: Sequence[str] = ()) -> Iterator[lis
     if not elsewhere:
         yield list(files)
         return
-    with tempfile.TemporaryDirectory(prefix="cohort-") as folder:
-        copies = {path: Path(folder, name) for path, name in _names(elsewhere).items()}
+    with scratch.folder() as folder:
+        copies = {path: folder / name for path, name in _names(elsewhere).items()}
         objects: dict[Path, Path] = {}
         members: defaultdict[Path, dict[str, Path]] = defaultdict(dict)
         instances: defaultdict[Path, dict[str, Path]] = defaultdict(dict)

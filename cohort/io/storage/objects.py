@@ -8,7 +8,6 @@ Endpoint, region and credentials come from the environment (``AWS_ENDPOINT_URL``
 
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from cohort.io import scratch
 from cohort.io.sources.buckets import from_url
 from cohort.io.storage import lock
 from cohort.io.storage.backend import Log
@@ -185,8 +185,8 @@ class ObjectFiles:
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """A new empty local folder."""
-        with tempfile.TemporaryDirectory(prefix="cohort-", ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
+        with scratch.folder() as folder:
+            yield folder
 
     def sweep(self) -> int:
         """Nothing: what was put is whole, and groups without a record are the store's to sweep."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from cohort.io import scratch
 from cohort.io.refusal import Refused
 from cohort.io.slices import dicom_file, dicom_header
 from cohort.io.sources import content
@@ -53,8 +54,8 @@ def members(node: Node, path: Path) -> Iterator[tuple[str, Entry]]:
     wanted = [one.uid for one in listed if one.uid not in plain]
     if not wanted:
         return
-    with tempfile.TemporaryDirectory(prefix="cohort-") as folder:
-        copies = {step(uid): Path(folder, f"{n:06d}") for n, uid in enumerate(wanted)}
+    with scratch.folder() as folder:
+        copies = {step(uid): folder / f"{n:06d}" for n, uid in enumerate(wanted)}
         fetch(node, path, copies, besides=plain)
         for name, copy in copies.items():
             yield f"instances/{name}", content.look(copy)
