@@ -39,7 +39,7 @@ def sampled_dtype(dtype: np.dtype, order: int) -> np.dtype:
 def coefficients(block: np.ndarray, *, axis: int, order: int) -> tuple[np.ndarray]:
     """B-spline coefficients along whole lines, float64, the array mirrored about its end voxels: the bits of [ndi.spline_filter1d].
 
-    It takes a quarter of the time of SciPy, which goes from line to line: a voxel waits for the one before, and along z each
+    A volume takes a quarter of the time of SciPy, which goes from line to line: a voxel waits for the one before, and along z each
     lies elsewhere in memory. Float64 blocks of axes above 0 are overwritten.
     """
     # The blocks of axis 0 may be the caller's own.

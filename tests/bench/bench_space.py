@@ -50,4 +50,6 @@ def bench_resample() -> Iterator[Row]:
         yield Row(name, alone, "scipy affine_transform", best(theirs, 2), least, "equal")
         both = partial(on_threads, image.chunk(chunks), target.chunk(chunks), order)
         np.testing.assert_array_equal(both(), ours())
-        yield Row(f"{name}, 2 threads", best(both), "one block, one thread", alone, 1.7, "equal")
+        # Many times: where others work, both threads may share one core for all of a short call.
+        seconds = best(both, 12)
+        yield Row(f"{name}, 2 threads", seconds, "one block, one thread", alone, 1.7, "equal")
