@@ -40,10 +40,9 @@ def coefficients(block: np.ndarray, *, axis: int, order: int) -> tuple[np.ndarra
     """B-spline coefficients along whole lines, float64, the array mirrored about its end voxels: the bits of [ndi.spline_filter1d].
 
     A volume takes a quarter of the time of SciPy, which goes from line to line: a voxel waits for the one before, and along z each
-    lies elsewhere in memory. Float64 blocks of axes above 0 are overwritten.
+    lies elsewhere in memory.
     """
-    # The blocks of axis 0 may be the caller's own.
-    found = np.array(block, np.float64, order="C", copy=True if axis == 0 else None)
+    found = np.array(block, np.float64, order="C")
     n = found.shape[axis]
     if n > 1 and found.size:
         lines = found.reshape(-1, n, math.prod(found.shape[axis + 1 :]))
