@@ -124,3 +124,30 @@ def test_a_cube_takes_nothing_of_another_shape(tmp_path):
         ValueError, match=r"c has \(3, 4, 4\) voxels, those that are kept \(4, 4, 4\)"
     ):
         cubes.write(tmp_path / "after/cube.zarr", {**ones, "c": "new"}, lambda _: np.ones((3, 4, 4), np.float32), before=before)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["cube", "streaming"])
+def test_a_scan_without_covariates_that_arrives_is_counted_beside_the_same_maps(catalog, tmp_path, form):  # fmt: skip
+    changed(catalog, form=form, permutations=None)
+    people = tmp_path / "people.csv"
+    text = people.read_text().splitlines()
+    place = next(i for i, line in enumerate(text) if line.startswith(f"P{N}"))
+    text[place] = text[place].rpartition(",")[0] + ","
+    people.write_text("\n".join(text) + "\n")
+    how, before = at(catalog, "update")[1:]
+    assert (how, before["rows"]) == (
+        "done",
+        {"n_table": N, "n_used": N, "reasons": {}, "dropped": []},
+    )
+    page = (tmp_path / "store/report/index.html").read_text()
+    write_brain(tmp_path / "scans", N)
+    how, record = at(catalog, "update")[1:]
+    assert how == "fresh"
+    rows = record.pop("rows")
+    assert (rows["n_table"], rows["n_used"], rows["reasons"]) == (N + 1, N, {"missing age": 1})
+    assert [d["row"] for d in rows["dropped"]] == [f"sub-P{N}_ses-1_P{N}1"]
+    del before["rows"]
+    assert record == before
+    assert (tmp_path / "store/report/index.html").read_text() != page
+    assert "1 left out" in (tmp_path / "store/report/index.html").read_text()
+    assert at(catalog, "update")[2]["rows"] == rows

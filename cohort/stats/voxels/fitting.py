@@ -1,7 +1,7 @@
 """The models of maps of a catalog: make the cube, fit what is stale, and write ``models/<model>/``."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -92,7 +92,7 @@ def fit_maps(
     Returns
     -------
     Mapped or None
-        None if the maps in the store are fresh.
+        None if the maps in the store are fresh; of rows that are left out their record tells what is so now.
 
     Raises
     ------
@@ -120,6 +120,10 @@ def fit_maps(
     stamp = provenance.Stamp(inputs, "voxelwise", params, voxelwise.REVISION).digest
     before = stored.record(store, name)
     if before is not None and before["stamp"] == stamp:
+        # Of rows that are left out no map is made, but the record says how many there are and why.
+        now = {"rows": account(asked), "warnings": _doubts(before, asked)}
+        if any(before[key] != said for key, said in now.items()):
+            store.write_json(f"models/{name}/{stored.RECORD}", {**before, **now})
         return None
     try:
         # Before what is kept makes room for what a model needs that cannot be fitted.
@@ -220,8 +224,7 @@ def _written(
         "versions": {"cohort": cohort.__version__, "numpy": np.__version__},
     }
     record["reading"] = sentences(record, found, peaks)
-    told = tuple(warnings(record, (*asked.design.warnings, *asked.instead)))
-    record["warnings"] = list(told)
+    record["warnings"] = _doubts(record, asked)
     design = asked.design.X.loc[scans].rename_axis("scan_id").reset_index()
     tables = {"peaks": peaks, "design": design}
     if found.arranged:
@@ -238,7 +241,12 @@ def _written(
     dataset = stored.as_dataset(_volumes(found), affine)
     keep = "sums" if "sums" in about else stored.CUBE
     stored.write(store, name, dataset, tables, record, declared=declared(name, model), keep=keep)
-    return Mapped(record, peaks, told)
+    return Mapped(record, peaks, tuple(record["warnings"]))
+
+
+def _doubts(record: Mapping[str, Any], asked: Asked) -> list[str]:
+    """What to know before the maps of a record."""
+    return warnings(record, (*asked.design.warnings, *asked.instead))
 
 
 def maps_of(store: Store, name: str) -> Mapped | None:
