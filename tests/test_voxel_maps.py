@@ -410,6 +410,25 @@ def test_what_a_map_cannot_be_made_of_is_said_in_one_line(catalog, tmp_path):
     assert "5 x 8 x 7 voxels" in said.output
 
 
+@pytest.mark.parametrize(("formula", "confounds"), [("1", []), ("age", ["age"])])
+def test_a_model_of_nothing_but_confounds_says_what_can_be_tested(catalog, formula, confounds):
+    content = yaml.safe_load(catalog.read_text())
+    model = content["models"]["signal-map"]
+    model |= {"formula": formula, "confounds": confounds}
+    del model["group"]
+    catalog.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert call("ingest", catalog, "--workers", 0).exit_code == 0
+    said = call("fit", catalog)
+    assert said.exit_code == 1
+    assert f"voxelwise.contrasts: expected a term to test, found none: '{formula}' has no term" in said.output  # fmt: skip
+    changed(catalog, contrasts=["Intercept"])
+    said = call("fit", catalog)
+    assert said.exit_code == 1
+    assert "changes Intercept: it is the same in all rows; sign-flip tests a mean" in said.output
+    changed(catalog, permutations={"seed": 1, "n": 100, "scheme": "sign-flip"})
+    assert "(|t| from" in fitted(catalog)
+
+
 def test_maps_of_a_column_that_waits_for_an_ingest_say_so(catalog):
     changed(catalog, permutations=None)
     fitted(catalog)

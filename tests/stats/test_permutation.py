@@ -486,7 +486,10 @@ def test_what_is_written_is_plain():
         ({"blocks": [1, 2]}, "2 labels of blocks for 30 rows"),
         ({"blocks": "subject"}, "blocks is the text 'subject'"),
         ({"blocks": np.arange(30), "method": "huh-jhun"}, "huh-jhun mixes the rows"),
-        ({"term": 0}, "no exchange of rows changes 0: it is the same in all rows; method='sign-fl"),
+        (
+            {"term": 0},
+            "no exchange of rows changes 0: it is the same in all rows; sign-flip tests a mean",
+        ),
         ({"blocks": simulated(8)[0][:, 1]}, "same in all rows of each block; exchange='whole' mov"),
         (
             {"design": PAIRED, "blocks": np.arange(30) // 2, "exchange": "whole"},

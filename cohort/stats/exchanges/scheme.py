@@ -128,5 +128,5 @@ def _check_moves(arrangements: Exchange, effect: np.ndarray, name: str) -> None:
     elif len(np.unique(arrangements.classes)) > 1:
         why = "is the same in all rows of each block; exchange='whole' moves blocks as a whole"
     else:
-        why = "is the same in all rows; method='sign-flip' tests a mean"
+        why = "is the same in all rows; sign-flip tests a mean"
     raise DesignError(f"no exchange of rows changes {name}: it {why}")

@@ -305,6 +305,11 @@ def _contrasts(design: Design, model: Model) -> dict[str, np.ndarray]:
             else [c for c, role in design.roles.items() if role not in ("intercept", "confound")]
         )
         names += list(model.contrasts)
+    if not names:
+        raise ModelError(
+            f"voxelwise.contrasts: expected a term to test, found none: {model.formula!r} has no term that is no confound; state"
+            " contrasts: [Intercept] to test the mean, or name a confound"
+        )
     return {name: _weights(design, model.contrasts, name) for name in names}
 
 
