@@ -491,6 +491,31 @@ def test_a_term_stands_for_its_columns(catalog, tmp_path):
     ) in said.output
 
 
+def test_what_arrangements_cannot_do_is_said(catalog, tmp_path):
+    people = pd.read_csv(tmp_path / "people.csv")
+    people["pair"] = [f"b{i // 2}" for i in range(20)]
+    people.loc[3, "pair"] = "b0"  # P02 is alone
+    people.to_csv(tmp_path / "people.csv", index=False)
+    changed(catalog, permutations={"seed": 4, "n": 120, "blocks": "pair"}, contrasts=["dx", "age"])
+    alone = "warning signal-map: 1 of 16 rows have a block of their own and never change places"
+    said = fitted(catalog)
+    assert said.count(alone) == 1
+    assert "no voxel can have" not in said
+    content = yaml.safe_load(catalog.read_text())
+    content["models"]["signal-map"]["where"] = "age <= 67 and age != 66"  # five scans
+    catalog.write_text(yaml.safe_dump(content, sort_keys=False))
+    changed(catalog, permutations={"seed": 4, "n": 120, "scheme": "sign-flip"}, contrasts=["dx"])
+    said = fitted(catalog)
+    n = Store(tmp_path / "store").read_json("models/signal-map/maps.json")["rows"]["n_used"]
+    smallest = 2 / 2**n  # an arrangement, and its opposite
+    assert smallest > 0.05
+    told = f"dx: no voxel can have a corrected p <= 0.05: all {2**n} arrangements give {smallest:.2g} or more"
+    assert f"warning signal-map: {told}" in said
+    found = cohort.open(catalog).voxelwise("signal-map")
+    assert told in found.attrs["warnings"]
+    np.testing.assert_allclose(np.nanmin(found["fwe_p"]), smallest)
+
+
 def test_support_without_arrangements_is_refused(catalog):
     changed(catalog, tfce=True, permutations=None)
     said = call("fit", catalog)

@@ -284,13 +284,7 @@ def _permuted(
         if exhaustive and 1 / count > COARSE
         else []
     )
-    if still := plan.exchange.still:
-        alone = "have a size" if exchange == "whole" else "have a block"
-        units = "blocks" if exchange == "whole" else "rows"
-        warnings.append(
-            f"{still} of {len(plan.exchange.units)} {units} {alone} of their own and never change places: the test is of "
-            "the others"
-        )
+    warnings += plan.exchange.doubts()
     how = f"all {count} arrangements" if exhaustive else f"{count} arrangements"
     together = f"; {len(Y.columns)} outcomes together {{}}" if len(Y.columns) > 1 else "{}"
     sentences = [

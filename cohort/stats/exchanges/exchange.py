@@ -51,6 +51,16 @@ class Exchange:
         _, place, sizes = np.unique(self.classes, return_inverse=True, return_counts=True)
         return int((sizes[place] == 1).sum())
 
+    def doubts(self) -> list[str]:
+        """What to know of a test by these arrangements: rows that take no part in it."""
+        if not self.still:
+            return []
+        whole = len(self.units) < self.n
+        alone = "blocks have a size" if whole else "rows have a block"
+        return [
+            f"{self.still} of {len(self.units)} {alone} of their own and never change places: the test is of the others"
+        ]
+
     def moved(self, weights: np.ndarray, moves: np.ndarray) -> np.ndarray:
         """Weights, (r, n), as each of some `moves`, (k, n), gives them to the rows; (r, k, n)."""
         return weights[:, None] * moves if self.flips else weights[:, moves]

@@ -72,6 +72,8 @@ class Arranged:
     exhaustive : bool
         Whether these are all arrangements that are possible.
     df : int
+    doubts : tuple of str
+        What to know of a test by these arrangements.
     """
 
     t: np.ndarray
@@ -83,6 +85,7 @@ class Arranged:
     tails: dict[str, Tail] = field(default_factory=dict)
     exhaustive: bool = False
     df: int = 0
+    doubts: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -93,6 +96,11 @@ class Arranged:
         """Probability of each value, corrected for all: of counts, small ones of the tail; see `exchanges.tail`."""
         df = self.df if name == "t" else None
         return corrected(self.maximum[name], values, self.tails.get(name), df)
+
+    @property
+    def smallest(self) -> float:
+        """Corrected p of the most extreme t that any arrangement has: no voxel can have a smaller one."""
+        return float(self.corrected("t", self.maximum["t"].max(keepdims=True))[0])
 
     def critical(self, level: float = 0.05) -> float:
         """Value of t from which ``fwe_p <= level``; infinite if none has it."""
@@ -194,6 +202,7 @@ def arranged(
         tails=tails,
         exhaustive=scheme.exchange.exhaustive,
         df=scheme.df,
+        doubts=tuple(scheme.exchange.doubts()),
     )
 
 

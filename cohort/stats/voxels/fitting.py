@@ -216,7 +216,9 @@ def _written(
             key: {
                 "n": one.count,
                 "critical_t": one.critical(LEVEL) if np.isfinite(one.critical(LEVEL)) else None,
+                "smallest_p": one.smallest,
                 "exhaustive": one.exhaustive,
+                "doubts": list(one.doubts),
                 "tails": {what: asdict(tail) for what, tail in one.tails.items()},
             }
             for key, one in found.arranged.items()

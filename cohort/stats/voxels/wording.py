@@ -82,6 +82,15 @@ def warnings(record: Mapping[str, Any], doubts: Sequence[str]) -> list[str]:
         told.append(
             f"{empty[0]}{more}: the map holds no number in the mask; left out of everything"
         )
+    permuted = record["permutations"]
+    told += dict.fromkeys(doubt for one in permuted.values() for doubt in one.get("doubts", ()))
+    for name, one in permuted.items():
+        if one["critical_t"] is None and "smallest_p" in one:
+            every = "all " if one["exhaustive"] else ""
+            told.append(
+                f"{name}: no voxel can have a corrected p <= {LEVEL:g}: {every}{one['n']:,} arrangements give"
+                f" {one['smallest_p']:.2g} or more"
+            )
     voxels = record["voxels"]
     share = 1 - voxels["fitted"] / voxels["mask"]
     if share > 0.5 and not np.isclose(share, 0.5):
