@@ -194,6 +194,24 @@ def test_a_joint_test_called_like_a_contrast_is_exported_beside_it(catalog, tmp_
         np.testing.assert_array_equal(np.asarray(image.dataobj).T, values)
 
 
+def test_contrasts_whose_names_are_one_in_bids_are_exported_apart(catalog, tmp_path):
+    content = yaml.safe_load(catalog.read_text())
+    content["models"]["signal-map"]["contrasts"] = {"a-b": "dx - age", "a_b": "dx + age"}
+    catalog.write_text(yaml.safe_dump(content, sort_keys=False))
+    changed(catalog, permutations=None)
+    fitted(catalog)
+    given = ("export", "nifti", catalog, "--model", "signal-map", "--map", "t")
+    said = call(*given, "-o", tmp_path / "all")
+    assert said.exit_code == 2
+    assert "'a-b' and 'a_b' would both become 'ab'" in said.output
+    assert "rename one in the model, or export them apart with `--contrast`" in said.output
+    t = cohort.open(catalog).voxelwise("signal-map")["t"]
+    for name in ("a-b", "a_b"):
+        assert call(*given, "--contrast", name, "--contrast", "dx", "-o", tmp_path / name).exit_code == 0  # fmt: skip
+        image = nib.load(tmp_path / name / "contrast-ab_stat-t_statmap.nii.gz")
+        np.testing.assert_array_equal(np.asarray(image.dataobj).T, t.sel(contrast=name))
+
+
 def test_an_export_of_maps_holds_what_was_asked_for(catalog, tmp_path):
     changed(catalog, joint={"both": ["dx", "age"]})
     fitted(catalog)

@@ -15,13 +15,17 @@ def label(name: str) -> str:
     return re.sub("[^A-Za-z0-9]", "", name)
 
 
-def labels(names: Iterable[str], *, what: str) -> dict[str, str]:
+def labels(
+    names: Iterable[str], *, what: str, remedy: str = "rename one in the sources"
+) -> dict[str, str]:
     """`label` of each name.
 
     Parameters
     ----------
     what : str
         What they name, for the message.
+    remedy : str
+        What to do about two that become one, for the message.
 
     Raises
     ------
@@ -39,8 +43,7 @@ def labels(names: Iterable[str], *, what: str) -> dict[str, str]:
             )
         if (other := taken.setdefault(short.lower(), name)) != name:
             raise ExportError(
-                f"{what} {other!r} and {name!r} would both become {short!r}: BIDS takes letters and digits only; "
-                "rename one in the sources"
+                f"{what} {other!r} and {name!r} would both become {short!r}: BIDS takes letters and digits only; {remedy}"
             )
         found[name] = short
     return found

@@ -89,7 +89,11 @@ def write_maps(
     groups = [*said["contrasts"], *said["joint"]]
     _known("map", names, there, model)
     _known("contrast", contrasts, groups, model)
-    called = labels(groups, what=f"contrast of {model}")
+    called = labels(
+        [name for name in groups if not contrasts or name in contrasts],
+        what=f"contrast of {model}",
+        remedy="rename one in the model, or export them apart with `--contrast`",
+    )
     dof = np.unique(found["dof"].to_numpy())
     dof = dof[dof > 0]
     files: dict[str, dict[str, Any]] = {}
