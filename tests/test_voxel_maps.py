@@ -16,6 +16,7 @@ from cohort import cli
 from cohort.io import kept, maps
 from cohort.io.cube import Cube
 from cohort.io.store import Store
+from cohort.reporting import mapsplots
 from cohort.stats.voxels.asked import Source
 
 SHAPE = (7, 8, 6)  # x, y, z
@@ -351,6 +352,40 @@ def test_a_tail_is_told_where_its_p_are(catalog, tmp_path):
     assert "generalised Pareto tail" in (tmp_path / "store/report/index.html").read_text()
     changed(catalog, permutations={"seed": 4, "n": 120, "tail": True})
     assert "counted, because no generalised Pareto tail fits" in fitted(catalog)
+
+
+def test_a_voxel_that_some_scan_lacks_is_judged_by_no_arrangement(catalog, tmp_path, monkeypatch):
+    for i in range(N):
+        data = brain(i)
+        data[1, 5, 3] = 500 + 400 * (i % 2) + i if i != 6 else np.nan  # beyond all other voxels
+        nib.save(nib.Nifti1Image(data, AFFINE), tmp_path / "scans" / f"P{i:02d}_1.nii.gz")
+    changed(catalog, mask={"above": 0.0, "share": 0.9})
+    said = fitted(catalog)
+    assert "take no part in arrangements of the scans and in clusters: 1." in said
+    found = cohort.open(catalog).voxelwise("signal-map").load()
+    x, y, z = (AFFINE @ [1, 5, 3, 1])[:3]
+    t = found["t"].sel(contrast="dx")
+    assert abs(t).max() == abs(t.sel(x=x, y=y, z=z))
+    t = t.to_numpy()
+    best = found.attrs["peaks"].iloc[0]
+    assert abs(best["t"]) == np.nanmax(np.abs(np.where(np.isfinite(found["fwe_p"][0]), t, np.nan)))
+    assert f"The most extreme voxel that every scan has, t = {best['t']:.3g}" in said
+    shown = []
+    for name in ("projections", "overlay"):
+        drawn = getattr(mapsplots, name)
+
+        def record(*maps, drawn=drawn, **keywords):
+            shown.append((maps[-1].to_numpy(), keywords["floor"]))
+            return drawn(*maps, **keywords)
+
+        monkeypatch.setattr(mapsplots, name, record)
+    assert call("report", catalog).exit_code == 0
+    assert len(shown) >= 2
+    for values, floor in shown:
+        assert np.array_equal(np.isnan(values), np.isnan(t))  # the outline stays
+        assert np.array_equal(np.abs(values) >= floor, found["fwe_p"][0] <= 0.05)
+    changed(catalog, permutations=None)
+    assert f"The most extreme voxel, t = {np.nanmax(np.abs(t)):.3g}" in fitted(catalog)
 
 
 def test_the_report_shows_support_where_it_was_asked_for(catalog, tmp_path):

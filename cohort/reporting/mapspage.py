@@ -50,6 +50,10 @@ def context(
         t = maps["t"].sel(contrast=contrast).load()
         permuted = said["permutations"].get(contrast) or {}
         floor = float(permuted.get("critical_t") or said["threshold"])
+        if permuted.get("critical_t") is not None:
+            # A voxel that some scan lacks has a t but no corrected p, of which the colour would tell.
+            lacking = np.isnan(maps["fwe_p"].sel(contrast=contrast).load()) & np.isfinite(t)
+            t = t.where(~lacking, 0.0)
         pictures.append(
             {
                 **plots.embedded(mapsplots.projections(t, floor=floor)),

@@ -23,7 +23,7 @@ def sentences(record: Mapping[str, Any], maps: Maps, peaks: pd.DataFrame) -> lis
     lacking = voxels["fitted"] - voxels["complete"]
     if maps.arranged and lacking:
         told.append(
-            f"Voxels that some scan lacks are in the maps of t, and take no part in arrangements of the scans: {lacking:,}."
+            f"Voxels that some scan lacks are in the maps of t, and take no part in arrangements of the scans and in clusters: {lacking:,}."
         )
     for i, name in enumerate(maps.names):
         told.append(_found(i, name, record, maps, peaks))
@@ -47,8 +47,10 @@ def _found(i: int, name: str, record: Mapping[str, Any], maps: Maps, peaks: pd.D
     if not len(own):
         return f"{said}; no cluster beyond |t| = {record['threshold']:.2f}."
     best = own.iloc[0]
+    complete = record["voxels"]["complete"] == record["voxels"]["fitted"]
+    those = "" if one is None or complete else " that every scan has"
     said += (
-        f". The most extreme voxel, t = {reading.number(best['t'])}, lies at ({best['x_mm']:g}, {best['y_mm']:g},"
+        f". The most extreme voxel{those}, t = {reading.number(best['t'])}, lies at ({best['x_mm']:g}, {best['y_mm']:g},"
         f" {best['z_mm']:g}) mm, in a cluster of {reading.number(best['volume_ml'])} ml"
     )
     if "support_p" in maps.by_contrast:
