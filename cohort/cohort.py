@@ -331,8 +331,7 @@ class Cohort(Pooled):
         -------
         Dataset
             Over contrast, z, y, x (mm): beta, se, t, p, q, hc3_t (not of ``form: streaming``), partial_r, d, with permutations
-            fwe_p (and support_p);
-            n and dof a voxel. ``.attrs`` has ``reading``, ``warnings``, and ``peaks``, a table of clusters and peaks in mm.
+            fwe_p (and support_p); over test, z, y, x: F, F_p, F_q of ``joint``; n and dof a voxel. ``.attrs`` has ``reading``, ``warnings``, and ``peaks``, a table of clusters and peaks in mm.
 
         Raises
         ------

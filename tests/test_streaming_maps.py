@@ -88,7 +88,7 @@ def said_of(catalog):
     return next(e for e in events(catalog) if e["event"] == "fitted" and e["model"] == "sums-map")
 
 
-def check_alike(catalog, names=("beta", "se", "t", "p", "q", "partial_r", "d", "F", "F_p", "mean", "sigma")):  # fmt: skip
+def check_alike(catalog, names=("beta", "se", "t", "p", "q", "partial_r", "d", "F", "F_p", "F_q", "mean", "sigma")):  # fmt: skip
     opened = cohort.open(catalog)
     streamed, whole = (opened.voxelwise(name).load() for name in ("sums-map", "cube-map"))
     for name in names:

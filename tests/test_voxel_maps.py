@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 from typer.testing import CliRunner
 
 import cohort
@@ -224,7 +225,10 @@ def test_an_export_of_maps_holds_what_was_asked_for(catalog, tmp_path):
     for arguments, line in (
         (wanted, "is there already; choose another name, or replace it with --force"),
         ((*given, "--force", "--model", "signal"), "no maps of 'signal'; there are signal-map"),
-        ((*wanted, "--force", "--map", "tt"), "signal-map has no map 'tt'; there are F, F_p, beta"),
+        (
+            (*wanted, "--force", "--map", "tt"),
+            "signal-map has no map 'tt'; there are F, F_p, F_q, beta",
+        ),
         ((*wanted, "--force", "--contrast", "age"), "has no contrast 'age'; there are dx, both"),
         ((*wanted[:7], "--force", "--map", "F", "--contrast", "dx"), "F of dx is no map"),
         ((*wanted, "P01"), "expected no SCAN beside it"),
@@ -512,9 +516,18 @@ def test_a_term_stands_for_its_columns(catalog, tmp_path):
         "mask": {"above": 0.0}, "contrasts": ["dx", "sex", "old"], "joint": joint
     }  # fmt: skip
     catalog.write_text(yaml.safe_dump(content, sort_keys=False))
-    fitted(catalog)
+    said = fitted(catalog)
     opened = cohort.open(catalog)
     found = opened.voxelwise("signal-map").load()
+    for name, terms in joint.items():
+        own = found.sel(test=name)
+        known = np.isfinite(own["F"].to_numpy())
+        q = stats.false_discovery_control(own["F_p"].to_numpy()[known])
+        np.testing.assert_allclose(own["F_q"].to_numpy()[known], q, rtol=1e-6)
+        hit, most = int((q <= 0.05).sum()), own["F"].where(own["F"] == own["F"].max(), drop=True)
+        at = ", ".join(f"{float(most[d][0]):g}" for d in "xyz")
+        told = f"{name} (F of {', '.join(terms)}): {hit} voxels at a false discovery rate of 0.05. The largest F,"
+        assert f"{told} {float(most.squeeze()):.3g}, lies at ({at}) mm." in said
     scans = opened.stack("image").load()  # noqa: PD013
     table = opened.scans.set_index("scan_id").loc[scans["scan"].to_numpy(), "participant"]
     rows = people.set_index("id").loc[table].reset_index()

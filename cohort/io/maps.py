@@ -42,6 +42,7 @@ SAID = {
     "support_p": "p of support by arrangements of the scans, corrected for all voxels",
     "F": "F of several contrasts together",
     "F_p": "p of F",
+    "F_q": "false discovery rate of F over the fitted voxels (Benjamini-Hochberg)",
     "mean": "mean of the scans that have the voxel",
     "sigma": "residual standard deviation",
     "n": "scans that have the voxel; 0 where nothing was fitted",
@@ -153,7 +154,7 @@ def open_maps(store: "Store", model: str) -> "xr.Dataset":
     Returns
     -------
     Dataset
-        Dims contrast (its name), z, y, x in mm; NaN where nothing was fitted; ``F`` and ``F_p`` over ``test``.
+        Dims contrast (its name), z, y, x in mm; NaN where nothing was fitted; ``F``, ``F_p`` and ``F_q`` over ``test``.
 
     Raises
     ------

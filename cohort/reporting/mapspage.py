@@ -182,6 +182,8 @@ def methods(said: Mapping[str, Any]) -> str:
                 "Corrected p below 0.1 were taken from a generalised Pareto tail fitted to the largest of them (Winkler et al. 2016),"
                 " where the Anderson-Darling test let it pass."
             )
+    if said["joint"]:
+        told.append("Terms were tested together by F.")
     told.append("False discovery rates are those of Benjamini and Hochberg.")
     if declared.get("tfce") and n:
         told.append(

@@ -17,7 +17,7 @@ from cohort.stats.voxels import peaks
 from cohort.stats.voxels.arrangements import CONNECTIVITY, Arranged, Asked, arranged
 from cohort.stats.voxels.pieces import Piece, Question, each, fit_piece, joined
 
-REVISION = 6
+REVISION = 7
 """Raised when the same scans and model give other numbers."""
 
 FORMING = 1e-3
@@ -61,7 +61,7 @@ class Maps:
         beta, se, t, p, q, hc3_t, hc3_p, partial_r, d; with permutations p_permuted, fwe_p, and support and support_p (NaN
         where a scan lacks the voxel).
     by_group : dict of name -> (m, v) float64
-        F, F_p.
+        F, F_p, F_q.
     by_voxel : dict of name -> (v,) array
         mean, sigma, n, dof.
     arranged : dict of contrast -> Arranged
@@ -358,7 +358,10 @@ def as_maps(
         "partial_r": found.t / np.sqrt(np.square(found.t) + df),
         "d": found.estimate / found.sigma,
     }
-    by_group = {"F": found.F, "F_p": found.F_p} if groups else {}
+    by_group = {}
+    if groups:
+        together = np.stack([multiplicity.adjust(row, "bh") for row in found.F_p])
+        by_group = {"F": found.F, "F_p": found.F_p, "F_q": together}
     return Maps(
         names=names,
         groups=groups,

@@ -20,7 +20,9 @@ MARKER = "maps.json"
 
 INTENTS = {
     **dict.fromkeys(("t", "hc3_t"), "t test"),
-    **dict.fromkeys(("p", "q", "hc3_p", "p_permuted", "fwe_p", "support_p", "F_p"), "p value"),
+    **dict.fromkeys(
+        ("p", "q", "hc3_p", "p_permuted", "fwe_p", "support_p", "F_p", "F_q"), "p value"
+    ),
     **dict.fromkeys(("beta", "se", "d", "mean", "sigma"), "estimate"),
     "partial_r": "correlation",
     "F": "f test",

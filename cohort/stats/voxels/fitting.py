@@ -30,6 +30,7 @@ PREPARED = 2
 
 NARROW = (
     "q",
+    "F_q",
     "partial_r",
     "d",
     "p_permuted",

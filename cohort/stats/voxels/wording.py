@@ -27,6 +27,7 @@ def sentences(record: Mapping[str, Any], maps: Maps, peaks: pd.DataFrame) -> lis
         )
     for i, name in enumerate(maps.names):
         told.append(_found(i, name, record, maps, peaks))
+    told += [_together(i, name, record, maps) for i, name in enumerate(maps.groups)]
     return told
 
 
@@ -57,6 +58,19 @@ def _found(i: int, name: str, record: Mapping[str, Any], maps: Maps, peaks: pd.D
         supported = int((maps.by_contrast["support_p"][i] <= LEVEL).sum())
         said += f"; with support of neighbours {_voxels(supported)} with a corrected p <= {LEVEL:g}"
     return f"{said}."
+
+
+def _together(i: int, name: str, record: Mapping[str, Any], maps: Maps) -> str:
+    """Terms that were tested together."""
+    F, hit = maps.by_group["F"][i], int((maps.by_group["F_q"][i] <= LEVEL).sum())
+    most = int(np.nanargmax(F))
+    z, y, x = np.unravel_index(int(maps.voxels[most]), maps.shape)
+    at = np.reshape(record["affine"], (4, 4)) @ [float(x), float(y), float(z), 1.0]
+    terms = ", ".join(record["declared"]["voxelwise"]["joint"][name])
+    return (
+        f"{name} (F of {terms}): {_voxels(hit)} at a false discovery rate of {LEVEL:g}. The largest F,"
+        f" {reading.number(F[most])}, lies at ({at[0]:g}, {at[1]:g}, {at[2]:g}) mm."
+    )
 
 
 def _voxels(n: int) -> str:
