@@ -17,7 +17,7 @@ from cohort import cli
 from cohort.io import kept, maps
 from cohort.io.cube import Cube
 from cohort.io.store import Store
-from cohort.reporting import mapsplots
+from cohort.reporting import mapspage, mapsplots
 from cohort.stats.voxels.asked import Source
 
 SHAPE = (7, 8, 6)  # x, y, z
@@ -567,6 +567,12 @@ def test_what_arrangements_cannot_do_is_said(catalog, tmp_path):
     said = fitted(catalog)
     assert said.count(alone) == 1
     assert "no voxel can have" not in said
+    page = mapspage.methods(Store(tmp_path / "store").read_json("models/signal-map/maps.json"))
+    assert "Voxels counted where all scans exceed 0." in page
+    assert (
+        "the largest |t| of 120 arrangements of the scans within blocks of pair (freedman" in page
+    )
+    assert "Clusters are voxels with |t| above 2, connected over 6 neighbours" in page
     content = yaml.safe_load(catalog.read_text())
     content["models"]["signal-map"]["where"] = "age <= 67 and age != 66"  # five scans
     catalog.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -577,6 +583,8 @@ def test_what_arrangements_cannot_do_is_said(catalog, tmp_path):
     assert smallest > 0.05
     told = f"dx: no voxel can have a corrected p <= 0.05: all {2**n} arrangements give {smallest:.2g} or more"
     assert f"warning signal-map: {told}" in said
+    page = mapspage.methods(Store(tmp_path / "store").read_json("models/signal-map/maps.json"))
+    assert f"the largest |t| of all {2**n} arrangements of the scans (sign-flip, seed 4;" in page
     found = cohort.open(catalog).voxelwise("signal-map")
     assert told in found.attrs["warnings"]
     np.testing.assert_allclose(np.nanmin(found["fwe_p"]), smallest)

@@ -169,12 +169,14 @@ def methods(said: Mapping[str, Any]) -> str:
         told.append(
             f"Images were smoothed by a Gaussian of {width:g} mm (full width at half maximum)."
         )
+    told += _masked(declared.get("mask") or {})
     asked = declared.get("permutations")
     n = {one["n"] for one in said["permutations"].values()}
     if asked and n:
+        every = "all " if any(one["exhaustive"] for one in said["permutations"].values()) else ""
         told.append(
-            f"Familywise error was controlled by the largest |t| of {int(np.max(list(n))):,} arrangements of the scans"
-            f" ({asked.get('scheme', 'freedman-lane')}, seed {asked['seed']}; Philox keyed by seed and arrangement), the data as"
+            f"Familywise error was controlled by the largest |t| of {every}{int(np.max(list(n))):,} arrangements of"
+            f" {_exchanged(asked)} ({asked.get('scheme', 'freedman-lane')}, seed {asked['seed']}; Philox keyed by seed and arrangement), the data as"
             " they are counted as the first."
         )
         if any(one.get("tails") for one in said["permutations"].values()):
@@ -184,9 +186,33 @@ def methods(said: Mapping[str, Any]) -> str:
             )
     if said["joint"]:
         told.append("Terms were tested together by F.")
+    if n and (threshold := declared.get("cluster_threshold")):
+        told.append(
+            f"Clusters are voxels with |t| above {threshold:g}, connected over {declared.get('neighbours', 6)} neighbours; their extent and"
+            " mass were compared with the largest of each arrangement."
+        )
     told.append("False discovery rates are those of Benjamini and Hochberg.")
     if declared.get("tfce") and n:
         told.append(
             "Threshold-free cluster enhancement (E = 0.5, H = 2) was computed exactly, not in steps of the threshold."
         )
     return " ".join(told)
+
+
+def _masked(mask: Mapping[str, Any]) -> list[str]:
+    """Which voxels counted."""
+    rules = ["within the mask that was given"] if mask.get("image") else []
+    if (above := mask.get("above")) is not None:
+        share = mask.get("share", 1)
+        who = "all scans" if share == 1 else f"at least {share:.4g} of the scans"
+        rules.append(f"where {who} exceed {above:g}")
+    return [f"Voxels counted {', '.join(rules)}."] if rules else []
+
+
+def _exchanged(asked: Mapping[str, Any]) -> str:
+    """What changed places."""
+    if (blocks := asked.get("blocks")) is None:
+        return "the scans"
+    if asked.get("exchange") == "whole":
+        return f"the scans, whole blocks of {blocks} at a time"
+    return f"the scans within blocks of {blocks}"
