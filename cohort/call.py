@@ -18,7 +18,7 @@ from cohort.pipeline.changes import LISTED, Comparison
 from cohort.pipeline.dispatch.cost import Meter
 from cohort.pipeline.dispatch.stopping import Stop
 from cohort.pipeline.garbage import rarely_collected
-from cohort.pipeline.ledger import Ledger
+from cohort.pipeline.ledger import Ledger, telling
 from cohort.userfiles import cache_file, finish_withdrawal, tokens_file
 
 if TYPE_CHECKING:
@@ -295,6 +295,7 @@ class Call:
                         accept_versions=mixing,
                         client=self._client,
                         judge=functools.partial(of_kept, {r.name: r for r in self.recipes}),
+                        progress=telling(self.options.listen, name),
                     )
                     told = {} if fit is None else fit.record.get("sums", {})
                 else:

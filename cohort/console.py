@@ -227,7 +227,7 @@ def listener(*, as_json: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names of terms hold brackets
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -13,7 +13,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 import cohort
-from cohort import cli
+from cohort import api, cli
 from cohort.io import kept, maps
 from cohort.io.cube import Cube
 from cohort.io.store import Store
@@ -259,6 +259,21 @@ def test_a_map_whose_voxels_have_different_degrees_of_freedom_names_no_single_on
     assert int(header["intent_code"]) == 0
     assert b"dof differ" in header["descrip"].item()
     assert int(nib.load(out / "contrast-dx_stat-beta_statmap.nii.gz").header["intent_code"]) == 1001
+
+
+def test_who_waits_for_maps_hears_how_far_they_are(catalog):
+    changed(catalog, tfce=True, contrasts=["dx", "age"])
+    assert call("ingest", catalog, "--workers", 0).exit_code == 0
+    told = []
+    api.fit(catalog, options=api.Options(listen=told.append))
+    for stage, total in (("maps", None), ("dx", 120), ("age", 120)):
+        own = [e for e in told if e.get("stage") == f"signal-map: {stage}"]
+        done = [e["done"] for e in own]
+        assert done == sorted(done)
+        assert {e["total"] for e in own} == {total or done[-1]} == {done[-1]}
+    told.clear()
+    api.fit(catalog, options=api.Options(listen=told.append))
+    assert not any(str(e.get("stage")).startswith("signal-map") for e in told)  # fresh
 
 
 def test_only_what_changed_is_read_or_fitted_again(catalog, tmp_path, monkeypatch):

@@ -25,6 +25,15 @@ def silent(event: Mapping[str, Any]) -> None:
     """Listen to nothing."""
 
 
+def telling(listen: Listener, whose: str) -> Callable[[str, int, int], None]:
+    """Say how far a part of a stage is: heard by who waits, and in no log, because nothing is finished by it."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        listen({"event": "found", "stage": f"{whose}: {what}", "done": done, "total": total})
+
+    return tell
+
+
 class Ledger:
     """What one call did.
 
