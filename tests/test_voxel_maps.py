@@ -572,6 +572,14 @@ def test_a_term_stands_for_its_columns(catalog, tmp_path):
     ) in said.output
 
 
+def test_a_share_of_nothing_is_refused(catalog):
+    changed(catalog, mask={"share": 0.9})
+    said = call("fit", catalog)
+    assert said.exit_code == 2
+    assert "models.signal-map.voxelwise.mask: share: expected above beside it" in said.output
+    assert len(said.output.splitlines()) == 1
+
+
 def test_what_arrangements_cannot_do_is_said(catalog, tmp_path):
     people = pd.read_csv(tmp_path / "people.csv")
     people["pair"] = [f"b{i // 2}" for i in range(20)]

@@ -173,6 +173,14 @@ class VoxelMask(Part):
     share: Annotated[float, expect(lambda v: 0 < v <= 1, "a share above 0, up to 1")] = 1.0
     """Of the scans that must exceed it."""
 
+    @model_validator(mode="after")
+    def _share_of_what(self) -> Self:
+        if "share" in self.model_fields_set and self.above is None:
+            raise ValueError(
+                "share: expected above beside it, the value that this share of the scans exceeds, found none; state above"
+            )
+        return self
+
 
 class VoxelPermutation(Exchanging):
     """Maps are tested by exchanging scans, corrected for all voxels by the most extreme of each arrangement."""
