@@ -657,13 +657,28 @@ def test_masks_that_do_not_fit_are_named(catalog, tmp_path):
     for name, line in (
         ("other.nii.gz", "mask is 5 x 8 x 7 voxels"),
         ("empty.nii.gz", "the mask has no voxel: expected some of 336, found none"),
-        ("share.nii.gz", "mask share.nii.gz: NII-LABELS"),
+        (
+            "share.nii.gz",
+            "mask share.nii.gz: expected 0 outside and other whole numbers inside, found that 336 of 336",
+        ),
         ("cut.nii", "mask cut.nii: NII-HEADER"),
     ):
         changed(catalog, mask={"image": name})
         said = call("fit", catalog)
         assert said.exit_code == 1
         assert line in said.output
+
+
+@pytest.mark.parametrize("inside", [1, 255, -3, 7.0])
+def test_what_is_not_0_is_in_the_mask(catalog, tmp_path, inside):
+    mask = np.zeros(SHAPE, np.float32 if isinstance(inside, float) else np.int16)
+    mask[2:6, 2:5, 1:4] = inside
+    nib.save(nib.Nifti1Image(mask, AFFINE), tmp_path / "m.nii.gz")
+    changed(catalog, permutations=None, mask={"image": "m.nii.gz"})
+    assert "36 of 36 voxels of the mask fitted" in fitted(catalog)
+    found = cohort.open(catalog).voxelwise("signal-map")["n"].to_numpy() > 0
+    assert found.sum() == 36
+    assert found[1:4, 2:5].any(axis=2).all()
 
 
 def test_a_scan_whose_map_holds_nothing_is_named_and_left_out(catalog, tmp_path):

@@ -356,8 +356,13 @@ def mask_of(catalog: Catalog, asked: Asked) -> tuple[np.ndarray | None, str | No
     if not path.is_file():
         raise ModelError(f"mask: expected an image at {voxelwise.mask.image!r}, found no file")
     try:
-        mask = read_labels(path, name="mask")
+        mask = read_labels(path, name="labels")
     except Refused as error:
+        if error.code == "NII-LABELS":
+            raise ModelError(
+                f"mask {voxelwise.mask.image}: expected 0 outside and other whole numbers inside, found that"
+                f" {error.what.removesuffix(' in {0}')} (nor is NaN); cut it at a threshold first"
+            ) from error
         raise ModelError(f"mask {voxelwise.mask.image}: {error}") from error
     first = next(iter(asked.scans))
     check_same_grid(**{first: asked.image(first), "mask": mask})
