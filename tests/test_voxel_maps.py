@@ -654,6 +654,7 @@ def test_masks_that_do_not_fit_are_named(catalog, tmp_path):
     nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE), tmp_path / "empty.nii.gz")
     nib.save(nib.Nifti1Image(np.full(SHAPE, 0.5, np.float32), AFFINE), tmp_path / "share.nii.gz")
     (tmp_path / "cut.nii").write_bytes(b"no image")
+    nib.save(nib.Nifti1Image(np.ones((*SHAPE, 2), np.uint8), AFFINE), tmp_path / "two.nii.gz")
     for name, line in (
         ("other.nii.gz", "mask is 5 x 8 x 7 voxels"),
         ("empty.nii.gz", "the mask has no voxel: expected some of 336, found none"),
@@ -662,11 +663,13 @@ def test_masks_that_do_not_fit_are_named(catalog, tmp_path):
             "mask share.nii.gz: expected 0 outside and other whole numbers inside, found that 336 of 336",
         ),
         ("cut.nii", "mask cut.nii: NII-HEADER"),
+        ("two.nii.gz", "mask two.nii.gz: expected one volume, found 2 of them"),
     ):
-        changed(catalog, mask={"image": name})
-        said = call("fit", catalog)
-        assert said.exit_code == 1
-        assert line in said.output
+        for form in ("cube", "streaming"):
+            changed(catalog, mask={"image": name}, form=form, permutations=None)
+            said = call("fit", catalog)
+            assert said.exit_code == 1
+            assert line in said.output
 
 
 @pytest.mark.parametrize("inside", [1, 255, -3, 7.0])

@@ -364,6 +364,10 @@ def mask_of(catalog: Catalog, asked: Asked) -> tuple[np.ndarray | None, str | No
                 f" {error.what.removesuffix(' in {0}')} (nor is NaN); cut it at a threshold first"
             ) from error
         raise ModelError(f"mask {voxelwise.mask.image}: {error}") from error
+    if mask.dims != SPACE:
+        raise ModelError(
+            f"mask {voxelwise.mask.image}: expected one volume, found {mask.shape[0]} of them; state one as a file of its own"
+        )
     first = next(iter(asked.scans))
     check_same_grid(**{first: asked.image(first), "mask": mask})
     return mask.to_numpy() != 0, file_digest(path)
