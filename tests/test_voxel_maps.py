@@ -572,6 +572,27 @@ def test_a_term_stands_for_its_columns(catalog, tmp_path):
     ) in said.output
 
 
+def test_scans_of_one_subject_that_change_places_one_by_one_are_told(catalog, tmp_path):
+    for i in range(N):
+        data = brain(i) + np.random.default_rng(50 + i).normal(size=SHAPE).astype(np.float32)
+        nib.save(nib.Nifti1Image(data, AFFINE), tmp_path / "scans" / f"P{i:02d}_2.nii.gz")
+    doubt = "permutations: scans of one subject change places one by one"
+    assert doubt not in fitted(catalog)  # the first of each
+    content = yaml.safe_load(catalog.read_text())
+    content["models"]["signal-map"]["one_scan_per"] = "all"
+    catalog.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert f"warning signal-map: {doubt}" in fitted(catalog)
+    alone = cohort.open(catalog).voxelwise("signal-map").load()
+    changed(catalog, permutations={"seed": 4, "n": 120, "blocks": "subject", "exchange": "whole"})
+    said = fitted(catalog)
+    assert doubt not in said
+    assert "the rows are not independent" in said
+    together = cohort.open(catalog).voxelwise("signal-map").load()
+    known = np.isfinite(alone["t"].to_numpy())
+    larger = (together["p_permuted"] >= alone["p_permuted"]).to_numpy()[known]
+    assert larger.mean() > 0.8  # subjects, not scans, are what there is
+
+
 def test_a_share_of_nothing_is_refused(catalog):
     changed(catalog, mask={"share": 0.9})
     said = call("fit", catalog)

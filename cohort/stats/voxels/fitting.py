@@ -249,7 +249,16 @@ def _written(
 
 def _doubts(record: Mapping[str, Any], asked: Asked) -> list[str]:
     """What to know before the maps of a record."""
-    return warnings(record, (*asked.design.warnings, *asked.instead))
+    told = [*asked.design.warnings, *asked.instead]
+    wanted, design = asked.model.voxelwise, asked.design
+    moved = None if wanted is None else wanted.permutations
+    repeated = design.one_scan_per == "all" and design.n_repeated > 0
+    if repeated and moved is not None and moved.blocks is None:
+        told.append(
+            "permutations: scans of one subject change places one by one, as if they were of several, so p may be far too small;"
+            " state blocks: subject, with exchange: whole for what differs between subjects"
+        )
+    return warnings(record, told)
 
 
 def maps_of(store: Store, name: str) -> Mapped | None:
