@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -168,6 +169,54 @@ def test_a_store_that_is_read_only(catalog, command):
     assert f"; {after}; resume with: cohort" in done.stderr
     assert done.stdout == ""
     assert sorted(place.rglob("*")) == before
+
+
+def without_leave(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Call ``cohort`` as somebody for whom the modes of files count: for root they do not."""
+    drop = []
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("this machine lets root give up nothing")
+        drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    program = [*drop, sys.executable, "-m", "cohort.cli", *map(str, arguments)]
+    return subprocess.run(program, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_a_store_that_this_user_may_only_read(catalog):
+    place = catalog.parent / "store"
+    place.mkdir()
+    place.chmod(0o555)
+    done = without_leave("update", catalog, "--workers", 0)
+    said = r"error: .*store/\.lock: expected a place that this user may write to, found permission denied; allow writing"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(said + r".*; resume with: cohort update .*\n", done.stderr), done.stderr
+    place.chmod(0o755)
+    assert call("ingest", catalog, "--workers", 0).exit_code == 0
+    place.chmod(0o555)
+    (place / ".lock").chmod(0o444)
+    for look in (["verify"], ["gc", "--dry-run"]):
+        done = without_leave(look[0], catalog, *look[1:])
+        assert (done.returncode, done.stderr) == (0, ""), look
+    place.chmod(0o755)
+
+
+def test_a_file_where_the_store_should_be(catalog):
+    place = catalog.parent / "store"
+    place.write_text("notes")
+    said = rf"error: {re.escape(str(place))}: expected a folder for the store or none yet, found a file at .*store; name another"
+    done = call("update", catalog, "--workers", 0)
+    assert done.exit_code == 2
+    assert re.match(said, done.stderr), done.stderr
+    for command in ("status", "verify"):
+        done = call(command, catalog)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: nothing in {place} yet")
+        done = call(command, place)
+        assert (
+            done.stderr
+            == f"error: {place} is no cohort: expected a catalog (.yaml) or a store with a cohort.json\n"
+        )
+    assert place.read_text() == "notes"
 
 
 @pytest.mark.slow

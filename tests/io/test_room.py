@@ -35,6 +35,12 @@ def test_other_errors_pass_as_they_are(tmp_path):
         tmp_path.write_bytes(b"x")
 
 
+def test_a_source_that_may_not_be_read_says_nothing_against_the_store(tmp_path):
+    with pytest.raises(PermissionError, match="scan") as raised, writing(tmp_path / "store"):
+        raise PermissionError(errno.EACCES, "Permission denied", "scan.nii")
+    assert not isinstance(raised.value, Unwritable)
+
+
 def test_a_group_that_could_not_be_written_leaves_nothing(tmp_path):
     files = LocalFiles(tmp_path)
     with pytest.raises(OSError, match="File name too long"):

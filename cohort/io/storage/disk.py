@@ -220,8 +220,11 @@ def sync_tree(folder: Path) -> None:
 
 def _read(path: str) -> bytes:
     # A text, not a Path: to join and open one takes longer than the system takes to read a record.
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-        return file.read()
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read()
+    except NotADirectoryError as error:  # a file where the store should be: nothing lies in it
+        raise FileNotFoundError(error.errno, error.strerror, path) from error
 
 
 def _sizes(folder: str, names: Iterable[str]) -> dict[str, int]:

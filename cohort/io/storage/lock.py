@@ -41,9 +41,16 @@ def folder_lock(root: Path) -> Iterator[None]:
     ------
     Locked
         With who holds it, where and since when.
+    StoreError
+        If a file lies where the folder should be.
     """
     with writing(root / FOLDER):
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StoreError(
+                f"{root}: expected a folder for the store or none yet, found a file at {error.filename}; name another store"
+            ) from error
         stream = (root / FOLDER).open("a+")
     with stream:
         try:
