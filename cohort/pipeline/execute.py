@@ -232,6 +232,17 @@ def _number(value: Any) -> float | int | None:
     return float(item) if math.isfinite(item) else None
 
 
+def _only(result: xr.DataArray) -> Any:
+    """The one value of a result. Raises `RunError` if the scan has dimensions besides space, and so several."""
+    if result.size != 1:
+        sizes = " x ".join(f"{n} ({dim})" for dim, n in result.sizes.items())
+        raise RunError(
+            f"expected one number of a scan, found {sizes}: it is a series of images; to measure one image, give it as a scan"
+            " of its own"
+        )
+    return result.values
+
+
 def _called(
     step: Step,
     given: Mapping[str, xr.DataArray],
@@ -266,13 +277,13 @@ def _called(
                 outcome.units[f"{step.name}_{part}"] = "1"
             return _pose(outcome.poses[step.name])
         case "number":
-            outcome.numbers[step.name] = _number(result.values)
+            outcome.numbers[step.name] = _number(_only(result))
             outcome.units[step.name] = str(result.attrs.get("units", "1"))
         case "vector":
             made, parts = result.compute(), operation.parts
-            each = [made[p] for p in parts] if isinstance(made, xr.Dataset) else list(made)
+            each = [made[p] for p in parts] if isinstance(made, xr.Dataset) else list(made.T)
             for part, one in zip(parts, each, strict=True):
-                outcome.numbers[f"{step.name}_{part}"] = _number(one.values)
+                outcome.numbers[f"{step.name}_{part}"] = _number(_only(one))
                 outcome.units[f"{step.name}_{part}"] = str(one.attrs.get("units", "1"))
         case "table":
             table, units = _columns(result.compute())

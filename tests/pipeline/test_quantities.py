@@ -4,12 +4,13 @@ import cohorts
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 from cohort import api, schema
 from cohort.io.exports import tables
 from cohort.io.store import Store
 from cohort.pipeline import quantities
-from cohort.pipeline.execute import execute
+from cohort.pipeline.execute import RunError, execute
 from cohort.pipeline.gathering import Rows
 from cohort.pipeline.recipe import bind
 
@@ -49,6 +50,24 @@ def test_units_of_a_recipe_are_those_that_its_scans_have(unit):
     assert found == {column: outcome.units[column] for column in RECIPE.columns()}
     assert found["grey"] == unit
     assert found["ml"] == "ml"
+
+
+@pytest.mark.parametrize("call", ["mean_in", "centroid_mm"])
+def test_a_series_of_images_fails_with_what_it_has_besides_space(call):
+    """What is one number of a volume is five of five volumes: none of them is that of the scan."""
+    voxels = np.random.default_rng(0).normal(100, 9, (5, 6, 7, 8)).astype(np.float32)
+    times = {"time": xr.Variable("time", [0.0, 2, 4, 6, 8], {"units": "s"})}
+    scan = schema.make_scan(voxels, np.diag([2.0, 2, 3, 1]), leading=times)
+    what = {"image": "image"} if call == "mean_in" else {"mask": "head"}
+    steps = {"head": {"call": "threshold", "image": "image", "above": 0}}
+    said = {"recipe": "r", "steps": steps, "measure": {"m": {"call": call, **what}}}
+    recipe = bind(said, where="r.yaml")
+    with pytest.raises(
+        RunError, match=r"step 'm': expected one number of a scan, found 5 \(time\)"
+    ):
+        execute(recipe, scan, scan_id="a", stale=set(recipe.keys))
+    one = execute(recipe, scan.isel(time=[2]), scan_id="a", stale=set(recipe.keys)).numbers
+    assert one == execute(recipe, scan.isel(time=2), scan_id="a", stale=set(recipe.keys)).numbers
 
 
 def test_a_cohort_of_which_every_scan_failed_keeps_the_units(tmp_path):
