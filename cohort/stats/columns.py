@@ -21,7 +21,11 @@ class DesignError(ValueError):
 
 def unknown_column(name: str, columns: Sequence[str], where: str) -> str:
     """Say that a name is no column, which one is nearest, and which there are."""
-    near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
+    # Spelled with other capitals first, then as the beginning of a longer name: AGE and Age_years are age, share is not.
+    plain = name.casefold()
+    near = [c for c in columns if c.casefold() == plain]
+    near = near or [c for c in columns if re.match(f"{re.escape(plain)}(_|$)", c.casefold())]
+    near = near or difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     shown = ", ".join(repr(c) for c in columns[:20]) or "none"
     more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""

@@ -208,6 +208,12 @@ def test_an_unknown_column_is_named_with_the_nearest_one():
         check_formula("dx + skul", COLUMNS)
 
 
+@pytest.mark.parametrize("there", ["AGE", "Age_years", "age_at_scan"])
+def test_the_nearest_column_is_the_one_of_other_capitals_or_with_a_unit(there):
+    with pytest.raises(FormulaError, match=f"no column 'age'; did you mean '{there}'"):
+        check_formula("dx + age", ["dx", "share", "stage", there, "page"])
+
+
 def test_a_letter_that_looks_alike_is_shown_by_its_code_point():
     with pytest.raises(FormulaError, match=r"no column '\\u0430ge'; did you mean 'age'"):
         check_formula("\N{CYRILLIC SMALL LETTER A}ge", COLUMNS)
