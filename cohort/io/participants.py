@@ -46,6 +46,8 @@ RESERVED = (*KEYS, "scan_id", "state", "reason", "label")
 """Names that the tables of this package use themselves."""
 
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_WHOLE = re.compile(r"([0-9]+)(?:\.0+)?")
+
 _Key = tuple[str, str | None]
 """Subject and session; None: all sessions."""
 
@@ -107,6 +109,8 @@ class Joined:
     """scan_ids, in the order of the scans."""
     mapped_without_scan: list[str] = field(default_factory=list)
     """Subjects of the map, as the scans would name them, in the order of the map."""
+    n_zeros_apart: int = 0
+    """Rows without a scan that would have one if ids were numbers: 7 or 7.0 in the table, 007 in the sources."""
 
 
 def read_participants(
@@ -346,10 +350,23 @@ def join(scans: pd.DataFrame, participants: Participants) -> Joined:
             found.add(clean(who))
         matched.append(None if key is None else by_key.get(key, by_key.get((key[0], None))))
     used = set(matched)
+    alone = {_as_number(s) for s, m in zip(scans["subject"], matched, strict=True) if m is None}
+    zeros_apart = [
+        p
+        for p, subject in table[["participant", "subject"]].itertuples(index=False)
+        if p not in used and (number := _as_number(subject)) is not None and number in alone
+    ]
     joined = scans.assign(participant=pd.array(matched, dtype="str"))
     return Joined(
         scans=joined,
         rows_without_scan=[p for p in table["participant"] if p not in used],
         scans_without_row=joined.loc[joined["participant"].isna(), "scan_id"].tolist(),
         mapped_without_scan=[s for s in participants.keys or {} if s not in found],
+        n_zeros_apart=len(zeros_apart),
     )
+
+
+def _as_number(subject: str | float | None) -> str | None:
+    """An id as a spreadsheet leaves it that takes it for a number; None for one that is none."""
+    found = None if pd.isna(subject) else _WHOLE.fullmatch(clean(str(subject)))
+    return found and (found[1].lstrip("0") or "0")

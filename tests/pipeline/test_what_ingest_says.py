@@ -77,6 +77,24 @@ def test_scans_without_a_row_and_ages_that_were_capped_are_told(catalog):
     assert "1 scans have no row in the participants table" in command("status", catalog).output
 
 
+@pytest.mark.parametrize(
+    ("ids", "n"), [("7 12", 2), ("7.0 0012", 2), ("007 12", 1), ("8 x7", 0), ("007 012", 0)]
+)
+def test_zeros_that_a_spreadsheet_dropped_are_told_and_nothing_is_matched_by_them(catalog, ids, n):
+    series(catalog, "007")
+    series(catalog, "012", seed=1)
+    rows = "".join(f"{one},1\n" for one in ids.split())
+    (catalog.parent / "people.csv").write_text(f"ID,score\n{rows}")
+    with catalog.open("a") as stream:
+        stream.write("participants: {table: people.csv, id: ID}\n")
+    result = api.ingest(catalog, options=HERE)
+    said = [text for text in result.manifest["warnings"] if "leading zeros" in text]
+    assert [text.split()[0] for text in said] == ([str(n)] if n else [])
+    assert all("write the ids as the sources do, or state participants.map" in s for s in said)
+    met = {"007", "012"} & set(ids.split())
+    assert Store(catalog.parent / "store").table("scans")["participant"].notna().sum() == len(met)
+
+
 def test_an_image_in_one_file_is_not_in_doubt_beside_what_cannot_be_read(catalog, monkeypatch):
     series(catalog, "a")
     volume, affine = phantom(seed=2)

@@ -169,6 +169,7 @@ def write_tables(
     )
     if days:
         scans["days_since_first_scan"] = pd.array([days.get(s) for s in scans["scan_id"]], "Int64")
+    told: list[str] = []
     flags: defaultdict[str, set[str]] = defaultdict(set)
     for unit in result.units:
         flags[unit.scan_id].update(unit.series.flags)
@@ -208,6 +209,11 @@ def write_tables(
         ]
         _tell_of_rows(result, participants, public, there)
         result.scans_without_row = joined.scans_without_row
+        if joined.n_zeros_apart:
+            told.append(
+                f"{joined.n_zeros_apart} rows of the participants table would have a scan if leading zeros did not count, as of"
+                " 7 and 007: spreadsheets drop them; write the ids as the sources do, or state participants.map"
+            )
         result.mapped_without_scan = [
             names.of("subject", s) if not names.keep else s for s in joined.mapped_without_scan
         ]
@@ -219,6 +225,7 @@ def write_tables(
     warnings = _add_protocols(store, scans)
     store.write_table("scans", scans)
     return [
+        *told,
         *_told_apart(scan_id for scan_id in scans["scan_id"] if ONE_SERIES in flags[scan_id]),
         *warnings,
     ]
