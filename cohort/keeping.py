@@ -57,11 +57,16 @@ def audit(catalog: Place, store: StorePath = None, as_json: Json = False) -> Non
     from cohort import api
 
     with errors(), listener(as_json=as_json) as listen:
-        found, known = api.audit(open_cohort(catalog, store), listen=listen)
+        opened = open_cohort(catalog, store)
+        found, known = api.audit(opened, listen=listen)
     for finding in found:
         _tell(finding.__dict__ if as_json else f"{finding}", as_json=as_json)
     if not as_json:
-        how = "originals and shapes" if known else "shapes only: this machine did not ingest it"
+        how = "shapes only: this machine did not ingest it"
+        if known:
+            how = "originals and shapes"
+        elif opened.catalog is not None and opened.catalog.ids == "keep":
+            how = "shapes only: with ids: keep the sources' own ids stand in the store on purpose"
         print(f"{len(found)} findings ({how})")
     raise typer.Exit(1 if found else 0)
 

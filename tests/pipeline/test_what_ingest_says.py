@@ -95,6 +95,31 @@ def test_zeros_that_a_spreadsheet_dropped_are_told_and_nothing_is_matched_by_the
     assert Store(catalog.parent / "store").table("scans")["participant"].notna().sum() == len(met)
 
 
+@pytest.mark.parametrize("place", ["store", "./store", "../{}/store/"])
+def test_a_store_named_by_a_relative_path_has_the_same_originals(catalog, monkeypatch, place):
+    series(catalog, "Meier")
+    assert command("ingest", catalog, "--workers", 0).exit_code == 0
+    scan = Store(catalog.parent / "store").scan_ids()[0]
+    monkeypatch.chdir(catalog.parent)
+    place = place.format(catalog.parent.name)
+    assert command("which", place, scan).output == command("which", catalog, scan).output != ""
+    (catalog.parent / "store/note.html").write_text("<p>Meier</p>")
+    said = command("audit", place)
+    assert said.exit_code == 1, said.output
+    assert "note.html" in said.output
+    assert "findings (originals and shapes)" in said.output
+
+
+def test_an_audit_says_why_it_searches_for_shapes_only(catalog):
+    series(catalog, "a")
+    catalog.write_text(catalog.read_text().replace("token", "keep"))
+    assert command("ingest", catalog, "--workers", 0).exit_code == 0
+    said = command("audit", catalog).output
+    assert (
+        "(shapes only: with ids: keep the sources' own ids stand in the store on purpose)" in said
+    )
+
+
 def test_an_image_in_one_file_is_not_in_doubt_beside_what_cannot_be_read(catalog, monkeypatch):
     series(catalog, "a")
     volume, affine = phantom(seed=2)
