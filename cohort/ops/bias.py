@@ -77,7 +77,7 @@ def bias_field(
     Raises
     ------
     ValueError
-        If the image has another number of spatial dims or values that are not finite, nothing in it counts, all that counts has one
+        If the image has another number of spatial dims, one voxel along one of them or values that are not finite, nothing in it counts, all that counts has one
         value, the mask is not bool, or an option out of its range.
     GridError
         If a coordinate is missing or irregular, or the mask lies on another grid.
@@ -101,6 +101,11 @@ def bias_field(
     layout = layout_of("image", image)
     if len(layout.space) < 2:
         raise ValueError(f"image has the spatial dims {layout.space}, expected two or three")
+    if flat := [str(d) for d in layout.space if image.sizes[d] < 2]:
+        raise ValueError(
+            f"image has 1 voxel along {', '.join(flat)}, expected at least 2 along each spatial dim; of a single slice the field"
+            f" is found with image.isel({flat[0]}=0, drop=True)"
+        )
     for name, number in (("shrink", shrink), ("iterations", iterations)):
         if isinstance(number, bool) or number != int(number) or number < 1:
             raise ValueError(f"{name} is {number!r}, expected a whole number of at least 1")

@@ -124,6 +124,7 @@ def test_what_has_no_field_says_why():
         (small.where(small > 700), None, {}, "image has .* voxels that are not finite"),
         (small, small, {}, "mask is float32, expected bool"),
         (small.isel(z=0, y=0, drop=True), None, {}, "image has the spatial dims .'x',., expected two or three"),
+        (small.isel(y=[3]), None, {}, "image has 1 voxel along y, expected at least 2 .* image.isel.y=0, drop=True"),
         (small, None, {"shrink": 0}, "shrink is 0, expected a whole number"),
         (small, None, {"iterations": 1.5}, "iterations is 1.5, expected a whole number"),
         (small, None, {"knots_mm": 0.0}, "knots_mm is 0.0, expected a positive number"),
