@@ -57,6 +57,16 @@ def test_a_plain_loop_returns_every_result_and_every_failure():
     check(collect(items, None), items)
 
 
+def _in_lines(item):
+    raise RuntimeError(f"Exception thrown in a library: at line 77\n  ERROR: {item}\n")
+
+
+def test_what_a_library_says_in_several_lines_is_one_line_and_stays_whole_in_the_trace():
+    ((_, failed),) = collect([3], None, _in_lines)
+    assert failed.message == "Exception thrown in a library: at line 77 ERROR: 3"
+    assert "77\n  ERROR: 3" in failed.trace
+
+
 def test_items_are_taken_one_at_a_time_as_results_are_asked_for():
     taken = []
 

@@ -64,4 +64,6 @@ def failure(error: BaseException) -> Failure:
     # What the store lost is brought back by ingesting again: not a property of the scan.
     lasting = isinstance(error, ValueError | SystemExit) and not isinstance(error, StoreError)
     away = next((kind.__name__ for kind in backend.AWAY if isinstance(error, kind)), "")
-    return Failure(type(error).__name__, str(error), trace, lasting=lasting, away=away)
+    # One line: a record, a table and a terminal show it as one. The trace keeps the lines of another library.
+    message = " ".join(str(error).split())
+    return Failure(type(error).__name__, message, trace, lasting=lasting, away=away)
