@@ -128,10 +128,12 @@ def show_result(result: "Result", *, as_json: bool) -> None:
         say(f"ALARM and {len(result.alarms) - SHOWN} more numbers moved; `cohort diff` lists them")
     for text in manifest.get("warnings", []):
         say(f"warning: {text}")
+    renamed = dict(manifest.get("found", {}).get("renamed", ()))
     for scan_id in result.absent:
-        say(
-            f"absent {scan_id}: in the store, but its files are no longer in the sources; it left the tables"
-        )
+        why = "its files are no longer in the sources"
+        if scan_id in renamed:
+            why = f"the sources hold its image under another name now, {renamed[scan_id]}"
+        say(f"absent {scan_id}: in the store, but {why}; it left the tables")
     for orphan in result.orphans:
         say(f"no scan for {orphan}: an attached image without the scan it belongs to")
     for canary in result.canaries:

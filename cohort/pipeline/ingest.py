@@ -201,9 +201,11 @@ def ingest(
     before = store.table("scans")
     listed = set() if before is None else set(before["scan_id"])
     went = [s for s in gone if s in listed]
-    # What cannot be read may be where these scans lie: they have not gone until that is known.
+    renamed = roster.renamed(store.records(went), known=listed)
+    # What cannot be read may be where these scans lie: they have not gone until that is known, or they have another name.
     unsure = bool(found.unreadable) or settling.of_nobody
-    held, result.absent = (went, []) if unsure else ([], went)
+    held = [s for s in went if s not in renamed] if unsure else []
+    result.absent = [s for s in went if s not in held]
     held += [s for s in sorted({identity(a, names)[0] for a in arriving}) if s in listed]
     for scan_id in result.absent:
         ledger.event("absent", stage="ingest", scan_id=scan_id)
@@ -220,6 +222,7 @@ def ingest(
             "series": len(found.series) + len(found.refused),
             "skipped": {reason: len(files) for reason, files in found.skipped.items()},
             "absent": [s for s in gone if s not in held],
+            "renamed": list(renamed.items()),
             "withdrawn": left.n_series,
         },
         "settling": settling.n_series,

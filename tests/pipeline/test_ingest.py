@@ -128,6 +128,37 @@ def test_a_scan_that_went_away_is_told_once(catalog):
     assert again.manifest["found"]["absent"] == [SCANS[1]]
 
 
+@pytest.mark.parametrize("is_blind", [False, True])
+def test_a_scan_that_came_back_under_another_name_does_not_stand_twice(catalog, broken, is_blind):
+    """As after the pattern for subjects was mended; a file that cannot be read somewhere is none of its business."""
+    api.ingest(catalog, options=HERE)
+    scans = catalog.parent / "scans"
+    (scans / "001_v1.nii.gz").rename(scans / "007_v1.nii.gz")
+    (scans / "002_v1.nii.gz").rename(catalog.parent / "elsewhere.nii.gz")
+    (scans / "locked").mkdir()
+    if is_blind:
+        broken.add(scans / "locked")
+    result = api.ingest(catalog, options=HERE)
+    now = SCANS[1].replace("001", "007")
+    assert listed(catalog) == sorted([SCANS[0], now, *SCANS[2:][: int(is_blind)]])
+    assert sorted(result.absent) == [SCANS[1], *SCANS[2:][: int(not is_blind)]]
+    assert result.manifest["found"]["renamed"] == [(SCANS[1], now)]
+
+
+def test_an_image_that_was_there_before_is_no_new_name_of_a_scan_that_cannot_be_read(
+    catalog, broken
+):
+    scans = catalog.parent / "scans"
+    (scans / "007_v1.nii.gz").write_bytes((scans / "001_v1.nii.gz").read_bytes())
+    catalog.write_text(f"accept: [IMG-TWICE]\n{catalog.read_text()}")
+    api.ingest(catalog, options=HERE)
+    before = listed(catalog)
+    assert len(before) == 4
+    broken.add(scans / "001_v1.nii.gz")
+    result = rehash(catalog)
+    assert (listed(catalog), result.absent) == (before, [])
+
+
 def test_sources_without_any_scan_change_nothing(catalog):
     api.ingest(catalog, options=HERE)
     for path in (catalog.parent / "scans").iterdir():

@@ -102,6 +102,20 @@ class Roster:
                     "contents": {"image": self._images[i]},
                 }
 
+    def renamed(
+        self, records: Iterable[Mapping[str, Any] | None], *, known: Collection[str]
+    ) -> dict[str, str]:
+        """Scans whose image came with this call under another name -> that name: of another pattern, or of a file that was moved.
+
+        A name that is `known` from the table before holds a scan of its own, however alike.
+        """
+        new = {i: s for s, i in zip(self._places, self._images, strict=True) if s not in known}
+        return {
+            record["scan_id"]: new[image]
+            for record in records
+            if record is not None and (image := record["contents"]["image"]) in new
+        }
+
     def places(self, scan_ids: Iterable[str]) -> Iterator[dict[str, Any]]:
         """Where scans of visits with several lie, as `likeness.looks_like_one_series` takes them."""
         affines = np.frombuffer(self._affines).reshape(-1, 16) if self._places else None
