@@ -156,9 +156,18 @@ def _refuse_lost(index: Index) -> None:
         f"by its first {content.HEAD_BYTES} bytes neither image nor text: {{0}}, which should be an image",
         fix,
     )
+    stand_in = (
+        _SRC_DAMAGED,
+        "a placeholder (git-annex, DataLad, Git LFS) or a web page, no image: {0}, which should be one",
+        "fetch the file itself, or move it out of the sources.",
+    )
     reasons = index.reasons()
     beside: dict[tuple[Path, str], bool] = {}
-    for reason, refusal in ((content.EMPTY, empty), (content.OPAQUE, damaged)):
+    for reason, refusal in (
+        (content.EMPTY, empty),
+        (content.OPAQUE, damaged),
+        (content.STAND_IN, stand_in),
+    ):
         for path in reasons.get(reason, ()):
             # Voxels have no mark: without their header nothing tells whether they are damaged.
             name = path.name.lower()
@@ -170,7 +179,8 @@ def _refuse_lost(index: Index) -> None:
                 if not beside[place]:
                     continue
             index.refuse(path, refusal)
-    index.rename_reason(content.OPAQUE, content.NOT_IMAGE)
+    for reason in (content.OPAQUE, content.STAND_IN):
+        index.rename_reason(reason, content.NOT_IMAGE)
 
 
 def _join_pair(header: Path, index: Index, known: FileCache) -> int:

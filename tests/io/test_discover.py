@@ -637,6 +637,36 @@ def test_what_desktops_and_people_leave_among_slices_is_passed_over(tmp_path):
     assert {k: len(v) for k, v in found.skipped.items()} == {"not an image": len(BESIDE_SLICES)}
 
 
+STAND_INS = {
+    "annex": b"/annex/objects/MD5E-s1234--00.nii.gz\n",
+    "lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n",
+    "page": b"\n<!DOCTYPE html>\n<html><body>404 Not Found</body></html>\n",
+}
+
+
+@pytest.mark.parametrize("stand_in", STAND_INS)
+@pytest.mark.parametrize("name", ["a.nii", "A.NII.GZ", "a.dcm"])
+def test_what_stands_in_for_an_image_that_was_not_fetched_is_named(stand_in, name, tmp_path):
+    (tmp_path / name).write_bytes(STAND_INS[stand_in])
+    (tmp_path / "a.html").write_bytes(STAND_INS[stand_in])
+    found = discover([tmp_path])
+    ((_, refusal),) = found.refused
+    assert (refusal.code, refusal.files) == ("SRC-DAMAGED", (tmp_path / name,))
+    assert "a placeholder (git-annex, DataLad, Git LFS) or a web page" in refusal.what
+    assert {reason: list(files) for reason, files in found.skipped.items()} == {
+        "not an image": [tmp_path / "a.html"]
+    }
+
+
+def test_a_slice_that_was_not_fetched_never_makes_a_shorter_scan(tmp_path):
+    last = write_series(tmp_path, *phantom())[-1]
+    last.write_bytes(STAND_INS["annex"])
+    (tmp_path / "a page.html").write_bytes(STAND_INS["page"])
+    found = discover([tmp_path])
+    assert [r.files for _, r in found.refused] == [(last,)]
+    assert found.damaged == [last]
+
+
 @pytest.mark.parametrize("content", [bytes(600), gzip.compress(bytes(600))], ids=["plain", "gzip"])
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.hdr"])
 def test_a_nifti_that_is_zeroed_is_named(name, content, tmp_path):

@@ -26,6 +26,15 @@ NOT_IMAGE, EMPTY = "not an image", "empty file"
 OPAQUE = "neither image nor text"
 """Reason of bytes that nothing is known of: whether they should be an image, their name and what lies beside them tell."""
 
+STAND_IN = "a text that stands in for a file"
+"""Reason of a file that was never fetched: its name and what lies beside it tell whether an image is missing."""
+
+_STAND_INS = re.compile(
+    rb"\s*(/annex/objects/|version https://git-lfs\.github\.com/spec/|<!doctype html|<html)",
+    re.IGNORECASE,
+)
+"""How placeholders of git-annex, DataLad and Git LFS begin, and what a server sends instead of a file."""
+
 _FOREIGN = (
     b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"II*\0", b"MM\0*", b"RIFF", b"\x89HDF", b"SQLite format 3",
     b"\x7fELF", b"MZ", b"\xd0\xcf\x11\xe0", b"\0\5\x16\7", b"\0\0\0\1Bud1", b"NRRD", b"ObjectType",
@@ -112,6 +121,8 @@ def _no_dicom(head: bytes, start: BinaryIO, rest: BinaryIO, path: Path) -> Entry
         return Entry(kind=ARCHIVE)
     plain = _inflated(head)
     reason = NOT_IMAGE if plain.startswith(_FOREIGN) or _is_text(plain) else OPAQUE
+    if _STAND_INS.match(plain):
+        reason = STAND_IN
     # Voxels have no mark; the header beside them, if there is one, needs their digest.
     if not path.name.lower().endswith(VOXELS):
         return Entry(reason=reason)

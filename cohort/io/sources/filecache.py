@@ -16,7 +16,7 @@ from typing import Any, Self
 from cohort.io.refusal import Refused
 from cohort.io.slices.succession import Moment
 
-_VERSION = 5
+_VERSION = 6
 """Raised whenever what is remembered of a file, or how it is derived, changes."""
 
 _AT_ONCE = 256
