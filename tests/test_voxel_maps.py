@@ -593,6 +593,27 @@ def test_scans_of_one_subject_that_change_places_one_by_one_are_told(catalog, tm
     assert larger.mean() > 0.8  # subjects, not scans, are what there is
 
 
+def test_scans_that_cannot_be_exchanged_are_told_before_a_cube_is_made(catalog, tmp_path):
+    fitted(catalog)
+    place = tmp_path / "store/models/signal-map/cube.json"
+    before = place.read_bytes()
+    write_brain(tmp_path / "scans", N)
+    assert call("ingest", catalog, "--workers", 0).exit_code == 0
+    for asked, line in (
+        ({"blocks": "dx"}, "no exchange of rows changes dx: it is the same in all rows of each block"),
+        ({"blocks": "age", "exchange": "whole", "scheme": "huh-jhun"}, "huh-jhun mixes the rows"),
+        ({"seed": 2**64}, "the seed is 18446744073709551616"),
+    ):  # fmt: skip
+        changed(catalog, permutations={"seed": 4, "n": 120, **asked})
+        said = call("fit", catalog)
+        assert said.exit_code == 1
+        assert line in said.output
+        assert place.read_bytes() == before
+    changed(catalog, permutations={"seed": 4, "n": 120})
+    assert "17 scans" in fitted(catalog)
+    assert place.read_bytes() != before
+
+
 def test_a_share_of_nothing_is_refused(catalog):
     changed(catalog, mask={"share": 0.9})
     said = call("fit", catalog)
@@ -604,9 +625,16 @@ def test_a_share_of_nothing_is_refused(catalog):
 def test_what_arrangements_cannot_do_is_said(catalog, tmp_path):
     people = pd.read_csv(tmp_path / "people.csv")
     people["pair"] = [f"b{i // 2}" for i in range(20)]
-    people.loc[3, "pair"] = "b0"  # P02 is alone
+    people.loc[3, "pair"] = None
     people.to_csv(tmp_path / "people.csv", index=False)
     changed(catalog, permutations={"seed": 4, "n": 120, "blocks": "pair"}, contrasts=["dx", "age"])
+    assert call("ingest", catalog, "--workers", 0).exit_code == 0
+    said = call("fit", catalog)
+    assert said.exit_code == 1
+    told = "expected a block for each of 16 rows, found 'pair' missing in 1 (the first is sub-P03_ses-1_P031); fill"
+    assert told in said.output
+    people.loc[3, "pair"] = "b0"  # P02 is alone
+    people.to_csv(tmp_path / "people.csv", index=False)
     alone = "warning signal-map: 1 of 16 rows have a block of their own and never change places"
     said = fitted(catalog)
     assert said.count(alone) == 1

@@ -12,7 +12,7 @@ from cohort.io.cube import Cube
 from cohort.kernels import glm
 from cohort.stats import multiplicity
 from cohort.stats.columns import DesignError
-from cohort.stats.exchanges.scheme import scheme as scheme_of
+from cohort.stats.exchanges.scheme import Permutations
 from cohort.stats.voxels import peaks
 from cohort.stats.voxels.arrangements import CONNECTIVITY, Arranged, Asked, arranged
 from cohort.stats.voxels.pieces import Piece, Question, each, fit_piece, joined
@@ -31,19 +31,6 @@ WHY = {
     glm.EXPLAINED: "the terms explain the value to the last digit",
 }
 """What is said of voxels that are left out, by their state."""
-
-
-@dataclass(frozen=True)
-class Permutations:
-    """How the scans are arranged; see `cohort.stats.permutation.permute`."""
-
-    seed: int
-    n: int = 1000
-    scheme: str = "freedman-lane"
-    blocks: np.ndarray | None = None
-    exchange: str = "within"
-    tail: bool = False
-    """Corrected p below 0.1 come from a generalised Pareto tail; see `cohort.stats.exchanges.tail`."""
 
 
 @dataclass(frozen=True)
@@ -215,17 +202,7 @@ def fit(
     complete = maps.by_voxel["n"] == n
     found: dict[str, Arranged] = {}
     for name, contrast in zip(maps.names, question.contrasts, strict=True):
-        blocks = permutations.blocks
-        plan = scheme_of(
-            question.X,
-            contrast,
-            n_permutations=permutations.n,
-            seed=permutations.seed,
-            blocks=None if blocks is None else np.asarray(blocks)[question.rows],
-            exchange=permutations.exchange,
-            method=permutations.scheme,
-            name=name,
-        )
+        plan = permutations.of(question.X, contrast, rows=question.rows, name=name)
         found[name] = arranged(
             cube,
             question,

@@ -39,6 +39,32 @@ class Scheme:
     alternative: str
 
 
+@dataclass(frozen=True)
+class Permutations:
+    """How the scans of maps are arranged; see `cohort.stats.permutation.permute`."""
+
+    seed: int
+    n: int = 1000
+    scheme: str = "freedman-lane"
+    blocks: np.ndarray | None = None
+    exchange: str = "within"
+    tail: bool = False
+    """Corrected p below 0.1 come from a generalised Pareto tail; see `cohort.stats.exchanges.tail`."""
+
+    def of(self, X: np.ndarray, contrast: np.ndarray, *, rows: np.ndarray, name: str) -> Scheme:
+        """What a contrast is compared with in these `rows` of the table, (n,) int, which X holds. Raises `DesignError`."""
+        return scheme(
+            X,
+            contrast,
+            n_permutations=self.n,
+            seed=self.seed,
+            blocks=None if self.blocks is None else np.asarray(self.blocks)[rows],
+            exchange=self.exchange,
+            method=self.scheme,
+            name=name,
+        )
+
+
 def scheme(
     X: np.ndarray,
     contrast: np.ndarray,

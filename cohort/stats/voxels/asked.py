@@ -277,8 +277,8 @@ def resolve(
         column = table.set_index("scan_id")[voxelwise.permutations.blocks].loc[rows]
         if column.isna().any():
             raise ModelError(
-                f"permutations: {column.name!r} is missing in {int(column.isna().sum())} of {len(rows)} rows (the first is"
-                f" {column.index[column.isna()][0]})"
+                f"permutations: expected a block for each of {len(rows)} rows, found {column.name!r} missing in"
+                f" {int(column.isna().sum())} (the first is {column.index[column.isna()][0]}); fill it in, or leave them out with where:"
             )
         blocks = column.astype(str).to_numpy()
     return Asked(

@@ -19,6 +19,7 @@ from cohort.io.store import Store
 from cohort.kernels import glm
 from cohort.stats import voxelwise
 from cohort.stats.columns import DesignError
+from cohort.stats.exchanges.scheme import Permutations
 from cohort.stats.voxels.asked import Asked, Judge, account, mask_of, resolve
 from cohort.stats.voxels.streaming import fit_sums
 from cohort.stats.voxels.wording import sentences, warnings
@@ -126,21 +127,24 @@ def fit_maps(
         if any(before[key] != said for key, said in now.items()):
             store.write_json(f"models/{name}/{stored.RECORD}", {**before, **now})
         return None
+    permutations = None
+    if wanted.permutations is not None:
+        said = wanted.permutations
+        permutations = Permutations(
+            said.seed, said.n, said.scheme, asked.blocks, said.exchange, said.tail
+        )
     try:
         # Before what is kept makes room for what a model needs that cannot be fitted.
         glm.factor(asked.X, np.stack(list(asked.contrasts.values())), tuple(asked.joint.values()))
+        if permutations is not None:
+            for key, weights in asked.contrasts.items():
+                permutations.of(asked.X, weights, rows=np.arange(len(asked.X)), name=key)
     except glm.DependentColumns as error:
         raise DesignError(f"the design of the maps: {error}") from error
     about: dict[str, Any] = {"scans": asked.scans, "stamp": stamp, "inputs": inputs}
     if wanted.form == "streaming":
         found, read = fit_sums(store, name, asked, mask, workers=workers, progress=progress)
         return _written(store, name, asked, found, affine, {"sums": read, **about})
-    permutations = None
-    if wanted.permutations is not None:
-        said = wanted.permutations
-        permutations = voxelwise.Permutations(
-            said.seed, said.n, said.scheme, asked.blocks, said.exchange, said.tail
-        )
 
     def fitted() -> voxelwise.Maps:
         cube = prepared_cube(store, name, asked, workers=workers, tile_bytes=tile_bytes)
