@@ -200,7 +200,9 @@ class Voxelwise(Part):
     """Of the scan, or kept by the model's recipe."""
     form: Literal["cube", "streaming"] = "cube"
     """All scans side by side, or sums of them: of a scan that comes or goes nothing else is read, and no cube is written."""
-    smooth_fwhm_mm: Annotated[float, expect(lambda v: v > 0, "a width above 0 mm")] | None = None
+    smooth_fwhm_mm: (
+        Annotated[float, expect(lambda v: 0 < v <= 100, "a width above 0, up to 100 mm")] | None
+    ) = None
     mask: VoxelMask = VoxelMask()
     contrasts: Terms | None = None
     """Terms, and names of the model's contrasts; without it the group's terms, or all that are no confounds."""
@@ -272,11 +274,14 @@ class Model(Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _first_of_several(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "outcome" not in value:
-            several = value.get("outcomes")
-            if isinstance(several, list) and several:
-                return {"outcome": several[0], **value}
+    def _short_forms(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        # A bare `voxelwise:` asks for maps of which nothing more is said.
+        value = {k: {} if k == "voxelwise" and v is None else v for k, v in value.items()}
+        several = value.get("outcomes")
+        if "outcome" not in value and isinstance(several, list) and several:
+            return {"outcome": several[0], **value}
         return value
 
     @model_validator(mode="after")

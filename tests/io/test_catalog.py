@@ -144,6 +144,7 @@ def test_every_problem_is_listed_at_once(tmp_path):
         (model(impute={"seed": 1.5}), "models.m.impute.seed: expected a whole number, found the number 1.5"),
         (model(permutation={"seed": 1, "n": "many"}), "models.m.permutation.n: expected a whole number, found 'many'"),
         (model(voxelwise={"neighbours": 7}), "models.m.voxelwise.neighbours: expected one of 6, 18, 26; found the number 7"),
+        (model(voxelwise={"smooth_fwhm_mm": 101}), "models.m.voxelwise.smooth_fwhm_mm: expected a width above 0, up to 100 mm, found"),
         (model(voxelwise={"form": "strem"}), "models.m.voxelwise.form: expected one of cube, streaming; found 'strem'; did you mean 'streaming'"),
         (model(impute={"seed": 1, "draws": 5}), "models.m.impute.draws: expected at least 20 draws, found 5"),
         ({"checks": {"a": {}}}, "checks.a: expected one of constant and holds, each an expression"),
@@ -222,6 +223,11 @@ def test_a_model_of_several_outcomes_shows_the_first_unless_another_is_named(tmp
     }
     read = read_catalog(write(tmp_path, models=models))
     assert [read.models[m].all_outcomes for m in "mn"] == [["a", "b"], ["b", "a"]]
+
+
+def test_maps_of_which_nothing_more_is_said_are_maps(tmp_path):
+    found = read_catalog(write(tmp_path, **model(voxelwise=None)))
+    assert found.models["m"].voxelwise == covariates.Voxelwise()
 
 
 def test_a_bound_is_a_number_or_two_and_keys_of_a_model_stay_as_written(tmp_path):
