@@ -76,6 +76,50 @@ def holders(catalog: Path, names: list[str]) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("ids", ["keep", "token"])
+def test_what_stands_under_an_earlier_name_goes_too(tmp_path, ids):
+    """The pattern for subjects was mended: the store still holds each scan under the name it had without."""
+    catalog = write(tmp_path, ids)
+    mended = catalog.read_text(encoding="utf-8")
+    catalog.write_text(re.sub("(?m)^subject:.*\n", "", mended), encoding="utf-8")
+    api.ingest(catalog, options=HERE)
+    store = Store(tmp_path / "store")
+    catalog.write_text(mended, encoding="utf-8")
+    update(catalog)
+    rows = private.everything(tokens_file(store))
+    names = [r.token for r in rows if r.kind == "scan" and "003_v" in r.files[0]]
+    assert len(names) == 6
+    names += ["003_v1", "003_v2", "003_v3", *(f"{name.split('_')[0]}_" for name in names)]
+    before = set(store.scan_ids())
+    said, _ = api.withdraw(api.open(catalog), "003", proof=tmp_path / "proof.json", voxels=True)
+    assert (len(said["scans"]), said["check"]["found"]) == (4, [])
+    assert holders(catalog, names) == []
+    assert set(store.scan_ids()) == before - set(said["scans"])
+    assert [str(p) for p in api.verify(api.open(catalog)) if p.is_error] == []
+
+
+def test_a_copy_under_the_name_of_somebody_else_goes_and_the_row_of_that_name_stays(tmp_path):
+    catalog = write(tmp_path, "keep")
+    scans = tmp_path / "scans"
+    (scans / "006_v1.nii.gz").write_bytes((scans / "003_v1.nii.gz").read_bytes())
+    with catalog.open("a", encoding="utf-8") as stream:
+        stream.write("accept: [IMG-TWICE]\n")
+    update(catalog)
+    store = Store(tmp_path / "store")
+    people = store.table("participants")
+    assert people is not None
+    cohorts.write_scan(scans / "006_v2.nii.gz", cohorts.ball(41))
+    update(catalog)
+    said, _ = api.withdraw(api.open(catalog), "003", proof=tmp_path / "proof.json", voxels=True)
+    assert "sub-006_ses-1_006v1" in said["scans"]
+    assert said["check"]["found"] == []
+    update(catalog)
+    assert [s for s in store.scan_ids() if s.startswith("sub-006")] == ["sub-006_ses-2_006v2"]
+    left = store.table("participants")
+    assert left is not None
+    assert set(left["participant"]) == {p for p in people["participant"] if "003" not in p}
+
+
 @pytest.mark.parametrize("ids", ["keep", pytest.param("token", marks=pytest.mark.slow)])
 def test_nothing_of_a_subject_is_left_and_the_proof_lists_what_went(tmp_path, ids):
     catalog = write(tmp_path, ids)

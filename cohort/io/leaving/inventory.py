@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, Self
@@ -23,6 +23,9 @@ class Inventory:
     subject: str
     """Public name."""
     scans: tuple[str, ...] = ()
+    """Its own, and those under other names that were made of the same bytes."""
+    aliases: tuple[str, ...] = ()
+    """Other public names of which the store holds nothing else, as before the pattern for subjects was mended."""
     refused: tuple[str, ...] = ()
     """Names of its series in quarantine."""
     participants: tuple[str, ...] = ()
@@ -41,9 +44,10 @@ class Inventory:
 
     def names(self) -> Subject:
         """All names, ready to be looked for."""
+        called = [self.subject, *self.aliases]
         return Subject(
-            [f"sub-{self.subject}", *self.scans, *self.refused, *self.series],
-            exact=[self.subject, *self.participants],
+            [*(f"sub-{name}" for name in called), *self.scans, *self.refused, *self.series],
+            exact=[*called, *self.participants],
             originals=self.originals,
         )
 
@@ -86,23 +90,41 @@ def take(
     owns : callable
         Whether the catalog's pattern finds the subject in a path of the sources.
     """
-    scans = tuple(s for s in _units(store) if _subject_of(s) == subject)
+    units = _units(store)
+    scans = tuple(s for s in units if _subject_of(s) == subject)
+    records = [r for r in store.records(scans) if r is not None]
+    contents = {str(r["source"]) for r in records}
+    # The register keeps the same bytes out under any name; what is there of them under another name goes, too.
+    others = [s for s in units if _subject_of(s) != subject]
+    same = [r for r in store.records(others) if r is not None and str(r["source"]) in contents]
+    records += same
+    scans += tuple(str(r["scan_id"]) for r in same)
+    people = store.table("participants")
+    apart = {_subject_of(s) for s in units if s not in scans} | {
+        *([] if people is None else people["subject"])
+    }
+    aliases = tuple(
+        sorted({s for scan in scans if (s := _subject_of(scan))} - {subject, *map(str, apart)})
+    )
     refused = tuple(
         e["series"]
         for e in store.quarantine()
-        if e.get("subject") == subject or _subject_of(e["series"]) == subject
+        if not {e.get("subject"), _subject_of(e["series"])}.isdisjoint({subject, *aliases})
     )
     found = Inventory(
-        subject, scans=scans, refused=refused, participants=_participants(store, subject)
+        subject,
+        scans=scans,
+        aliases=aliases,
+        refused=refused,
+        participants=_participants(store, subject),
     )
-    records = [r for r in store.records(scans) if r is not None]
     acquisitions = {str(r["acquisition"]) for r in records if r.get("acquisition")}
     found = replace(
         found,
-        contents=tuple(sorted({str(r["source"]) for r in records})),
+        contents=tuple(sorted(contents)),
         series=tuple(sorted(acquisitions)),
     )
-    found = _with_private(found, tokens, owns)
+    found = _with_private(found, tokens, owns, set(units))
     return replace(found, removed=dict(_files_of(store, found)))
 
 
@@ -130,13 +152,27 @@ def _participants(store: Store, subject: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _with_private(found: Inventory, tokens: Path, owns: Callable[[str], bool]) -> Inventory:
+def _with_private(
+    found: Inventory, tokens: Path, owns: Callable[[str], bool], units: Collection[str]
+) -> Inventory:
     """Add what the token table knows: rows, paths, and what of them is nobody else's."""
     if not tokens.is_file():
         return found
     table = list(private.everything(tokens))
-    mine = [r for r in table if r.kind == "scan" and _subject_of(r.token) == found.subject]
-    others = [r for r in table if r.kind == "scan" and _subject_of(r.token) != found.subject]
+    called: set[str | None] = {found.subject, *found.aliases}
+    mine = [r for r in table if r.kind == "scan" and _subject_of(r.token) in called]
+    named = {path for row in mine for path in row.files}
+    # A series that was refused under an earlier name has left no record, only files that are known by now.
+    mine += [
+        r
+        for r in table
+        if r.kind == "scan" and r.files and r.token not in units and named.issuperset(r.files)
+        if r not in mine
+    ]
+    earlier = {r.token for r in mine}
+    mine += [r for r in table if r.kind == "scan" and r.token in found.scans and r not in mine]
+    others = [r for r in table if r.kind == "scan" and r not in mine]
+    called |= {_subject_of(token) for token in earlier} - {_subject_of(r.token) for r in others}
     paths = {path for row in mine for path in row.files}
     given = {*found.series, *(name.partition("x")[0] for name in found.refused)}
     given |= {part.removeprefix("ses-") for row in mine for part in row.token.split("_")[1:]}
@@ -145,7 +181,7 @@ def _with_private(found: Inventory, tokens: Path, owns: Callable[[str], bool]) -
     for row in table:
         lines = row.original.split("\n")
         if (
-            (row.kind == "subject" and row.token == found.subject)
+            (row.kind == "subject" and row.token in called)
             or (row.kind in ("series", "session") and row.token in given)
             or (row.kind == "file" and any(p in paths or owns(p) for p in lines))
         ):
@@ -153,17 +189,18 @@ def _with_private(found: Inventory, tokens: Path, owns: Callable[[str], bool]) -
     files = {line for row in rows if row.kind == "file" for line in row.original.split("\n")}
     public = {
         *found.refused,
+        *(earlier - {*found.scans}),
         *(f"file{r.token.removeprefix('file')}" for r in rows if r.kind == "file"),
     }
     ids = {r.original for r in rows if r.kind in ("subject", "series", "session")}
-    own = _own_parts(paths | files, (path for row in others for path in row.files))
+    own = _own_parts(named | files, (path for row in others for path in row.files))
     return replace(
         found,
         rows=tuple(rows),
         paths=tuple(sorted(paths | files)),
         refused=tuple(sorted(public)),
         series=tuple(sorted({*found.series, *_tokens(rows)})),
-        originals=tuple(sorted({*paths, *files, *ids, *own})),
+        originals=tuple(sorted({*named, *files, *ids, *own})),
     )
 
 
