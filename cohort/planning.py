@@ -123,6 +123,8 @@ def plan(
                 print(json.dumps(asdict(found)) if as_json else _explained(found))
             return
         outlooks = api.forecast(catalog, options=options)
+    if not outlooks and not as_json:
+        print(f"nothing to plan: {catalog} names no recipes (recipes: [brain-volume], for example)")
     for outlook in outlooks:
         if as_json:
             print(json.dumps(_json(outlook)))

@@ -201,6 +201,15 @@ def test_a_time_limit_without_a_process_to_end_is_refused(catalog, command):
     assert not (catalog.parent / "store").exists()
 
 
+def test_a_plan_of_a_catalog_without_recipes_says_so(catalog):
+    text = catalog.read_text()
+    catalog.write_text(text[: text.index("recipes:")])
+    said = call("plan", catalog)
+    assert (said.exit_code, said.stdout.count("\n")) == (0, 1)
+    assert said.stdout.startswith(f"nothing to plan: {catalog} names no recipes")
+    assert call("plan", catalog, "--json").stdout == ""
+
+
 def test_all_problems_of_a_recipe_are_listed_at_once(catalog):
     path = catalog.parent / "recipes/ball.yaml"
     path.write_text(
