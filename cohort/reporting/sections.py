@@ -132,7 +132,7 @@ def _found_stage(
         notes.append(f"{count(int(n), 'series', 'series')} of subjects who withdrew left out.")
     if n := len(found.get("absent") or []):
         notes.append(
-            f"{count(n, 'scan')} of sources that are gone {'is' if n == 1 else 'are'} in the cohort no more; "
+            f"{count(n, 'scan')} that the sources do not hold any more, or hold under another name, {'is' if n == 1 else 'are'} in the cohort no more; "
             f"{'it stays' if n == 1 else 'they stay'} in the store until withdrawn."
         )
     if not (total + accounted + facts.n_withdrawn + found.get("withdrawn", 0)):

@@ -103,7 +103,10 @@ def test_the_flow_of_a_real_cohort_adds_up_at_every_step(tmp_path):
     cohorts.write_scan(scans / "009_v1.nii.gz", cohorts.ball(41))
     api.ingest(catalog, options=HERE)
     said = stages()
-    assert "1 scan of sources that are gone is in the cohort no more" in said
+    assert (
+        "1 scan that the sources do not hold any more, or hold under another name, is in the cohort no more"
+        in said
+    )
     assert "accounts for" not in said
     assert "Measured by ball 8 1 scan not measured yet. 2 scans of these left the cohort" in said
     api.withdraw(api.open(catalog), "003", proof=tmp_path / "proof.json")
