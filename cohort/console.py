@@ -48,6 +48,9 @@ class Commands(TyperGroup):
             if isinstance(error.__cause__, ValidationError):
                 error.message = wrong_value(error.__cause__.errors()[0])
             raise
+        except KeyboardInterrupt:  # before `errors`, while libraries are loaded: nothing was begun
+            say(f"stopped: signal; {AGAIN}: {_again()}")
+            raise typer.Exit(RESUMABLE) from None
 
 
 @contextmanager

@@ -201,6 +201,17 @@ def test_a_time_limit_without_a_process_to_end_is_refused(catalog, command):
     assert not (catalog.parent / "store").exists()
 
 
+def test_an_interrupt_while_libraries_are_loaded_ends_like_any_other(catalog, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_stage", interrupted)
+    monkeypatch.setattr("sys.argv", ["cohort", "update", str(catalog)])
+    done = call("update", catalog)
+    assert (done.exit_code, done.stdout) == (75, "")
+    assert done.stderr == f"stopped: signal; call again with: cohort update {catalog}\n"
+
+
 def test_a_plan_of_a_catalog_without_recipes_says_so(catalog):
     text = catalog.read_text()
     catalog.write_text(text[: text.index("recipes:")])
