@@ -24,6 +24,7 @@ from cohort.io.fields import (
     Sources,
     SubjectPattern,
     VariableName,
+    at_home,
     describe,
     did_you_mean,
     listed,
@@ -188,8 +189,8 @@ class Catalog(Part):
         return digest(self.model_dump(mode="json", exclude=set(_PLACES), exclude_defaults=True))
 
     def resolve(self, path: str) -> Path:
-        """Absolute form of a path of this catalog."""
-        return Path(os.path.normpath(self.folder / path))
+        """Absolute form of a path of this catalog; ``~/`` is the home of whoever calls."""
+        return Path(os.path.normpath(self.folder / at_home(path)))
 
     def store_root(self) -> Path | str:
         """Absolute folder of the store, or its URL."""
@@ -368,7 +369,7 @@ def read_catalog(
 
 
 def _from_here(path: str | Path) -> str:
-    return str(path) if "://" in str(path) else os.path.abspath(path)  # noqa: PTH100 - lexical
+    return str(path) if "://" in str(path) else os.path.abspath(at_home(str(path)))  # noqa: PTH100 - lexical
 
 
 def _part_at(place: Sequence[str]) -> type[Part]:

@@ -1,6 +1,7 @@
 """The kinds of values a catalog holds, and how a wrong one is told: its place, what was expected, what was found."""
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from string import Formatter
@@ -112,6 +113,11 @@ def _pattern(text: str) -> str:
     if other := sorted(set(groups) - {"subject", "session"}):
         raise ValueError(f"group {other[0]!r} has no meaning; expected subject and session")
     return text
+
+
+def at_home(path: str) -> str:
+    """A path whose ``~/`` is the home of whoever calls. No other user's home: a file may be called ``~root``."""
+    return os.path.expanduser(path) if path.startswith("~/") else path  # noqa: PTH111 - without a home it stays as it is
 
 
 def _as_list(value: Any) -> Any:

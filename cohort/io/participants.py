@@ -16,7 +16,7 @@ import pandas as pd
 from cohort import expression
 from cohort.io.ages import age_columns, age_conflicts, age_unit, read_ages
 from cohort.io.covariates import IdMap, ParticipantsTable
-from cohort.io.fields import did_you_mean
+from cohort.io.fields import at_home, did_you_mean
 from cohort.io.texttable import (
     ParticipantsError,
     TextTable,
@@ -138,7 +138,11 @@ def read_participants(
     missing = {*MISSING, *spec.missing}
     first, *others = [
         read_table(
-            folder / path, identity=spec.id, missing=missing, rename=spec.rename, reserved=RESERVED
+            folder / at_home(path),
+            identity=spec.id,
+            missing=missing,
+            rename=spec.rename,
+            reserved=RESERVED,
         )
         for path in spec.table
     ]
@@ -174,7 +178,7 @@ def _read_map(
     spec: IdMap, folder: Path, missing: Collection[str], pattern: str | None
 ) -> dict[str, _Key]:
     """Subject as the scans name it -> the table's subject and session. Several may be one person, none two."""
-    found = read_table(folder / spec.table, identity=spec.subject, missing=missing)
+    found = read_table(folder / at_home(spec.table), identity=spec.subject, missing=missing)
     if spec.id not in found.columns:
         raise ParticipantsError(
             f"{found.name}: no column {spec.id!r} for the participants; columns are {', '.join(found.columns)}"

@@ -12,6 +12,7 @@ import yaml
 
 from cohort.io import covariates
 from cohort.io.catalog import Catalog, CatalogError, find_recipe, read_catalog, recipe_name, stem
+from cohort.io.participants import read_participants
 from cohort.io.policy import DEFAULT, Policy, SeriesPolicy
 
 SMALL = {"cohort": "small", "sources": ["scans"], "store": "store"}
@@ -61,6 +62,21 @@ def test_overrides_are_relative_to_the_current_folder(tmp_path, monkeypatch):
     catalog = read_catalog(tmp_path / "cohort.yaml", sources=["other"], store="out")
     assert catalog.source_paths() == [here / "other"]
     assert catalog.store_root() == here / "out"
+
+
+def test_a_tilde_is_the_home_of_whoever_calls(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "scans").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    catalog = read_catalog(write(tmp_path, sources=["~/scans"], store="~/store"))
+    assert catalog.source_paths() == [home / "scans"]
+    assert catalog.store_root() == home / "store"
+    table = covariates.ParticipantsTable(table=["~/people.csv"], id="id")
+    (home / "people.csv").write_text("id,age\nA,61\n")
+    assert read_participants(table, tmp_path).table["age"].tolist() == [61]
+    catalog = read_catalog(write(tmp_path), sources=["~/scans"], store="~root/store")
+    assert catalog.source_paths() == [home / "scans"]
+    assert catalog.store_root() == Path.cwd() / "~root/store"
 
 
 def test_every_problem_is_listed_at_once(tmp_path):
