@@ -4,9 +4,11 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 
 import poison
 import pytest
+from distributed.comm import CommClosedError
 
 from cohort.pipeline.cluster import ClusterError, connect, parse_bytes
 from cohort.pipeline.dispatch import window
@@ -129,6 +131,32 @@ def test_workers_that_are_killed_from_outside_lose_nothing(client):
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.parametrize("often", [False, True])
+def test_an_answer_that_is_lost_on_its_way_is_no_failure_of_the_scan(client, monkeypatch, often):
+    """As when the scheduler dies while a result is fetched: nothing is wrong with the scan."""
+    fetch, lost = client.gather, Counter()
+
+    async def breaks_off(futures, **given):
+        found = await fetch(futures, **given)
+        if often or sum(lost.values()) < 3:
+            lost["all"] += 1
+            raise CommClosedError("in <TCP (closed)>: Stream is closed")
+        return found
+
+    monkeypatch.setattr(client, "gather", breaks_off)
+    items = squares(6 if often else 40, *(() if often else ("refuse",)))
+    found = collect(items, client)
+    if not often:
+        check(found, items)
+        assert lost["all"] == 3
+        return
+    assert sorted(item for item, _ in found) == items
+    assert {result.kind for _, result in found} == {"CommClosedError"}
+    assert lost["all"] <= window.TRIES * len(items)
+
+
 def test_a_function_that_workers_cannot_import_fails_each_item_and_hangs_nothing(
     client, tmp_path, monkeypatch
 ):

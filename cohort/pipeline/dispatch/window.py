@@ -42,7 +42,7 @@ TIME_LIMIT_SECONDS = 3600.0
 """For one scan, unless the caller says otherwise."""
 
 TRIES = 3
-"""How often a scan is sent again because its worker died; it runs in a process of its own, so it was not the scan."""
+"""How often a scan is sent because its worker died, or its answer was lost; it runs in a process of its own, so it was not the scan."""
 
 DROP_SECONDS = 5.0
 """For workers to say that they dropped what was under way, before they are no longer waited for."""
@@ -232,7 +232,7 @@ class _Flight:
     def _take(self, future: "Future[Any]", found: Any) -> Iterator[tuple[Any, Any, Cost]]:
         sent = self._running.pop(future)
         if isinstance(found, BaseException):
-            yield from self._lose(sent, found)
+            yield from self._lose(sent, found, is_its_own=future.status == "error")
             return
         answers: list[Answer] = found
         took = sum(answer.cost.seconds for answer in answers)
@@ -245,15 +245,18 @@ class _Flight:
             elif answer.content is not None:
                 yield item, result, answer.cost
 
-    def _lose(self, sent: "_Sent", error: BaseException) -> Iterator[tuple[Any, Any, Cost]]:
-        """What becomes of scans whose task came to no end."""
+    def _lose(
+        self, sent: "_Sent", error: BaseException, *, is_its_own: bool
+    ) -> Iterator[tuple[Any, Any, Cost]]:
+        """What becomes of scans whose task came to no end, or whose answer did not arrive: the error is not its own then."""
         from distributed import KilledWorker
         from distributed.client import FutureCancelledError
 
         if isinstance(error, FutureCancelledError):
             self._workforce.lost()
             return
-        if isinstance(error, KilledWorker) and sent.tries < TRIES:
+        # A connection went while an answer was on its way. If it was that to the scheduler, `Workforce.look` finds out.
+        if (isinstance(error, KilledWorker) or not is_its_own) and sent.tries < TRIES:
             self._again.extend(_Sent([i], sent.bytes, sent.tries + 1) for i in sent.items)
             return
         text = str(error)
