@@ -235,7 +235,7 @@ if __name__ == "__main__":
     from distributed import Client, LocalCluster
     from cohort import api
     from cohort.console import RESUMABLE, errors, show_stop
-    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None,
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0",
                       memory_limit="1GiB", silence_logs=50) as cluster, Client(cluster) as client:
         def listen(event):
             if event["event"] == "done" and event["done"] == event["total"] // 3:

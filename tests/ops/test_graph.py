@@ -261,7 +261,7 @@ def test_graphs_run_on_worker_processes_with_scratch_storage(tmp_path):
     expected = [part.values for part in chain(image)]
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
         ) as cluster,
         distributed.Client(cluster) as client,
         graph.scratch(tmp_path) as folder,

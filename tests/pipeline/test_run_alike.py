@@ -41,7 +41,7 @@ def workers(kind: str, count: int) -> Iterator[object]:
             own = (
                 psutil.Process().memory_info().rss
             )  # the worker is this process, with all the tests before
-            cluster = LocalCluster(1, processes=False, threads_per_worker=count, memory_limit=own + count * MEMORY, dashboard_address=None)  # fmt: skip
+            cluster = LocalCluster(1, processes=False, threads_per_worker=count, memory_limit=own + count * MEMORY, dashboard_address="127.0.0.1:0")  # fmt: skip
             yield stack.enter_context(Client(stack.enter_context(cluster)))
 
 

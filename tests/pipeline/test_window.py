@@ -218,7 +218,7 @@ def test_threads_of_one_worker_share_its_memory(tmp_path):
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(1, processes=False, threads_per_worker=3, memory_limit="3GiB", dashboard_address=None) as cluster,
+        LocalCluster(1, processes=False, threads_per_worker=3, memory_limit="3GiB", dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):  # fmt: skip
         folder = str(tmp_path)

@@ -90,7 +90,7 @@ def test_workers_of_a_cluster_give_the_same_bytes(tmp_path):
     }
     expected = everything(voxelwise.fit(made, X, **asked, workers=1))
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as local,
         Client(local) as client,
     ):
         assert everything(voxelwise.fit(made, X, **asked, client=client)) == expected
