@@ -200,11 +200,10 @@ def audit(cohort: Cohort, *, listen: Listener = silent) -> "tuple[builtins.list[
     from cohort.io.audit import audit as findings_of
 
     store, table = cohort.store, tokens_file(cohort.store)
-    ids = None if cohort.catalog is None else cohort.catalog.ids
     # Where ids are kept, the originals are what the store shows: only what looks like an identity is searched for.
-    known = table.is_file() and ids != "keep"
+    known = table.is_file() and cohort.ids != "keep"
     progress = _progress(store, "audit", listen)
-    found = findings_of(store, private=table if known else None, ids=ids, progress=progress)
+    found = findings_of(store, private=table if known else None, ids=cohort.ids, progress=progress)
     return list(found), known
 
 

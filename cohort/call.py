@@ -97,7 +97,7 @@ class Call:
         self.check(stages, recipe=recipe, model=model)
         recipes = self._chosen(recipe)
         with self.store.lock(), self._stack, rarely_collected():
-            self.store.write_info(cohort=self.catalog.cohort, catalog=self.catalog.digest)
+            self.store.write_info(self.catalog.cohort, self.catalog.digest, ids=self.catalog.ids)
             self.store.sweep()
             finish_withdrawal(self.store)
             ledger = Ledger(self.store, command, listen=self.options.listen)

@@ -65,7 +65,7 @@ def audit(catalog: Place, store: StorePath = None, as_json: Json = False) -> Non
         how = "shapes only: this machine did not ingest it"
         if known:
             how = "originals and shapes"
-        elif opened.catalog is not None and opened.catalog.ids == "keep":
+        elif opened.ids == "keep":
             how = "shapes only: with ids: keep the sources' own ids stand in the store on purpose"
         print(f"{len(found)} findings ({how})")
     raise typer.Exit(1 if found else 0)

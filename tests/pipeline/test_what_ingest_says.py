@@ -114,10 +114,14 @@ def test_an_audit_says_why_it_searches_for_shapes_only(catalog):
     series(catalog, "a")
     catalog.write_text(catalog.read_text().replace("token", "keep"))
     assert command("ingest", catalog, "--workers", 0).exit_code == 0
-    said = command("audit", catalog).output
+    said = command("audit", catalog)
     assert (
-        "(shapes only: with ids: keep the sources' own ids stand in the store on purpose)" in said
+        "(shapes only: with ids: keep the sources' own ids stand in the store on purpose)"
+        in said.output
     )
+    # The store says so itself, to whoever has it without the catalog.
+    alone = command("audit", catalog.parent / "store")
+    assert (alone.exit_code, alone.output) == (said.exit_code, said.output)
 
 
 def test_an_image_in_one_file_is_not_in_doubt_beside_what_cannot_be_read(catalog, monkeypatch):

@@ -12,7 +12,7 @@ Every JSON file carries its own digest (`cohort.io.storage.jsonfile`). Of files 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cohort.io.storage import jsonfile, parquet
 from cohort.io.storage.backend import Files, Log, StoreError
@@ -242,7 +242,7 @@ class Papers:
         return self._readable(f"recipes/{digest}.json") or {}
 
     def info(self) -> dict[str, Any]:
-        """``cohort.json``: format version and digest of the catalog; empty for a store not yet written to."""
+        """``cohort.json``: format version, digest of the catalog, whether ids are kept; empty for a store not yet written to."""
         content = self._read("cohort.json")
         try:
             # Without a digest, too: a store of an earlier version is brought up to date, not taken for an empty folder.
@@ -250,8 +250,10 @@ class Papers:
         except ValueError as error:
             raise StoreError(f"{self.url}: cohort.json is damaged ({error}); remove it") from error
 
-    def write_info(self, *, cohort: str, catalog: str) -> None:
-        """Write ``cohort.json`` if it would change.
+    def write_info(
+        self, cohort: str, catalog: str, *, ids: Literal["token", "keep"] = "token"
+    ) -> None:
+        """Write ``cohort.json`` if it would change; `ids` for whoever audits a store without its catalog.
 
         Raises
         ------
@@ -269,7 +271,12 @@ class Papers:
             raise StoreError(
                 f"the store {self.url} has format {found['format']}, this version reads up to {schema.FORMAT_VERSION}; upgrade cohort"
             )
-        wanted = {"format": schema.FORMAT_VERSION, "cohort": cohort, "catalog": catalog}
+        wanted = {
+            "format": schema.FORMAT_VERSION,
+            "cohort": cohort,
+            "catalog": catalog,
+            "ids": ids,
+        }
         if found != wanted:
             self.write_json("cohort.json", wanted)
 
