@@ -77,7 +77,10 @@ def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
                             f"{key}: {term!r} is no term of {model.formula!r}{near}"
                         )
         except ValueError as error:
-            problems.append(f"{catalog.path}: models.{name}: {error}")
+            said = f"{error}"
+            dropped = catalog.participants.drop if catalog.participants else []
+            gone = [f"; participants.drop lists {c!r}" for c in dropped if repr(c) in said]
+            problems.append(f"{catalog.path}: models.{name}: {said}{''.join(gone)}")
     for name, check in catalog.checks.items():
         try:
             expression.check_columns(check.constant or check.holds or "", columns)

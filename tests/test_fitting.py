@@ -345,3 +345,40 @@ def test_a_column_that_waits_for_an_ingest_says_so(tmp_path, key):
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=r"no column 'treble'.*columns: .*'double'"):
         cohort.open(path).fit("m")
+
+
+def test_a_dropped_column_is_nowhere_in_the_store_and_models_are_told(tmp_path):
+    people = pd.DataFrame({"ID": [f"P{i:02d}" for i in range(20)]})
+    people = people.assign(
+        born=[f"1950-03-{i + 1:02d}" for i in range(20)], y=[(i * 7) % 11 for i in range(20)]
+    )
+    people = people.assign(dose=range(20))
+    people.to_csv(tmp_path / "people.csv", index=False)
+    spec = {"table": "people.csv", "id": "ID"}
+    content = {"cohort": "small", "sources": [], "ids": "keep", "store": "store"}
+    content |= {"participants": spec, "models": {"m": {"outcome": "y", "formula": "dose"}}}
+    path = tmp_path / "small.yaml"
+
+    def update(place: dict, formula: str):
+        content["participants"], content["models"]["m"]["formula"] = place, formula
+        path.write_text(yaml.safe_dump(content))
+        return call("update", path)
+
+    def holding() -> list[Path]:
+        tables = [
+            p for p in (tmp_path / "store").rglob("*.parquet") if "born" in pd.read_parquet(p)
+        ]
+        files = [p for p in (tmp_path / "store").rglob("*") if p.is_file()]
+        return tables + [p for p in files if b"1950-03" in p.read_bytes()]
+
+    assert update(spec, "dose").exit_code == 0
+    assert holding()
+    assert call("audit", path).exit_code == 1
+    assert update({**spec, "drop": ["born"]}, "dose").exit_code == 0
+    assert holding() == []
+    said = call("audit", path)
+    assert said.exit_code == 0, said.output
+    said = update({**spec, "drop": ["born"]}, "dose + born")
+    assert said.exit_code == 2
+    assert "no column 'born'" in said.stderr
+    assert said.stderr.strip().endswith("; participants.drop lists 'born'")

@@ -50,6 +50,9 @@ class ParticipantsTable(Part):
     """New column -> expression over the others, in order."""
     units: dict[str, str] = Field(default_factory=dict)
     """Column, renamed or derived ones too -> unit, as figures and tables show it."""
+    drop: Texts = Field(default_factory=list)
+    """Columns that never come into the store, such as dates of birth and remarks; after everything else, so that others
+    may be derived from them."""
     missing: Texts = Field(default_factory=list)
     """Cells that mean "not known", besides empty ones, n/a and N/A."""
     cap_ages: bool = False

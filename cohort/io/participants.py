@@ -163,11 +163,14 @@ def read_participants(
     ages, units, capped = _ages(texts, spec, missing, first.name)
     table = table.assign(**{c: _typed(cells, missing) for c, cells in texts.items()} | ages)
     table = _derive(table, spec.derive, first.name)
-    for column in spec.units:
-        if column not in table:
-            raise ParticipantsError(
-                f"{first.name}: units: no column {column!r}{did_you_mean(column, map(str, table.columns))}"
-            )
+    for key, named in {"units": spec.units, "drop": spec.drop}.items():
+        for column in named:
+            if column not in table or (key == "drop" and column in KEYS):
+                raise ParticipantsError(
+                    f"{first.name}: {key}: no column {column!r}{did_you_mean(column, map(str, table.columns))}"
+                )
+    table = table.drop(columns=spec.drop)
+    units = {column: unit for column, unit in units.items() if column in table}
     keys = None if spec.map is None else _read_map(spec.map, folder, missing, subject_pattern)
     return Participants(
         table, units, unjoined, keys, _without_row(keys, table), capped, len(zero_padded(rows))

@@ -171,6 +171,26 @@ def test_units_belong_to_columns_of_the_table(tmp_path):
         read(tmp_path, "ID,brain\na,1\n", units={"brian": "cm3"})
 
 
+def test_dropped_columns_are_derived_from_and_are_gone(tmp_path):
+    text = "ID,Date of birth,age_months,scanner\na,1950-03-01,24,x\nb,1944-12-24,,y\n"
+    spec = {
+        "derive": {"age": "age_months / 12"},
+        "units": {"age_months": "months", "age": "years"},
+        "drop": ["Date of birth", "age_months"],
+    }
+    found = read(tmp_path, text, **spec)
+    assert list(found.table) == ["participant", "subject", "session", "scanner", "age"]
+    np.testing.assert_array_equal(found.table["age"], [2, np.nan])
+    assert found.units == {"age": "years"}
+    with pytest.raises(
+        ParticipantsError, match="drop: no column 'Scanner'; did you mean 'scanner'"
+    ):
+        read(tmp_path, text, drop=["Scanner"])
+    for key in ("ID", "subject"):  # whose row it is
+        with pytest.raises(ParticipantsError, match=f"drop: no column '{key}'"):
+            read(tmp_path, text, drop=[key])
+
+
 def test_derived_columns_follow_one_another_and_every_problem_is_listed(tmp_path):
     text = "ID,cdr,brain,skull\na,0,1,2\nb,,3,4\nc,0.5,,4\n"
     table = read(

@@ -120,7 +120,7 @@ def _check_ingested(catalog: Catalog, model: Model, columns: Iterable[str]) -> N
     if spec is None:
         return
     # The column of the ids is renamed too, and then is no covariate.
-    made = {*spec.rename, *spec.derive} - {*columns, spec.id}
+    made = {*spec.rename, *spec.derive} - {*columns, *spec.drop, spec.id}
     if waiting := sorted(made & _words(model)):
         how = "derives it" if waiting[0] in spec.derive else "renames one to it"
         raise ModelError(
