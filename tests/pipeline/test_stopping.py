@@ -1,12 +1,16 @@
 """Why a call ends before its work is done, and what it does then."""
 
+import contextlib
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 
 import cohorts
+import psutil
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -30,6 +34,58 @@ def raised(kind: int) -> None:
     """Send this process a signal and give it time to be heard."""
     os.kill(os.getpid(), kind)
     wait(10)
+
+
+SCANS = 40
+"""More than are measured until a signal is heard."""
+
+
+def a_worker_is_there(process: subprocess.Popen) -> None:
+    while True:
+        with contextlib.suppress(psutil.Error):
+            children = psutil.Process(process.pid).children(recursive=True)
+            if any("--multiprocessing-fork" in child.cmdline() for child in children):
+                return
+        time.sleep(0.05)
+
+
+def a_scan_is_done(process: subprocess.Popen) -> None:
+    for line in process.stdout:
+        if json.loads(line)["event"] == "ingested":
+            return
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [a_worker_is_there, a_scan_is_done])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_terminal_that_interrupts_everybody_interrupts_the_driver(tmp_path, moment, kind):
+    """Ctrl-C reaches each process of the terminal: none of them may drop what it has in hand, or print its stack."""
+    catalog = cohorts.write_cohort(tmp_path, SCANS)
+    command = [sys.executable, "-m", "cohort.cli", "ingest", str(catalog), "--workers", "2"]
+    process = subprocess.Popen(
+        [*command, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    moment(process)
+    if kind == signal.SIGINT:
+        os.killpg(process.pid, kind)
+    else:
+        process.send_signal(kind)
+    said, complained = process.communicate(timeout=120)
+    assert process.returncode == 75, complained
+    assert "Traceback" not in complained
+    assert "stopped: signal" in complained
+    assert not any(json.loads(line)["event"] == "retry" for line in said.splitlines())
+    manifest = Store(tmp_path / "store").manifest()
+    assert manifest["stopped"] == "signal"
+    kept = len(Store(tmp_path / "store").scan_ids())
+    assert (kept > 0) == (moment is a_scan_is_done)
+    again = api.ingest(catalog, options=api.Options(workers=0)).manifest
+    assert again["processed"] == SCANS - kept
+    assert len(Store(tmp_path / "store").scan_ids()) == SCANS
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])

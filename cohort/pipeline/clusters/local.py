@@ -2,8 +2,12 @@
 
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
+from types import FrameType
 from typing import Any
 
 from cohort.pipeline.clusters.clusterfile import LEAST_BYTES, ClusterError, Local, parse_bytes
@@ -50,9 +54,44 @@ def open_local(spec: Local, workers: int | None, memory: int | None) -> "Iterato
     # machine it still is, and so it is if it was lost twice in that time.
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": NEVER}),
-        _started(spec, workers, memory) as cluster,
+        ExitStack() as stack,
     ):
+        with _undisturbed():
+            cluster = stack.enter_context(_started(spec, workers, memory))
         yield cluster
+
+
+@contextmanager
+def _undisturbed() -> "Iterator[None]":
+    """Signals wait until workers are there, for half of them cannot be closed; a second signal does not wait.
+
+    A Ctrl-C at the terminal reaches every process, and is for the driver alone: threads that begin within, and the
+    workers that these start now and later, inherit that they never hear of it.
+    """
+    heard: list[int] = []
+    before: dict[int, Any] = {}
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        if len(heard) > 1:
+            before[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(number)):
+                before[number] = handler
+                signal.signal(number, hear)
+    # Its first use lets the thread that needs it hear of Ctrl-C again.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if len(heard) == 1:
+            signal.raise_signal(heard[0])
 
 
 def _started(spec: Local, workers: int | None, memory: int | None) -> Any:
