@@ -81,8 +81,9 @@ def inside(image: np.ndarray, mask: np.ndarray, *, fill: float) -> np.ndarray:
 
 
 def equal(labels: np.ndarray, *, number: float) -> np.ndarray:
-    """Whether a label is `number`; NaN is no label."""
-    if math.isnan(number):
+    """Whether a label is `number`; what the labels' dtype cannot hold, as NaN, is no label."""
+    low, high = _range(labels.dtype)
+    if not low <= number <= high:
         return np.zeros(labels.shape, bool)
     return labels == labels.dtype.type(number)
 

@@ -19,6 +19,8 @@ from cohort.ops.layout import (
 )
 
 Point = Sequence[float] | Mapping[str, float]
+_HIGHEST = 1 << 53
+"""Label; float64 tells no higher ones apart."""
 Box = Mapping[str, slice] | Sequence[slice] | xr.DataArray | xr.Dataset
 
 
@@ -119,7 +121,7 @@ def select(
     Raises
     ------
     ValueError
-        If not exactly one way to choose is given, the point lies outside the grid or, when computed, on background.
+        If not exactly one way to choose is given, the label is no whole number from 1 to 2**53, the point lies outside the grid or, when computed, on background.
     GridError
         If a point is given and a coordinate is missing or irregular.
     """
@@ -137,6 +139,8 @@ def select(
     if label is not None:
         if label <= 0:
             raise ValueError(f"label is {label}; objects are numbered from 1, 0 is background")
+        if int(label) != label or label > _HIGHEST:
+            raise ValueError(f"label is {label}, expected a whole number from 1 to {_HIGHEST}")
         number = float(label)
     elif at_mm is not None:
         number = _at(labels, at_mm)

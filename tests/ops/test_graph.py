@@ -5,6 +5,7 @@ import pickle
 from functools import partial
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -17,7 +18,7 @@ from strategies import chunked, chunkings, nothing_computed, scan, shapes, tasks
 
 from cohort.kernels import components, halo
 from cohort.kernels.blocks import TILE
-from cohort.ops import graph, labels, masks, measure
+from cohort.ops import filters, graph, labels, masks, measure
 from cohort.ops.graph import chunking
 
 MODES = sorted(halo.MODES)
@@ -40,6 +41,30 @@ def smooth(image, mode, width, halo_width=None):
         fill=3.0,
         params={"size": tuple(2 * w + 1 for w in width)},
     )
+
+
+# Arrays.
+
+
+@given(data=st.data(), shape=shapes(high=9))
+def test_chunks_without_voxels_are_passed_over(data, shape):
+    image = scan(np.random.default_rng(0).integers(0, 99, shape))
+    chunks = [list(sizes) for sizes in data.draw(chunkings(shape))]
+    for sizes in chunks:
+        for place in data.draw(st.lists(st.integers(0, len(sizes)), max_size=2)):
+            sizes.insert(place, 0)
+    lazy = image.copy(data=da.from_array(image.values, chunks=tuple(map(tuple, chunks))))
+    mask, some = (masks.threshold(source, above=50) for source in (image, lazy))
+    pairs = [
+        (smooth(image, "mirror", (1, 2, 0)), smooth(lazy, "mirror", (1, 2, 0))),
+        (filters.gaussian(image, sigma=0), filters.gaussian(lazy, sigma=0)),
+        (labels.label(mask), labels.label(some)),
+        (measure.distance_mm(mask), measure.distance_mm(some)),
+        (measure.std_in(image, mask=mask), measure.std_in(lazy, mask=some)),
+        (measure.median_in(image), measure.median_in(lazy)),
+    ]
+    for expected, actual in pairs:
+        np.testing.assert_array_equal(actual, expected)
 
 
 # Stencils.
@@ -237,6 +262,29 @@ def test_the_same_work_has_the_same_keys_and_other_work_has_others():
         masks.threshold(image, above=1.0).data.name != masks.threshold(image, below=1.0).data.name
     )
     assert tokenize(image.data.name) != tokenize(noise().chunk(6).data.name)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_array_under_other_dims_is_other_work_in_the_same_computation(order):
+    """Slices one by one, by a new name of the dim, next to all in space: Dask holds equal keys for equal work."""
+    space = scan(noise().values > 100.0).chunk(7)
+    slices = space.rename(z="slice").drop_vars("slice")
+
+    def work(mask):
+        return [
+            labels.label(mask),
+            masks.fill_holes(mask),
+            masks.largest_component(mask),
+            measure.n_voxels(mask),
+            measure.median_in(mask),
+            measure.distance_mm(mask),
+        ]
+
+    expected = [work(space.compute()), work(slices.compute())]
+    found = dask.compute(*[work(space), work(slices)][::order])[::order]
+    for ours, alone in zip(found, expected, strict=True):
+        for actual, part in zip(ours, alone, strict=True):
+            np.testing.assert_array_equal(actual, part)
 
 
 def test_every_task_can_be_sent_to_a_worker():

@@ -151,6 +151,21 @@ def test_of_two_equally_near_objects_the_lower_label_is_taken():
         np.testing.assert_array_equal(labels.select(a, nearest_mm=world(a, (0, 0, 1))), array == 3)
 
 
+@given(
+    data=st.data(),
+    dtype=st.sampled_from(["u1", "i1", ">i2", "u4", "i8"]),
+    label=st.sampled_from([1, 7, 127, 128, 255, 256, 300, 2**31, 2**40 + 1, 2**53]),
+)
+def test_select_takes_any_number_for_labels_of_any_dtype(data, dtype, label):
+    highest = min(2**53, np.iinfo(dtype).max)
+    values = np.array([0, 1, 7, 44, 127, highest, 1], dtype)
+    array = scan(values.reshape(1, 1, 7))
+    (lazy,) = data.draw(chunked(array))
+    expected = [[[n == label for n in values.tolist()]]]
+    for a in (array, lazy):
+        np.testing.assert_array_equal(labels.select(a, label=label), expected)
+
+
 @pytest.mark.parametrize("choice", [{"largest": True}, {"nearest_mm": (0, 0, 0)}, {"label": 5}])
 def test_where_there_is_no_object_the_mask_is_empty(choice):
     for nothing in (
@@ -303,6 +318,8 @@ def test_a_box_of_many_labels_or_of_none_is_refused():
         ({}, "none given"),
         ({"label": 1, "largest": True}, "label, largest given"),
         ({"label": 0}, "label is 0"),
+        ({"label": 1.5}, "label is 1.5, expected a whole number from 1 to 9007199254740992"),
+        ({"label": 2**53 + 1}, "label is 9007199254740993, expected a whole number"),
         ({"at_mm": (1, 2)}, r"at_mm is \(1, 2\), expected three numbers"),
         ({"at_mm": (1, 2, math.nan)}, "nan"),
         ({"nearest_mm": {"x": 1, "y": 2}}, r"nearest_mm has \['x', 'y'\]"),

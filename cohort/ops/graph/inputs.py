@@ -53,6 +53,8 @@ class Inputs:
         if given:
             chunks = given[0] if len(given[0]) == len(layout.dims) else None
             chunks = chunks or tuple((n,) for n in variables[0].shape)
+            # Chunks without voxels, as slicing and joining leave behind: no kernel has anything to do there.
+            chunks = tuple(tuple(n for n in sizes if n) for sizes in chunks)
             data = [rechunk(d, chunks) for d in data]
             found = {n: rechunk(v, chunks[: len(lead_shape)]) for n, v in found.items()}
         return cls(layout, tuple(arrays.values()), tuple(data), constants, found)
@@ -135,9 +137,12 @@ def lead_blocks(chunks: Chunks, n_lead: int) -> Iterator[tuple[Block, tuple[int,
 
 
 def name_of(kernel: Callable[..., Any], inputs: Inputs, *rest: Any) -> str:
-    """Name of a layer: the same for the same work on the same inputs."""
-    sources = [d.name for d in inputs.sources]
-    token = tokenize(kernel.__module__, sources, inputs.constants, list(inputs.numbers), *rest)
+    """Name of a layer: the same for the same work on the same inputs.
+
+    Names of Dask arrays say nothing of dims: one array as (z, y, x) and as (time, y, x) is other work.
+    """
+    sources, work = [d.name for d in inputs.sources], (kernel.__module__, inputs.n_lead)
+    token = tokenize(*work, sources, inputs.constants, list(inputs.numbers), *rest)
     return f"{kernel.__name__}-{token}"
 
 
