@@ -49,6 +49,7 @@ def row(block, at, place, before, first, out) -> None:  # type: ignore[no-untype
     The voxels of the row itself stand from position `before` on.
     """
     z, y = at
+    zero = block.dtype.type(0)  # of uint64 and a plain 0 compiled code would make float64
     if z < 0 or y < 0:
         out[:] = 0
         return
@@ -56,10 +57,10 @@ def row(block, at, place, before, first, out) -> None:  # type: ignore[no-untype
     high = max(low, min(out.size, before + block.shape[2] - first))
     for i in range(low):
         x = place[first + i]
-        out[i] = block[z, y, x] if x >= 0 else 0
+        out[i] = block[z, y, x] if x >= 0 else zero
     own, into = block[z, y, low + first - before :], out[low:high]
     for i in range(into.size):
         into[i] = own[i]
     for i in range(high, out.size):
         x = place[first + i]
-        out[i] = block[z, y, x] if x >= 0 else 0
+        out[i] = block[z, y, x] if x >= 0 else zero

@@ -199,13 +199,14 @@ def _first_nan(block):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 def _extreme(lines, place, size, largest):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """In place. Windows of 1, 2, 4... voxels; two of them that overlap make one of `size`."""
     near = np.empty((place.size, LANES), lines.dtype)
+    zero = lines.dtype.type(0)  # of uint64 and a plain 0 compiled code would make float64
     for outer in range(lines.shape[0]):
         for first in range(0, lines.shape[2], LANES):
             width = min(LANES, lines.shape[2] - first)
             for i in range(place.size):
                 for lane in range(width):
                     at = place[i]
-                    near[i, lane] = lines[outer, at, first + lane] if at >= 0 else 0
+                    near[i, lane] = lines[outer, at, first + lane] if at >= 0 else zero
             covered = 1
             while covered < size:
                 step = min(covered, size - covered)
