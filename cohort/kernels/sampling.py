@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numba import njit
 
+from cohort.kernels.blocks import volume
 from cohort.kernels.stencils import promoted
 
 SNAP = 1e-6
@@ -162,10 +163,8 @@ def sample(
     moves : (n, *size) float64 array, optional
         How far from there the place is, in voxels of the array; of `part` there has to be more, then.
     """
-    out = np.empty(tuple(size), dtype)
     if part is None:
-        out[...] = fill
-        return out
+        return np.full(tuple(size), fill, dtype)
     n = part.ndim
     three = 3 - n
     full = np.zeros((3, 4))
@@ -179,15 +178,19 @@ def sample(
     if moves is not None:
         offsets = np.zeros((3, *(1,) * three, *size))
         offsets[three:] = moves.reshape(n, *offsets.shape[1:])
-    source = np.ascontiguousarray(part).reshape((1,) * three + part.shape)
-    into = out.reshape((1,) * three + out.shape)
+    source = volume(part)
+    # Compiled code knows neither big-endian numbers nor half floats, which come back as they were.
+    into = np.empty(
+        (1,) * three + tuple(size), source.dtype if order == 0 else dtype.newbyteorder("=")
+    )
     if order == 0:
-        _nearest(source, first, begin, whole, full, rim, out.dtype.type(fill), offsets, into)
+        _nearest(source, first, begin, whole, full, rim, into.dtype.type(fill), offsets, into)
     elif order == 1:
         _linear(source, first, begin, whole, full, rim, float(fill), offsets, into)
     else:
         _SPLINES[order](source, first, begin, whole, full, rim, float(fill), offsets, into)
-    return out
+    out = into.reshape(tuple(size))
+    return out.view(np.bool_) if dtype == np.bool_ else out.astype(dtype, copy=False)
 
 
 @njit(cache=True, nogil=True)

@@ -69,12 +69,8 @@ def sampled(
     fill: float,
     to_edge: bool,
 ) -> Any:
-    """Values at the voxels of a grid: `voxels` leads from its voxels (x, y, z) to those of the image."""
+    """Values at the voxels of a grid of the image's spatial dims: `voxels` leads from its voxels (x, y, z) to those of the image."""
     layout = layout_of("image", image)
-    if tuple(sizes) != layout.space:
-        raise ValueError(
-            f"image has the spatial dims {layout.space}, the grid {tuple(sizes)}: expected the same"
-        )
     shape = tuple(image.sizes[d] for d in layout.space)
     matrix = _within(voxels, layout)
     dtype = dtype_of(image, order, fill)
@@ -122,7 +118,7 @@ def _chunks(
     """
     if target.chunks is not None and all(target.sizes[d] == n for d, n in sizes.items()):
         by_dim = target.chunksizes
-        return tuple(tuple(by_dim[d]) for d in sizes)
+        return tuple(tuple(n for n in by_dim[d] if n) for d in sizes)
     found = []
     for dim, n in sizes.items():
         most = max(image.chunksizes[dim]) if image.chunks is not None else n

@@ -122,9 +122,13 @@ def affine(
     if abs(np.linalg.det(world[:3, :3])) < 1e-12:
         raise ValueError(f"matrix squashes space: its determinant is {np.linalg.det(world):.3g}")
     target = image if like is None else like
-    layout_of("like", target)
+    space, others = layout_of("image", image).space, layout_of("like", target).space
+    if set(space) != set(others):
+        raise ValueError(
+            f"image has the spatial dims {space}, the grid {others}: expected the same"
+        )
     voxels = np.linalg.solve(world @ affine_of(image), affine_of(target))
-    sizes = {d: target.sizes[d] for d in grid.SPACE if d in target.dims}
+    sizes = {d: target.sizes[d] for d in space}
     data = sampled(image, voxels, sizes, target, order=order, fill=fill, to_edge=False)
     if like is None:
         return image.copy(deep=False, data=data)

@@ -106,6 +106,34 @@ def test_every_dtype_is_promoted_before_arithmetic(data, order, dtype):
     strategies.assert_kept(found, image)
 
 
+@given(
+    st.data(),
+    st.sampled_from(ORDERS),
+    st.sampled_from(["?", "f2", ">i2", ">u4", ">f4", ">f8"]),
+    st.permutations("zyx"),
+)
+def test_any_layout_of_the_numbers_and_any_order_of_the_dims_moves_alike(data, order, dtype, dims):
+    plain = data.draw(strategies.images(dtype=np.uint8, low=2)) // 8
+    order = 0 if dtype == "?" else order
+    there = strategies.scan(np.zeros(data.draw(strategies.shapes(low=2)))).transpose(*dims)
+    image = plain.astype(dtype)
+    turned = image.transpose(*dims)
+    lazy = lazily(turned, data.draw(strategies.chunkings(turned.shape)))
+    for move in (
+        lambda a: space.shift(a, mm={"x": 0.4, "z": -1.1}, order=order),
+        lambda a: space.rotate(a, degrees=20, plane=("y", "x"), order=order),
+        lambda a: space.resample(a, spacing_mm={"y": 1.7}, order=order),
+        lambda a: space.resample(a, like=there, order=order),
+    ):
+        expected = move(image.astype(bool if dtype == "?" else np.float64))
+        for found in (move(image), move(turned), move(lazy)):
+            assert found.dtype == sampling.sampled_dtype(image.dtype, order)
+            np.testing.assert_allclose(
+                found.transpose(*expected.dims).astype(float), expected, rtol=0, atol=1e-4
+            )
+        assert move(turned).dims == move(lazy).dims == turned.dims
+
+
 @given(st.data(), st.sampled_from(ORDERS), st.integers(-3, 3), st.integers(-3, 3))
 def test_identity_and_shifts_by_whole_voxels_are_exact_on_any_grid(data, order, z, x):
     shape = data.draw(strategies.shapes(low=2))
