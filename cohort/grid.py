@@ -20,6 +20,9 @@ SAME_GRID_MM = 1e-3
 REGULAR_RELATIVE = 1e-3
 """Steps of a coordinate may differ from their mean by this share of it."""
 
+_MM = ("mm", "millimeter", "millimeters", "millimetre", "millimetres")
+"""How a coordinate may say that it is in mm; one that says nothing is."""
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """DICOM's patient axes point left, posterior, superior; ours right, anterior, superior."""
 
@@ -124,7 +127,8 @@ def spacing_mm(
     Raises
     ------
     GridError
-        If a coordinate is missing, holds NaN, is irregular, or has one voxel and no ``spacing_mm`` attribute.
+        If a coordinate is missing, holds NaN or no numbers, is irregular, has one voxel and no ``spacing_mm`` attribute, or says
+        by its attribute ``units`` that it is not in mm.
     """
     return {dim: abs(_step(array, dim)) for dim in dims}
 
@@ -144,7 +148,7 @@ def _step(array: xr.DataArray | xr.Dataset, dim: Hashable) -> float:
             f"image.assign_coords({dim}=2.0 * np.arange({array.sizes.get(dim, 'n')}))"
         )
     coordinate = array.coords[dim]
-    values = np.asarray(coordinate.values, float)
+    values = _millimetres(coordinate, dim)
     if values.size == 1:
         if "spacing_mm" not in coordinate.attrs:
             raise GridError(
@@ -162,6 +166,18 @@ def _step(array: xr.DataArray | xr.Dataset, dim: Hashable) -> float:
             f"mean step is {mean:.6g} mm (tolerance {REGULAR_RELATIVE * abs(mean):.3g} mm)"
         )
     return _whole_multiple(float(mean), coordinate.attrs.get("spacing_mm"))
+
+
+def _millimetres(coordinate: xr.DataArray, dim: Hashable) -> np.ndarray:
+    """Values of a coordinate; GridError if it says that they are not in mm, or they are no numbers."""
+    unit = coordinate.attrs.get("units") or "mm"
+    if str(unit).lower() not in _MM:
+        raise GridError(
+            f"coordinate {dim!r} is in {unit}, expected mm; convert it, and state attrs['units'] = 'mm'"
+        )
+    if coordinate.dtype.kind not in "iuf":
+        raise GridError(f"coordinate {dim!r} is {coordinate.dtype}, expected numbers in mm")
+    return np.asarray(coordinate.values, float)
 
 
 def _whole_multiple(step: float, spacing: Any) -> float:
@@ -203,7 +219,7 @@ def affine_of(array: xr.DataArray | xr.Dataset) -> np.ndarray:
         for axis, dim in enumerate("xyz"):
             step = _step(array, dim) if dim in array.dims else _spacing_of_scalar(array, dim)
             affine[axis, axis] = step
-            affine[axis, 3] = _clean(float(array.coords[dim].values.flat[0]))
+            affine[axis, 3] = _clean(float(_millimetres(array.coords[dim], dim).flat[0]))
         return affine
     affine = np.asarray(stored, float).reshape(4, 4)
     steps, first = steps_mm(affine), _axes(affine).T @ affine[:3, 3]
@@ -213,7 +229,7 @@ def affine_of(array: xr.DataArray | xr.Dataset) -> np.ndarray:
             raise GridError(
                 f"dimension {dim!r} has no coordinate in mm, so the affine has no origin along it"
             )
-        start = float(array.coords[dim].values.flat[0])
+        start = float(_millimetres(array.coords[dim], dim).flat[0])
         step = _step(array, dim) if array.coords[dim].size > 1 else steps[axis]
         select[axis, axis] = _near_integer(step / steps[axis])
         select[axis, 3] = _near_integer((start - first[axis]) / steps[axis])

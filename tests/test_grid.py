@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cohort import grid, schema
 from cohort.grid import GridError
+from cohort.ops import measure
 
 ALL_48 = [
     "".join(codes)
@@ -111,6 +112,33 @@ def test_missing_irregular_and_single_coordinates_are_refused_with_numbers():
         grid.spacing_mm(gap.isel(z=[1]), ("z",))
     with pytest.raises(GridError, match="singular"):
         grid.coordinates(np.zeros((4, 4)), (2, 2, 2))
+
+
+@pytest.mark.parametrize("dim", grid.SPACE)
+@pytest.mark.parametrize("unit", ["cm", "m", "um", "pixel", "s"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_coordinate_that_says_it_is_not_in_mm_is_refused_and_never_taken_for_mm(
+    dim, unit, turned
+):
+    coords = {"z": 2.0 * np.arange(3), "y": 2.0 * np.arange(4), "x": 2.0 * np.arange(5)}
+    plain = xr.DataArray(np.ones((3, 4, 5), bool), dims=grid.SPACE, coords=coords)
+    image = grid.with_affine(plain, np.diag([2.0, 3, 4, 1])) if turned else plain
+    for known in ("mm", "Millimeters", "millimetre", ""):
+        image[dim].attrs["units"] = known
+        assert grid.voxel_volume_mm3(image) == (24.0 if turned else 8.0)
+    image[dim].attrs["units"] = unit
+    for ask in (grid.spacing_mm, grid.voxel_volume_mm3, grid.affine_of, measure.volume_ml):
+        with pytest.raises(GridError, match=f"coordinate '{dim}' is in {unit}, expected mm"):
+            ask(image)
+    one = image.isel({dim: 1})
+    with pytest.raises(GridError, match=f"coordinate '{dim}' is in {unit}"):
+        grid.affine_of(one)
+
+
+def test_a_coordinate_of_text_is_refused():
+    image = xr.DataArray(np.ones(3), dims="x", coords={"x": ["0", "1", "2"]})
+    with pytest.raises(GridError, match=r"coordinate 'x' is .*, expected numbers in mm"):
+        grid.spacing_mm(image, ["x"])
 
 
 def test_two_grids_are_told_apart_with_both_shapes_or_the_distance():
