@@ -58,7 +58,8 @@ def threshold(
     Notes
     -----
     Equals ``(image.astype(float) > above) & (image.astype(float) < below)``: a bound is never rounded to the
-    image's dtype. NaN in the image is neither above nor below.
+    image's dtype. NaN in the image is neither above nor below. Integers of 64 bits are compared to their last digit, which
+    float64 does not hold beyond 2**53.
     """
     check_image("image", image)
     bounds = {

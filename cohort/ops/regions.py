@@ -109,7 +109,8 @@ def regions(
     Notes
     -----
     Equals the functions of ``scipy.ndimage`` of these names: counts, extremes, positions, boxes, medians and inscribed radii to the
-    bit, sums and what follows from them to 1e-12 of the sum of absolute values, with the same bits for any chunking.
+    bit, sums and what follows from them to 1e-12 of the sum of absolute values, with the same bits for any chunking. Values
+    are taken as float64: integers beyond 2**53 that round alike are equals.
 
     A surface is an estimate, without bias over all orientations: that of a ball is right within 1 % from a radius of 7
     voxels on (along the axis with the largest), and 2 % too small at 3. A flat face is 7 % too small to 2 % too large, as
