@@ -23,7 +23,7 @@ from cohort.pipeline.clusters.extras import extra
 from cohort.pipeline.clusters.gateway import open_gateway
 from cohort.pipeline.clusters.kubernetes import open_kubernetes
 from cohort.pipeline.clusters.local import available_bytes, open_local, share, worker_count
-from cohort.pipeline.clusters.slurm import job_name, open_slurm
+from cohort.pipeline.clusters.slurm import job_name, open_slurm, refusal
 from cohort.pipeline.clusters.workers import check_versions, worker_environment
 
 if TYPE_CHECKING:
@@ -191,6 +191,11 @@ def _wait(client: "Client", on: str, spec: Where) -> None:
             # A job may wait in its queue for as long as the queue is.
             if isinstance(spec, Slurm) and batch.jobs(job_name()):
                 continue
+            if isinstance(spec, Slurm) and (said := refusal(client.cluster)):
+                raise ClusterError(
+                    f"no job of a worker was taken for {NO_WORKERS_SECONDS} s: {said}; "
+                    f"expected queue, memory, walltime and account in {on} to be as the cluster grants them"
+                ) from error
             raise ClusterError(
                 f"the cluster at {on} has had no worker for {NO_WORKERS_SECONDS} s; "
                 "look at the queue of its jobs, or start one with `dask worker`"

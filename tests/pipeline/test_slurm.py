@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from slurm import NAMES, Nodes, nodes, run
 
 from cohort.pipeline import cluster
-from cohort.pipeline.clusters import batch, templates
+from cohort.pipeline.clusters import batch, slurm, templates
 from cohort.pipeline.clusters.clusterfile import ClusterError, Slurm, read_where
 
 __all__ = ["nodes"]
@@ -233,10 +233,10 @@ def test_the_nightly_script_submits_the_driver_and_itself_again(nodes, folder):
     run("scancel", f"--name={UNIT}-nightly")
 
 
-# In a job, the first time: as where the controller is restarted, or too busy to answer.
+# The first time: as where the controller is restarted, or too busy to answer.
 NO_ANSWER = """\
 #!/bin/bash
-if [ -n "${{SLURM_JOB_ID:-}}" ] && mkdir {folder}/refused 2>/dev/null; then
+if {when} && mkdir {folder}/refused 2>/dev/null; then
     echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2
     exit 1
 fi
@@ -244,13 +244,18 @@ exec {sbatch} "$@"
 """
 
 
-@pytest.mark.slow
-def test_the_chain_of_nights_outlives_a_controller_that_does_not_answer(nodes, folder, monkeypatch):
+def no_answer(folder: Path, patch: pytest.MonkeyPatch, when: str = "true") -> None:
+    """Let the first call of `sbatch` for which `when` holds, in the shell, fail."""
     program = folder / "bin" / "sbatch"
     program.parent.mkdir()
-    program.write_text(NO_ANSWER.format(folder=folder, sbatch=shutil.which("sbatch")))
+    program.write_text(NO_ANSWER.format(folder=folder, when=when, sbatch=shutil.which("sbatch")))
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    patch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.slow
+def test_the_chain_of_nights_outlives_a_controller_that_does_not_answer(nodes, folder, monkeypatch):
+    no_answer(folder, monkeypatch, '[ -n "${SLURM_JOB_ID:-}" ]')
     nightly(nodes, folder, "now+1")
     nights = folder / "nights"
     nodes.wait_for(lambda: nights.exists() and nights.read_text().count("night") >= 2)
@@ -341,6 +346,31 @@ def test_workers_are_jobs_that_listen_here_only_and_end_with_the_client(nodes, f
         assert len(nodes.jobs("--name=cohort-worker")) == 2
     nodes.wait_for(lambda: not nodes.jobs())
     assert list((nodes.shared / "jobs").glob("cohort-worker-*.err"))
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_worker_that_was_refused_once_is_asked_for_again(nodes, folder, monkeypatch):
+    no_answer(folder, monkeypatch)
+    monkeypatch.setattr(slurm, "AGAIN_SECONDS", 2.0)
+    with cluster.connect(str(nodes.cluster(workers=2, memory="512MiB"))) as client:
+        client.wait_for_workers(2, timeout=120)
+        assert (folder / "refused").exists()
+        assert slurm.refusal(client.cluster) is None
+    nodes.wait_for(lambda: not nodes.jobs())
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_workers_that_no_node_can_take_are_one_line_with_the_words_of_sbatch(
+    nodes, folder, monkeypatch
+):
+    monkeypatch.setattr(cluster, "NO_WORKERS_SECONDS", 5)
+    monkeypatch.setattr(slurm, "AGAIN_SECONDS", 2.0)
+    where = str(nodes.cluster(workers=2, memory="900GiB"))
+    said = r"5 s: sbatch: .*node configuration is not available; .* memory, .* in .*slurm.yaml"
+    with pytest.raises(ClusterError, match=said), cluster.connect(where):
+        pass
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """A scheduler here, whose workers are jobs of SLURM."""
 
+import asyncio
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
     from distributed.security import Security
 
 
+AGAIN_SECONDS = 20.0
+"""Pause after a job that was refused; of a queue that goes on refusing, half the time for which it has done so."""
+
+LONGEST_SECONDS = 600.0
+"""The longest such pause."""
+
+
 def open_slurm(spec: Slurm, workers: int | None, memory: int | None, stack: ExitStack) -> Any:
     """A new cluster of one job a worker; `stack` holds its certificates. Raises ClusterError."""
     jobqueue = extra("dask_jobqueue")
@@ -29,6 +38,7 @@ def open_slurm(spec: Slurm, workers: int | None, memory: int | None, stack: Exit
     security = stack.enter_context(_certificates(logs)) if leaves else None
     try:
         cluster = jobqueue.SLURMCluster(
+            job_cls=_job_class(jobqueue.slurm.SLURMJob),
             queue=spec.queue,
             account=spec.account,
             cores=1,
@@ -64,6 +74,52 @@ def open_slurm(spec: Slurm, workers: int | None, memory: int | None, stack: Exit
     # Adaptive even at a fixed number: a job that is lost is asked for again.
     cluster.adapt(minimum=spec.minimum or count, maximum=max(count, spec.minimum or 0))
     return cluster
+
+
+def refusal(cluster: Any) -> str | None:
+    """What `sbatch` said when it last refused a worker of `open_slurm`; None if it has taken one since."""
+    said: str | None = cluster.job_cls.refusal
+    return said
+
+
+def _job_class(plain: Any) -> type:
+    """Jobs of one cluster, `plain` but for those that the queue refuses.
+
+    Dask takes a worker whose job was refused, by a controller that was just busy too, for one that is on its way: it would
+    never ask for it again, and on closing end with an AssertionError.
+    """
+    from distributed.core import Status
+
+    class Job(plain):  # type: ignore[misc]
+        refusal: str | None = None
+        since: float = 0.0
+
+        async def start(self) -> None:
+            kind, now = type(self), time.monotonic()
+            try:
+                await super().start()
+            except (OSError, RuntimeError, ValueError) as error:
+                self.status = Status.failed
+                if kind.refusal is None:
+                    kind.since = now
+                kind.refusal = (str(error).strip() or type(error).__name__).splitlines()[-1]
+                pause = min(max(AGAIN_SECONDS, (now - kind.since) / 2), LONGEST_SECONDS)
+                asyncio.get_running_loop().call_later(pause, self._leave)
+                raise
+            kind.refusal = None
+
+        async def close(self) -> None:
+            await super().close()
+            self.status = Status.closed
+
+        def _leave(self) -> None:
+            """Give the place to another job, which the cluster asks for as soon as it sees that one is missing."""
+            cluster = self._cluster()
+            if cluster is not None and cluster.workers.get(self.name) is self:
+                del cluster.workers[self.name]
+                cluster.worker_spec.pop(self.name, None)
+
+    return Job
 
 
 @contextmanager
