@@ -7,7 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -210,16 +210,41 @@ def test_the_workers_of_a_driver_that_was_killed_are_ended_with_it(nodes, folder
 
 
 def nightly(nodes: Nodes, folder: Path, clock: str, days: tuple[int, ...] = ()) -> str:
-    """Submit the clock of a driver that counts its nights; return the first job."""
+    """Submit the clock, with nights that are seconds, of a driver that counts them; return the first job."""
     where = read_where(nodes.cluster())
     (folder / f"{UNIT}.sbatch").write_text(
         render("UNIT.sbatch", folder, program(folder, "echo night >>nights\n"), where=where)
     )
     script = folder / f"{UNIT}-nightly.sbatch"
-    script.write_text(
-        render("UNIT-nightly.sbatch", folder, [], where=where, clock=clock, days=days)
-    )
+    text = render("UNIT-nightly.sbatch", folder, [], where=where, days=days)
+    assert text.count('--begin="$begin"') == 1
+    script.write_text(text.replace('--begin="$begin"', f"--begin={clock}"))
     return batch.submit(script)
+
+
+@pytest.mark.parametrize("hour", [0, 12, 23])
+@pytest.mark.parametrize("change", ["put back today", "put on tomorrow"])
+def test_the_next_night_is_on_the_next_day_where_clocks_change_too(tmp_path, hour, change):
+    for name, body in (("sbatch", f'echo "$@" >>{tmp_path}/asked'), ("squeue", "true")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    utc = datetime.now(UTC).replace(tzinfo=None)
+    ahead = (hour - utc.hour + 12) % 24 - 12
+    now = utc + timedelta(hours=ahead)
+    # In the signs of POSIX, hours behind UTC; days count from 0. At noon and later the clocks were put back before.
+    is_summer = change == "put back today" and hour < 3
+    standard, day = is_summer - ahead, now.timetuple().tm_yday - 1
+    summer = f"0/0,{day}/3" if change == "put back today" else f"{day + 1}/3,365/24"
+    zone = f"STD{standard:+}OFF{standard - 1:+},{summer}"
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TZ": zone, "SLURM_JOB_NAME": "x"}
+    for minutes, later in ((-1, 1), (0, 1), (5, 0)):
+        clock = now + timedelta(minutes=minutes)
+        text = render("UNIT-nightly.sbatch", tmp_path, [], where=None, clock=f"{clock:%H:%M}")
+        subprocess.run(["bash", "-c", text], env=environment, check=True, capture_output=True)
+        begin, _ = (tmp_path / "asked").read_text().splitlines()
+        (tmp_path / "asked").unlink()
+        expected = clock + timedelta(days=later)
+        assert begin.startswith(f"--begin={expected:%Y-%m-%dT%H:%M} ")
 
 
 @pytest.mark.slow
