@@ -22,6 +22,10 @@ BARE = {"PATH": "/usr/bin:/bin", "SHELL": "/bin/sh", "HOME": "/"}
 """All that cron gives a command."""
 
 
+ENDED = r"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{{4}} ended with exit code {code}\n"
+"""What the log says of every call."""
+
+
 def line(path: Path) -> tuple[str, str]:
     """When, and the command as cron hands it to the shell: a bare percent sign would end it."""
     (text,) = [t for t in path.read_text(encoding="utf-8").splitlines() if not t.startswith("#")]
@@ -94,9 +98,9 @@ def test_the_shell_reads_every_word_as_it_was_meant(tmp_path, private):
     words = shlex.split(command)
     program = Path(sys.executable).with_name("cohort")
     at = words.index(str(program))
-    assert words[at : at + 5] == [str(program), "update", str(catalog), "--workers", "2"]
-    assert words[at + 5].startswith(f">>{private['XDG_STATE_HOME']}/cohort/")
-    given = dict(word.split("=", 1) for word in words[: words.index("flock")])
+    assert words[at : at + 5] == [str(program), "update", str(catalog), "--workers", "2;"]
+    assert words[-2].startswith(f">>{private['XDG_STATE_HOME']}/cohort/")
+    given = dict(word.split("=", 1) for word in words[1 : words.index("flock")])
     assert given.keys() == {"PATH", *private}
     assert {n: given[n] for n in private} == {n: str(p) for n, p in private.items()}
 
@@ -116,7 +120,7 @@ def test_while_another_holds_the_lock_nothing_happens_and_the_code_is_75(tmp_pat
         assert start(command).wait(timeout=60) == 75
         holder.stdin.close()
     assert not (catalog.parent / "store").exists()
-    assert (Path(lock).with_suffix(".log")).read_text() == ""
+    assert re.fullmatch(ENDED.format(code=75), Path(lock).with_suffix(".log").read_text())
 
 
 @pytest.mark.slow
@@ -141,6 +145,8 @@ def test_of_two_calls_that_overlap_one_works(tmp_path, private):
     # And alone again, it finds nothing to do.
     assert start(command).wait(timeout=200) == 0
     assert "processed 0" in log.read_text()
+    # Each night is dated, and says how it ended.
+    assert len(re.findall(ENDED.format(code=0), log.read_text())) == 2
 
 
 def test_a_line_that_cron_would_cut_off_is_refused(tmp_path):
@@ -158,7 +164,7 @@ def test_keys_of_a_bucket(tmp_path, private):
     (private["XDG_CONFIG_HOME"] / "cohort/s3.env").write_text("AWS_SECRET_ACCESS_KEY=of-the-test\n")
     (private["XDG_STATE_HOME"] / "cohort").mkdir(exist_ok=True)
     program = str(Path(sys.executable).with_name("cohort"))
-    told = re.sub(rf"{re.escape(program)} update .*$", "env", command)
+    told = re.sub(rf"{re.escape(program)} update .*$", "env; }", command)
     said = subprocess.run(
         ["/bin/sh", "-c", told], env=BARE, check=True, capture_output=True, text=True
     )
