@@ -107,8 +107,29 @@ def status(store: Papers) -> dict[str, Any]:
         "unmatched": manifest.get("unmatched"),
         "skipped": _last_found(store, manifest).get("skipped", {}),
         "killed": _killed(store) if now is None else None,
+        "submitted": submitted(store),
         "running": None if now is None else {"run_id": now.run_id, "by": now.by, **now.event},
     }
+
+
+def submitted(store: Papers) -> dict[str, Any] | None:
+    """What this user last submitted for a store: its drivers that wait or run, or how it ended if nobody called since."""
+    from cohort.pipeline.clusters import submit
+    from cohort.pipeline.clusters.clusterfile import ClusterError
+
+    known = submit.submission_of(store)
+    if known is None:
+        return None
+    found: dict[str, Any] = {"console": str(known.console), "jobs": [], "code": None, "queue": None}
+    try:
+        jobs = submit.jobs_of(store)
+    except ClusterError as error:
+        return {**found, "queue": str(error)}
+    found["jobs"] = [f"job {job.id} is {job.state} {job.host}".rstrip() for job in jobs]
+    if jobs or (code := submit.exit_code(known)) is None:
+        return found
+    ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(known.code.stat().st_mtime))
+    return {**found, "code": code} if ended >= last_manifest(store).get("started", "") else None
 
 
 def _killed(store: Papers) -> str | None:

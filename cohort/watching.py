@@ -1,6 +1,7 @@
 """Commands that watch a cohort: how it stands, what changed, rounds of updates, a call that is to be stopped or repeated."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -194,19 +195,42 @@ def status(
 def _follow(papers: Any, *, as_json: bool) -> None:
     from cohort import overview
 
-    now = overview.running(papers)
-    if now is None:
-        say("nothing is running")
-        return
-    say(f"following {now.run_id}, {now.by}; Ctrl-C leaves it running")
     try:
+        now = _begun(papers)
+        if now is None:
+            say("nothing is running")
+            return
+        say(f"following {now.run_id}, {now.by}; Ctrl-C leaves it running")
         with listener(as_json=as_json) as listen:
             ended = overview.follow(papers, listen)
     except KeyboardInterrupt:
         raise typer.Exit from None
+    if ended and ended.get("error") and not ended.get("stopped"):
+        say(f"error: {now.run_id} {_broke_off(ended)}")
+        raise typer.Exit(1)
     if ended is None:
         say(f"error: {now.run_id} was killed; what was finished is kept, `cohort update` goes on")
         raise typer.Exit(1)
+
+
+def _begun(papers: Any) -> Any:
+    """The run that goes on; if one was submitted and has not begun, the one that it begins. None if there is neither."""
+    from cohort import overview
+
+    said = ""
+    while (now := overview.running(papers)) is None:
+        drivers = overview.submitted(papers)
+        if drivers is None or not drivers["jobs"]:
+            return None
+        if (line := "; ".join(drivers["jobs"])) != said:
+            say(f"submitted: {line}; Ctrl-C leaves it so")
+            said = line
+        time.sleep(overview.LOOK_SECONDS)
+    return now
+
+
+def _broke_off(run: Mapping[str, Any]) -> str:
+    return f"broke off with {run['error']}; `cohort update` says why, and goes on from there"
 
 
 def _show_status(found: Mapping[str, Any]) -> None:
@@ -235,12 +259,21 @@ def _show_status(found: Mapping[str, Any]) -> None:
         print(
             f"  last: {last['command']} {last['started']}, {last['seconds']} s, processed {last['processed']}: {counts}"
         )
+        if last["error"] and not last["stopped"]:
+            print(f"  it {_broke_off(last)}")
         if last["stopped"]:
             print(f"  it stopped ({last['stopped']}) with {last['left']} scans left")
         if last["settling"]:
             print(f"  {last['settling']} series were still arriving")
     if found["alarms"]:
         print(f"  ALARM: {found['alarms']} numbers of unchanged scans moved; see `cohort diff`")
+    if drivers := found["submitted"]:
+        for line in (*drivers["jobs"], *([drivers["queue"]] if drivers["queue"] else [])):
+            print(f"  submitted: {line}")
+        if drivers["code"] not in (None, 0):
+            print(
+                f"  what was submitted ended with exit code {drivers['code']}; it said why in {drivers['console']}"
+            )
     if now := found["running"]:
         far = (
             f": {now['stage']} {now.get('done', 0)} of {now.get('total', '?')}"

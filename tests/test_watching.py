@@ -1,5 +1,6 @@
 """Looking at a cohort while somebody else works on it, stopping and repeating that work, and rounds of updates."""
 
+import errno
 import json
 import os
 import re
@@ -9,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from cohort.io.storage.backend import Locked
 from cohort.io.storage.disk import LocalFiles
 from cohort.io.storage.papers import Papers
 from cohort.io.store import Store
+from cohort.pipeline.clusters import submit
 from cohort.pipeline.intake import arrivals
 from cohort.pipeline.ledger import Ledger
 from cohort.rounds import deadline, rounds
@@ -127,6 +130,45 @@ def test_status_counts_without_opening_a_scan_and_says_what_runs_and_what_was_ki
     (tmp_path / "store/runs" / killed).mkdir()
     (tmp_path / "store/runs" / killed / "events.jsonl").write_text('{"event": "start"}\n')
     assert f"{killed} was killed" in call("status", catalog).stdout
+
+
+def test_status_says_who_was_submitted_and_that_a_run_broke_off_and_so_does_follow(
+    tmp_path, monkeypatch
+):
+    catalog = cohorts.write_cohort(tmp_path, scans=2)
+    bring(catalog)
+    store, host = Store(tmp_path / "store"), os.uname().nodename
+    assert "broke off" not in (before := call("status", catalog).stdout)
+    assert "submitted" not in before
+    born = submit._born(os.getpid()) or 0
+    known = submit.Submission("process", "x", str(os.getpid()), str(tmp_path), host, born)
+    submit.remember(store, known)
+    shown = call("status", catalog).stdout
+    assert f"  submitted: job {os.getpid()} is RUNNING {host}\n" in shown
+    submit.remember(store, replace(known, born=born - 1))  # it has ended
+    assert call("status", catalog).stdout == before
+
+    begun, goes_on, follow = threading.Event(), threading.Event(), overview.follow
+
+    def break_off() -> None:
+        with suppress(OSError), store.lock(), Ledger(store, "update"):
+            begun.set()
+            assert goes_on.wait(PATIENCE)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def followed(*given):
+        goes_on.set()
+        return follow(*given)
+
+    monkeypatch.setattr(overview, "follow", followed)
+    other = threading.Thread(target=break_off)
+    other.start()
+    assert begun.wait(PATIENCE)
+    ended = call("status", catalog, "--follow")
+    other.join(PATIENCE)
+    assert ended.exit_code == 1
+    assert re.search(r"error: \S+ broke off with OSError; `cohort update` says why", ended.stderr)
+    assert "  it broke off with OSError; `cohort update`" in call("status", catalog).stdout
 
 
 DAMAGE = {

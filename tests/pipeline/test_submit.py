@@ -320,3 +320,32 @@ def test_cancelling_ends_driver_and_workers_and_nothing_comes_back(nodes: Nodes)
         assert submit.wait(store, second, tell=print) == 75
     finally:
         run("scontrol", "update", "nodename=n[1-3]", "state=resume")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_first_call_that_waits_in_the_queue_is_shown_followed_and_cancelled(nodes: Nodes):
+    nodes.clear()
+    catalog = made(nodes.shared / "waits", 6)
+    broken = catalog.parent / "scans/003_v1.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:300])
+    where = nodes.cluster(workers=1)
+    for name in ("n1", "n2", "n3"):
+        run("scontrol", "update", f"nodename={name}", "state=drain", "reason=test")
+    try:
+        assert cohort("submit", catalog, "--on", where).returncode == 0
+        shown = cohort("status", catalog)
+        assert re.fullmatch(r"balls: 0 scans\n  submitted: job \d+ is PENDING\n", shown.stdout)
+        follow = [sys.executable, "-m", "cohort.cli", "status", str(catalog), "--follow"]
+        with subprocess.Popen(follow, stderr=subprocess.PIPE, text=True) as follower:
+            assert follower.stderr is not None
+            assert "is PENDING; " in follower.stderr.readline()
+            assert cohort("cancel", catalog).stdout == "1 jobs of the queue taken back\n"
+            assert follower.stderr.read() == "nothing is running\n"
+    finally:
+        run("scontrol", "update", "nodename=n[1-3]", "state=resume")
+    ended = "what was submitted ended with exit code 1"
+    assert cohort("submit", catalog, "--on", where, "--wait").returncode == 1
+    assert ended in cohort("status", catalog).stdout
+    assert cohort("update", catalog, "--workers", "0").returncode == 0
+    assert ended not in cohort("status", catalog).stdout

@@ -15,13 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cohort import provenance
-from cohort.io.store import Locked, Store
+from cohort.io.storage.backend import Locked
 from cohort.pipeline.clusters import batch, templates
 from cohort.pipeline.clusters.batch import Job
 from cohort.pipeline.clusters.clusterfile import ClusterError, Kubernetes, Slurm, Where
+
+if TYPE_CHECKING:
+    from cohort.io.storage.papers import Papers
+    from cohort.io.store import Store
 
 LOOK_SECONDS = 2.0
 """How often somebody who waits looks."""
@@ -66,7 +70,7 @@ class Submission:
         return Path(self.folder) / f"{self.unit}.exit"
 
 
-def submit(cohort: str, store: Store, where: Where, update: Sequence[str]) -> Submission:
+def submit(cohort: str, store: "Store", where: Where, update: Sequence[str]) -> Submission:
     """Start a driver that goes on when this process, or its terminal, ends.
 
     Parameters
@@ -84,8 +88,8 @@ def submit(cohort: str, store: Store, where: Where, update: Sequence[str]) -> Su
     ------
     Locked
         If a driver that was submitted for this store waits or runs, or somebody else writes to it.
-    Unwritable
-        If the store cannot be written from here.
+    StoreError
+        If the store belongs to another cohort, or cannot be written from here (`Unwritable`).
     ClusterError
         If there is no queue here, or it refuses the job.
     """
@@ -99,8 +103,10 @@ def submit(cohort: str, store: Store, where: Where, update: Sequence[str]) -> Su
             f"already submitted: job {found[0].id} is {found[0].state} on {found[0].host or 'no node yet'}; "
             "`cohort cancel` stops it"
         )
+    # Somebody else's call, or a place that cannot be written, is met here and not by a driver in the night.
     with store.lock():
-        pass  # somebody else's call, or a place that cannot be written, is met here and not by a driver in the night
+        # From now on there is something to look at, to follow and to cancel, however long the queue is.
+        store.write_info(cohort=cohort, catalog=store.info().get("catalog", ""))
     unit = f"cohort-{re.sub(r'[^a-z0-9]+', '-', cohort.lower()).strip('-')}-{_digest(store)[:8]}"
     shared = where.folder if isinstance(where, Slurm) else None
     folder = Path(shared or batch.state_folder()) / unit
@@ -119,7 +125,7 @@ def submit(cohort: str, store: Store, where: Where, update: Sequence[str]) -> Su
     return made
 
 
-def submission_of(store: Store) -> Submission | None:
+def submission_of(store: "Papers") -> Submission | None:
     """What was last submitted for a store by this user, or None."""
     try:
         return Submission(**json.loads(file_of(store).read_text(encoding="utf-8")))
@@ -127,7 +133,7 @@ def submission_of(store: Store) -> Submission | None:
         return None
 
 
-def jobs_of(store: Store) -> list[Job]:
+def jobs_of(store: "Papers") -> list[Job]:
     """Drivers submitted for a store that wait or run; none once they have ended.
 
     Raises
@@ -147,7 +153,7 @@ def jobs_of(store: Store) -> list[Job]:
     return [Job(known.id, "process", "RUNNING", known.host, str(known.log))] if lives else []
 
 
-def cancel_jobs(store: Store) -> int:
+def cancel_jobs(store: "Papers") -> int:
     """Stop the drivers submitted for a store: those that wait leave the queue, those that run finish or drop a scan.
 
     Returns
@@ -176,7 +182,7 @@ def cancel_jobs(store: Store) -> int:
     return len(found)
 
 
-def wait(store: Store, known: Submission, *, tell: Callable[[str], None]) -> int:
+def wait(store: "Papers", known: Submission, *, tell: Callable[[str], None]) -> int:
     """Wait until a submission has ended, over all its jobs; return the driver's exit code.
 
     Parameters
@@ -191,7 +197,7 @@ def wait(store: Store, known: Submission, *, tell: Callable[[str], None]) -> int
     """
     said, missed = "", 0
     while True:
-        if (code := _code(known)) is not None:
+        if (code := exit_code(known)) is not None:
             return code
         found = jobs_of(store)
         line = "; ".join(f"job {job.id}: {job.state} {job.host}".rstrip() for job in found)
@@ -243,7 +249,7 @@ def _as_process(planned: Submission, command: Sequence[str]) -> Submission:
     return replace(planned, id=str(pid), born=_born(pid) or 0)
 
 
-def _code(known: Submission) -> int | None:
+def exit_code(known: Submission) -> int | None:
     """Exit code of a driver that has ended, if somebody heard it."""
     if known.kind == "process":
         try:
@@ -269,16 +275,16 @@ def _born(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-def _digest(store: Store) -> str:
+def _digest(store: "Papers") -> str:
     return provenance.digest(store.url)[:16]
 
 
-def file_of(store: Store) -> Path:
+def file_of(store: "Papers") -> Path:
     """Where it is remembered what was submitted for a store: private, as it names folders."""
     return batch.state_folder() / f"{_digest(store)}.jobs"
 
 
-def remember(store: Store, made: Submission) -> None:
+def remember(store: "Papers", made: Submission) -> None:
     """Note what was submitted for a store; what was before is forgotten."""
     path = file_of(store)
     path.parent.mkdir(parents=True, exist_ok=True)
