@@ -101,11 +101,10 @@ class Call:
             self.store.sweep()
             finish_withdrawal(self.store)
             ledger = Ledger(self.store, command, listen=self.options.listen)
-            self._stop = self._stack.enter_context(self._listening(ledger))
-            with ledger, self._stop.noted(ledger.manifest):
-                ledger.manifest["recipes"] = {
-                    r.name: {"digest": r.digest, **r.content} for r in self.recipes
-                }
+            self._stop = stop = self._stack.enter_context(self._listening(ledger))
+            told = ledger.manifest
+            with ledger, stop.noted(told), self.result.saying(told, stop):
+                told["recipes"] = {r.name: {"digest": r.digest, **r.content} for r in self.recipes}
                 for stage in stages:
                     if self.result.is_halted or self._stop.is_final:
                         break

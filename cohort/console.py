@@ -125,6 +125,11 @@ def show_result(result: "Result", *, as_json: bool) -> None:
             say(
                 f"{problem.state}{'' if problem.new else ' before'} {problem.series}: {problem.text}"
             )
+    if result.unsaid:
+        say(
+            f"in calls before this one, which were stopped, {result.unsaid} scans newly failed or were refused, or numbers moved;"
+            " `cohort status` lists what is refused"
+        )
     for alarm in result.alarms[:SHOWN]:
         say(f"ALARM {alarm_text(alarm)}, and nothing it depends on changed")
     if len(result.alarms) > SHOWN:

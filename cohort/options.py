@@ -1,17 +1,19 @@
 """What a call is asked for and what it gives back."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cohort.io.catalog import Catalog
-from cohort.io.store import Store
+from cohort.io.store import Store, StoreError
 from cohort.pipeline.ledger import Listener, silent
 
 if TYPE_CHECKING:
     from cohort.pipeline.canary import Canary
+    from cohort.pipeline.dispatch.stopping import Stop
     from cohort.stats.analysis import Analysis
     from cohort.stats.voxels.fitting import Mapped
 
@@ -96,17 +98,43 @@ class Result:
     """The page: a path, or a URL in an object store."""
     pages: list[Path | str] = field(default_factory=list)
     """Pages of single scans that this call wrote."""
+    unsaid: int = 0
+    """How much newly failed, was refused or moved in calls before this one that were stopped: their exit code could not say so."""
 
     @property
     def newly_bad(self) -> bool:
         """Whether anything failed or was quarantined in this call."""
         return (
             self.is_halted
-            or bool(self.alarms)
-            or any(p.new and p.state == "quarantined" for p in self.problems)
-            or any(f["new"] for f in self.failed)
+            or self.n_newly_bad > 0
             or any(isinstance(f, str) for f in self.fits.values())
         )
+
+    @property
+    def n_newly_bad(self) -> int:
+        """Scans and series that newly failed or were refused, and numbers that moved: what no later call would find new."""
+        refused = sum(p.new and p.state == "quarantined" for p in self.problems)
+        return self.unsaid + len(self.alarms) + refused + sum(f["new"] for f in self.failed)
+
+    @contextmanager
+    def saying(self, manifest: dict[str, Any], stop: "Stop") -> Iterator[None]:
+        """Within, a call works. One that ends early, with 75 or 2, leaves word for the next, which ends with 1 in its place.
+
+        Parameters
+        ----------
+        manifest : dict
+            Of the call.
+        stop : Stop
+            What ends it early.
+        """
+        with suppress(StoreError):  # of a damaged manifest `status` and `verify` tell
+            self.unsaid = self.store.manifest().get("unsaid", 0)
+        is_over = False
+        try:
+            yield
+            is_over = not stop.is_final
+        finally:
+            manifest["unsaid"] = 0 if is_over else self.n_newly_bad
 
 
 MOST_SECONDS = 10 * 365.25 * 86400

@@ -79,7 +79,7 @@ def opened(catalog: Path, store: str | None = None) -> Papers:
 
 def status(store: Papers) -> dict[str, Any]:
     """Scans by state, what waits in quarantine, the last run, and the one that goes on now."""
-    manifest = last_manifest(store)
+    manifest = store.manifest()
     names = store.tables()
     recipes = {name: _states(store, name) for name in store.recipes()}
     refused = store.files.names("quarantine")
@@ -129,7 +129,7 @@ def submitted(store: Papers) -> dict[str, Any] | None:
     if jobs or (code := submit.exit_code(known)) is None:
         return found
     ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(known.code.stat().st_mtime))
-    return {**found, "code": code} if ended >= last_manifest(store).get("started", "") else None
+    return {**found, "code": code} if ended >= store.manifest().get("started", "") else None
 
 
 def _killed(store: Papers) -> str | None:
@@ -137,14 +137,6 @@ def _killed(store: Papers) -> str | None:
     runs = store.files.names("runs")
     whole = not runs or store.files.size(f"runs/{runs[-1]}/manifest.json") is not None
     return None if whole else runs[-1]
-
-
-def last_manifest(store: Papers) -> dict[str, Any]:
-    """Manifest of the latest run that came to its end; empty if there is none."""
-    for run in reversed(store.files.names("runs")):
-        if manifest := store.manifest(run):
-            return manifest
-    return {}
 
 
 def _last_found(store: Papers, last: Mapping[str, Any]) -> Mapping[str, Any]:

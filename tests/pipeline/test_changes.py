@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cohort import api, overview
+from cohort import api
 from cohort.call import Call
 from cohort.io.storage import jsonfile
 from cohort.io.storage.backend import StoreError
@@ -207,7 +207,7 @@ def test_an_unchanged_scan_whose_number_moves_raises_the_alarm_once_and_exit_1(t
     done = CliRunner().invoke(cli.app, ["run", str(catalog), "--workers", "0"])
     assert done.exit_code == 1
     assert "ALARM sub-001_ses-1_001v1: ball: head_ml" in done.stderr
-    manifest = overview.last_manifest(Store(tmp_path / "store"))
+    manifest = Store(tmp_path / "store").manifest()
     assert [a["quantity"] for a in manifest["alarms"]] == ["head_ml"]
     shown = CliRunner().invoke(cli.app, ["diff", str(catalog), "--since", "2020-01-01"])
     assert shown.exit_code == 1

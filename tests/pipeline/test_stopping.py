@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import cohorts
 import psutil
@@ -16,8 +17,9 @@ import typer
 from typer.testing import CliRunner
 
 from cohort import api, console
+from cohort.call import Call
 from cohort.cli import app
-from cohort.io.store import Store
+from cohort.io.store import Store, StoreError
 from cohort.pipeline.dispatch import stopping
 from cohort.pipeline.dispatch.stopping import Stop
 from cohort.pipeline.dispatch.window import each
@@ -194,6 +196,44 @@ def test_a_call_that_is_cancelled_keeps_what_it_did(tmp_path, monkeypatch):
     again = api.update(catalog, options=api.Options(workers=0))
     assert again.manifest["stages"]["run:ball"]["done"] == 4
     assert again.manifest.get("stopped") is None
+
+
+@pytest.mark.parametrize("how", ["cancelled", "interrupted", "broken off"])
+def test_what_a_call_that_was_stopped_could_not_say_the_next_one_says_once(
+    tmp_path, monkeypatch, how
+):
+    """Its exit code is 75, or 2: that a scan was refused would come to nobody's ears."""
+    monkeypatch.setattr(stopping, "LOOK_SECONDS", 0.0)
+    catalog = cohorts.write_cohort(tmp_path, 6)
+    store, broken = Store(tmp_path / "store"), tmp_path / "scans/003_v1.nii.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:300])
+    ends = {"interrupted": KeyboardInterrupt, "broken off": OSError}
+
+    def stop(event: dict) -> None:
+        if event["event"] == "done" and event["stage"] == "run:ball":
+            if how in ends:
+                raise ends[how]
+            store.files.write(f"runs/{event['run']}/cancel", b"")
+
+    def bring(options: api.Options):
+        return Call(catalog, None, options).work("update", ["ingest", "run", "fit"])
+
+    with suppress(*ends.values()):
+        assert bring(api.Options(workers=0, listen=stop)).manifest["stopped"] == "cancelled"
+    assert store.manifest()["unsaid"] == 1
+    (store.root / "runs/20991231T000000.000000Z-abcdef").mkdir()  # killed: it leaves no word
+    second = bring(api.Options(workers=0))
+    assert (second.unsaid, second.newly_bad) == (1, True)
+    assert not any(p.new for p in second.problems)
+    third = bring(api.Options(workers=0))
+    assert (third.unsaid, third.newly_bad) == (0, False)
+    # Nor does a damaged manifest keep anybody from work.
+    last = store.root / "runs" / store.runs()[-1] / "manifest.json"
+    last.write_bytes(last.read_bytes().replace(b'"processed": 0', b'"processed": 1'))
+    with pytest.raises(StoreError):
+        store.manifest()
+    assert bring(api.Options(workers=0)).manifest["processed"] == 0
 
 
 @pytest.mark.parametrize(

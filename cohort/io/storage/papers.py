@@ -144,12 +144,10 @@ class Papers:
         return self._folders_with("runs", "manifest.json")
 
     def manifest(self, run_id: str | None = None) -> dict[str, Any]:
-        """Manifest of a run (the latest by default); empty when there is none."""
+        """Manifest of a run (by default of the latest that came to its end); empty when there is none."""
         if run_id is None:
-            runs = self.runs()
-            if not runs:
-                return {}
-            run_id = runs[-1]
+            names = reversed(self.files.names("runs"))
+            return next((found for name in names if (found := self.manifest(name))), {})
         return self.read_json(f"runs/{run_id}/manifest.json") or {}
 
     def write_manifest(self, run_id: str, manifest: Mapping[str, Any]) -> None:
