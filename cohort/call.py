@@ -204,13 +204,13 @@ class Call:
             settle_seconds=self.options.settle_seconds,
             stop=self._stop,
             seconds=self.options.time_limit_seconds,
+            problems=self.result.problems,
         )
         self._changes.scans(done.contents)
         # A bucket is asked for several records at a time, and one takes as long as eight.
         if self.store.is_local:
             self._known = done.variables
-        self.result.problems, self.result.orphans = done.problems, done.orphans
-        self.result.absent = done.absent
+        self.result.orphans, self.result.absent = done.orphans, done.absent
         return done
 
     def _scans(self) -> "pd.DataFrame":

@@ -72,6 +72,7 @@ def ingest(
     settle_seconds: float = 0.0,
     stop: Stop | None = None,
     seconds: float = TIME_LIMIT_SECONDS,
+    problems: list[Problem] | None = None,
 ) -> Ingested:
     """Find the scans of a catalog and bring what is new or changed into the store.
 
@@ -96,6 +97,8 @@ def ingest(
         Asked at every series; hears of those that were left.
     seconds : float
         Limit of time for a series.
+    problems : list, optional
+        Gets every series that is refused, at once: it is known of a call that is interrupted, too.
     """
     started = time.perf_counter()
     stop = Stop() if stop is None else stop
@@ -126,7 +129,7 @@ def ingest(
         units, collisions = name_units(catalog, found.series, names, cached)
     orphans = catalog.orphan_attachments(s.files[0] for s in found.series) if catalog.attach else []
     orphans = [path for path in orphans if path not in left.files]
-    book = Book(store, ledger, names)
+    book = Book(store, ledger, names, problems)
     result = Ingested(problems=book.problems, orphans=orphans)
     book.warn(catalog, found, participants)
     told = {path for series, refusal in found.refused if series is None for path in refusal.files}

@@ -198,7 +198,9 @@ def test_a_call_that_is_cancelled_keeps_what_it_did(tmp_path, monkeypatch):
     assert again.manifest.get("stopped") is None
 
 
-@pytest.mark.parametrize("how", ["cancelled", "interrupted", "broken off"])
+@pytest.mark.parametrize(
+    "how", ["cancelled", "interrupted", "interrupted while it reads", "broken off"]
+)
 def test_what_a_call_that_was_stopped_could_not_say_the_next_one_says_once(
     tmp_path, monkeypatch, how
 ):
@@ -208,10 +210,13 @@ def test_what_a_call_that_was_stopped_could_not_say_the_next_one_says_once(
     store, broken = Store(tmp_path / "store"), tmp_path / "scans/003_v1.nii.gz"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:300])
-    ends = {"interrupted": KeyboardInterrupt, "broken off": OSError}
+    ends = dict.fromkeys(("interrupted", "interrupted while it reads"), KeyboardInterrupt)
+    ends |= {"broken off": OSError}
+    # The last of the scans is read when the broken one was refused.
+    when = ("ingested", 6) if how == "interrupted while it reads" else ("done", 1)
 
     def stop(event: dict) -> None:
-        if event["event"] == "done" and event["stage"] == "run:ball":
+        if (event["event"], event.get("done")) == when:
             if how in ends:
                 raise ends[how]
             store.files.write(f"runs/{event['run']}/cancel", b"")

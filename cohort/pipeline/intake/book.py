@@ -34,9 +34,11 @@ class Problem:
 class Book:
     """What becomes of each series: in quarantine, in the ledger, in the counts, and for people."""
 
-    def __init__(self, store: Store, ledger: Ledger, names: Names) -> None:
+    def __init__(
+        self, store: Store, ledger: Ledger, names: Names, problems: list[Problem] | None = None
+    ) -> None:
         self.store, self.ledger, self.names = store, ledger, names
-        self.problems: list[Problem] = []
+        self.problems: list[Problem] = [] if problems is None else problems
         self.known = {entry["series"]: entry for entry in store.quarantine()}
         self.seen: set[str] = set()
         self.counts: Counter[str] = Counter()
