@@ -137,6 +137,8 @@ def _wait(store: "Store", made: "Submission") -> int:
     if code:
         said = made.console.read_text(errors="replace") if made.console.exists() else ""
         last = said.strip().rpartition("\n")[2]
+        # A call that came to its end says last where its page is: no reason for its code.
+        last = last if last.startswith(("error: ", "stopped: ")) else ""
         say(f"ended with exit code {code}{last and ': '}{last}; its log: {made.console}")
     return code
 

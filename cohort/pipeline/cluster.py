@@ -23,7 +23,7 @@ from cohort.pipeline.clusters.extras import extra
 from cohort.pipeline.clusters.gateway import open_gateway
 from cohort.pipeline.clusters.kubernetes import open_kubernetes
 from cohort.pipeline.clusters.local import available_bytes, open_local, share, worker_count
-from cohort.pipeline.clusters.slurm import job_name, open_slurm, refusal
+from cohort.pipeline.clusters.slurm import job_name, log_folder, open_slurm, refusal
 from cohort.pipeline.clusters.workers import check_versions, worker_environment
 
 if TYPE_CHECKING:
@@ -195,6 +195,11 @@ def _wait(client: "Client", on: str, spec: Where) -> None:
                 raise ClusterError(
                     f"no job of a worker was taken for {NO_WORKERS_SECONDS} s: {said}; "
                     f"expected queue, memory, walltime and account in {on} to be as the cluster grants them"
+                ) from error
+            if isinstance(spec, Slurm):
+                raise ClusterError(
+                    f"the jobs of the workers ended within {NO_WORKERS_SECONDS} s and no worker came; "
+                    f"expected one, and why there is none is in {log_folder(spec)}/{job_name()}-*.err"
                 ) from error
             raise ClusterError(
                 f"the cluster at {on} has had no worker for {NO_WORKERS_SECONDS} s; "

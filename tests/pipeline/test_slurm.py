@@ -396,6 +396,15 @@ def test_workers_that_no_node_can_take_are_one_line_with_the_words_of_sbatch(
     said = r"5 s: sbatch: .*node configuration is not available; .* memory, .* in .*slurm.yaml"
     with pytest.raises(ClusterError, match=said), cluster.connect(where):
         pass
+    # Nor does one come of a job that ends at once: what it said is where the message says.
+    where = str(
+        nodes.cluster(workers=1, memory="512MiB", prologue="[echo no such module >&2, exit 3]")
+    )
+    said = r"is in .*/jobs/cohort-worker-\*\.err"
+    with pytest.raises(ClusterError, match=said) as told, cluster.connect(where):
+        pass
+    logs = Path(str(told.value).rpartition(" is in ")[2])
+    assert any("no such module" in log.read_text() for log in logs.parent.glob(logs.name))
 
 
 @pytest.mark.slow

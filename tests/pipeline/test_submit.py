@@ -25,7 +25,7 @@ from cohort.cli import app
 from cohort.io.catalog import read_catalog
 from cohort.io.store import Locked, Store
 from cohort.pipeline.clusters import existing, submit
-from cohort.pipeline.clusters.clusterfile import ClusterError, Local, read_where
+from cohort.pipeline.clusters.clusterfile import ClusterError, Local, Slurm, read_where
 
 __all__ = ["nodes"]
 
@@ -149,6 +149,12 @@ def test_nothing_is_submitted_where_it_cannot_be(tmp_path, monkeypatch):
     with store.lock():
         held = CliRunner().invoke(app, ["submit", str(catalog), "--on", "local"])
     assert (held.exit_code, held.stderr.count("\n")) == (75, 1)
+    (tmp_path / "file").touch()
+    place = Slurm(cluster="slurm", folder=str(tmp_path / "file"))
+    with pytest.raises(
+        ClusterError, match=r"folder .*file/cohort-balls-\w+: .*; state another `folder`"
+    ):
+        submit.submit("balls", store, place, ["update", str(catalog)])
     assert not list(Path(os.environ["XDG_STATE_HOME"]).rglob("*.jobs"))
 
 
@@ -345,7 +351,9 @@ def test_a_first_call_that_waits_in_the_queue_is_shown_followed_and_cancelled(no
     finally:
         run("scontrol", "update", "nodename=n[1-3]", "state=resume")
     ended = "what was submitted ended with exit code 1"
-    assert cohort("submit", catalog, "--on", where, "--wait").returncode == 1
+    waited = cohort("submit", catalog, "--on", where, "--wait")
+    assert waited.returncode == 1
+    assert re.search(r"^ended with exit code 1; its log: \S+\n", waited.stderr, re.MULTILINE)
     assert ended in cohort("status", catalog).stdout
     assert cohort("update", catalog, "--workers", "0").returncode == 0
     assert ended not in cohort("status", catalog).stdout

@@ -33,7 +33,7 @@ def open_slurm(spec: Slurm, workers: int | None, memory: int | None, stack: Exit
     count = workers or spec.workers
     limit = memory or parse_bytes(spec.memory)
     spawned = worker_environment(limit)
-    logs = spec.folder or str(batch.state_folder() / "workers")
+    logs = log_folder(spec)
     leaves = spec.interface != "lo"
     security = stack.enter_context(_certificates(logs)) if leaves else None
     try:
@@ -144,6 +144,11 @@ def _certificates(folder: str) -> "Iterator[Security]":
             tls_client_cert=cert,
             tls_client_key=key,
         )
+
+
+def log_folder(spec: Slurm) -> str:
+    """Where the jobs of workers leave what they say."""
+    return spec.folder or str(batch.state_folder() / "workers")
 
 
 def job_name() -> str:

@@ -110,8 +110,14 @@ def submit(cohort: str, store: "Store", where: Where, update: Sequence[str]) -> 
     unit = f"cohort-{re.sub(r'[^a-z0-9]+', '-', cohort.lower()).strip('-')}-{_digest(store)[:8]}"
     shared = where.folder if isinstance(where, Slurm) else None
     folder = Path(shared or batch.state_folder()) / unit
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise ClusterError(
+            f"folder {folder}: expected a place for scripts and logs that can be written, found: {error.strerror}; "
+            "state another `folder` in the cluster's YAML, on storage that all nodes share"
+        ) from error
     planned = Submission("process", unit, "", str(folder), socket.gethostname())
     for old in (planned.mark, planned.code):
         old.unlink(missing_ok=True)
