@@ -149,12 +149,14 @@ def test_nothing_is_submitted_where_it_cannot_be(tmp_path, monkeypatch):
     with store.lock():
         held = CliRunner().invoke(app, ["submit", str(catalog), "--on", "local"])
     assert (held.exit_code, held.stderr.count("\n")) == (75, 1)
+    store.write_info("balls", "digest", ids="keep")
     (tmp_path / "file").touch()
     place = Slurm(cluster="slurm", folder=str(tmp_path / "file"))
     with pytest.raises(
         ClusterError, match=r"folder .*file/cohort-balls-\w+: .*; state another `folder`"
     ):
         submit.submit("balls", store, place, ["update", str(catalog)])
+    assert (store.info()["catalog"], store.info()["ids"]) == ("digest", "keep")
     assert not list(Path(os.environ["XDG_STATE_HOME"]).rglob("*.jobs"))
 
 
