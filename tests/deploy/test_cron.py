@@ -34,6 +34,12 @@ def line(path: Path) -> tuple[str, str]:
     return when.strip(), command.replace("\\%", "%")
 
 
+def lock_of(command: str) -> Path:
+    """The lock of its calls; their log lies beside it."""
+    assert "$at.lock" in shlex.split(command)
+    return Path(shlex.split(command)[0].removeprefix("at=").removesuffix(";") + ".lock")
+
+
 def start(command: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(["/bin/sh", "-c", command], env=BARE, cwd="/", stdin=subprocess.DEVNULL)
 
@@ -99,8 +105,9 @@ def test_the_shell_reads_every_word_as_it_was_meant(tmp_path, private):
     program = Path(sys.executable).with_name("cohort")
     at = words.index(str(program))
     assert words[at : at + 5] == [str(program), "update", str(catalog), "--workers", "2;"]
-    assert words[-2].startswith(f">>{private['XDG_STATE_HOME']}/cohort/")
-    given = dict(word.split("=", 1) for word in words[1 : words.index("flock")])
+    assert words[-2:] == [">>$at.log", "2>&1"]
+    assert lock_of(command).parent == private["XDG_STATE_HOME"] / "cohort"
+    given = dict(word.split("=", 1) for word in words[2 : words.index("flock")])
     assert given.keys() == {"PATH", *private}
     assert {n: given[n] for n in private} == {n: str(p) for n, p in private.items()}
 
@@ -109,8 +116,8 @@ def test_while_another_holds_the_lock_nothing_happens_and_the_code_is_75(tmp_pat
     catalog = study(tmp_path)
     (path,) = render("cron", catalog, tmp_path / "out", workers=1).values()
     _, command = line(path)
-    lock = shlex.split(command)[shlex.split(command).index("75") + 2]
-    assert Path(lock).parent == private["XDG_STATE_HOME"] / "cohort"
+    lock = lock_of(command)
+    assert lock.parent == private["XDG_STATE_HOME"] / "cohort"
     with subprocess.Popen(
         [tool("flock"), lock, "sh", "-c", "echo; read x"],
         stdin=subprocess.PIPE,
@@ -120,7 +127,7 @@ def test_while_another_holds_the_lock_nothing_happens_and_the_code_is_75(tmp_pat
         assert start(command).wait(timeout=60) == 75
         holder.stdin.close()
     assert not (catalog.parent / "store").exists()
-    assert re.fullmatch(ENDED.format(code=75), Path(lock).with_suffix(".log").read_text())
+    assert re.fullmatch(ENDED.format(code=75), lock.with_suffix(".log").read_text())
 
 
 @pytest.mark.slow
@@ -129,17 +136,17 @@ def test_of_two_calls_that_overlap_one_works(tmp_path, private):
     catalog = study(tmp_path)
     (path,) = render("cron", catalog, tmp_path / "out", workers=1).values()
     _, command = line(path)
-    lock = shlex.split(command)[shlex.split(command).index("75") + 2]
+    lock = lock_of(command)
     first = start(command)
     until = time.monotonic() + 60
-    while not is_locked(Path(lock)):
+    while not is_locked(lock):
         assert time.monotonic() < until
         assert first.poll() is None
         time.sleep(0.01)
     second = start(command)
     assert second.wait(timeout=60) == 75
     assert first.poll() is None, "the second call came too late to overlap"
-    log = Path(lock).with_suffix(".log")
+    log = lock.with_suffix(".log")
     assert first.wait(timeout=200) == 0, log.read_text()
     assert "5 done" in log.read_text()
     # And alone again, it finds nothing to do.
