@@ -131,8 +131,6 @@ def test_workers_that_are_killed_from_outside_lose_nothing(client):
 
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.slow
-@pytest.mark.cluster
 @pytest.mark.parametrize("often", [False, True])
 def test_an_answer_that_is_lost_on_its_way_is_no_failure_of_the_scan(client, monkeypatch, often):
     """As when the scheduler dies while a result is fetched: nothing is wrong with the scan."""
@@ -157,6 +155,8 @@ def test_an_answer_that_is_lost_on_its_way_is_no_failure_of_the_scan(client, mon
     assert lost["all"] <= window.TRIES * len(items)
 
 
+@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_function_that_workers_cannot_import_fails_each_item_and_hangs_nothing(
     client, tmp_path, monkeypatch
 ):
