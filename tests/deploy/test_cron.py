@@ -104,10 +104,11 @@ def test_the_shell_reads_every_word_as_it_was_meant(tmp_path, private):
     words = shlex.split(command)
     program = Path(sys.executable).with_name("cohort")
     at = words.index(str(program))
-    assert words[at : at + 5] == [str(program), "update", str(catalog), "--workers", "2;"]
+    assert words[at : at + 5] == [str(program), "update", str(catalog), "--workers", "2);"]
     assert words[-2:] == [">>$at.log", "2>&1"]
     assert lock_of(command).parent == private["XDG_STATE_HOME"] / "cohort"
-    given = dict(word.split("=", 1) for word in words[2 : words.index("flock")])
+    assert words[1] == "{"
+    given = dict(w.lstrip("(").split("=", 1) for w in words[2 : words.index("flock")])
     assert given.keys() == {"PATH", *private}
     assert {n: given[n] for n in private} == {n: str(p) for n, p in private.items()}
 
@@ -168,10 +169,14 @@ def test_keys_of_a_bucket(tmp_path, private):
     catalog.write_text(catalog.read_text().replace("store: store", "store: s3://bucket/store"))
     (path,) = render("cron", catalog, tmp_path / "out").values()
     _, command = line(path)
+    # Without the file nothing begins, and the log says so: a shell that cannot read it ends at once.
+    assert start(command).wait(timeout=60) == 2
+    log = lock_of(command).with_suffix(".log").read_text()
+    assert re.search(rf"s3\.env: .*\n{ENDED.format(code=2)}$", log)
     (private["XDG_CONFIG_HOME"] / "cohort/s3.env").write_text("AWS_SECRET_ACCESS_KEY=of-the-test\n")
     (private["XDG_STATE_HOME"] / "cohort").mkdir(exist_ok=True)
     program = str(Path(sys.executable).with_name("cohort"))
-    told = re.sub(rf"{re.escape(program)} update .*$", "env; }", command)
+    told = re.sub(rf"{re.escape(program)} update .*$", "env); }", command)
     said = subprocess.run(
         ["/bin/sh", "-c", told], env=BARE, check=True, capture_output=True, text=True
     )
