@@ -97,7 +97,8 @@ class Call:
         self.check(stages, recipe=recipe, model=model)
         recipes = self._chosen(recipe)
         with self.store.lock(), self._stack, rarely_collected():
-            self.store.write_info(self.catalog.cohort, self.catalog.digest, ids=self.catalog.ids)
+            said = self.catalog
+            self.store.write_info(cohort=said.cohort, catalog=said.digest, ids=said.ids)
             self.store.sweep()
             finish_withdrawal(self.store)
             ledger = Ledger(self.store, command, listen=self.options.listen)

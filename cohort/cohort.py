@@ -63,10 +63,7 @@ class Cohort(Pooled):
     @property
     def ids(self) -> Literal["token", "keep"]:
         """Whether the sources' own ids stand in the store on purpose (keep): as the catalog says, else the last call."""
-        said: Literal["token", "keep"] = (
-            self.catalog.ids if self.catalog else self.store.info().get("ids", "token")
-        )
-        return said
+        return self.catalog.ids if self.catalog else self.store.ids
 
     @property
     def participants(self) -> "pd.DataFrame | None":

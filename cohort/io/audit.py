@@ -83,7 +83,7 @@ def audit(
     Shapes are those of PS3.15 table E.1-1 that a text can show. Originals of fewer than 4 characters (6, if they are
     digits) are not looked for: they occur in every table of numbers.
     """
-    keep = (ids or store.info().get("ids", "token")) == "keep"
+    keep = (ids or store.ids) == "keep"
     rows = [] if private is None else _rows(private)
     yield from _Audit(store, Originals(rows, keep=keep), keep=keep).findings(progress)
 

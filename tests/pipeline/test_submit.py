@@ -149,7 +149,7 @@ def test_nothing_is_submitted_where_it_cannot_be(tmp_path, monkeypatch):
     with store.lock():
         held = CliRunner().invoke(app, ["submit", str(catalog), "--on", "local"])
     assert (held.exit_code, held.stderr.count("\n")) == (75, 1)
-    store.write_info("balls", "digest", ids="keep")
+    store.write_info(cohort="balls", catalog="digest", ids="keep")
     (tmp_path / "file").touch()
     place = Slurm(cluster="slurm", folder=str(tmp_path / "file"))
     with pytest.raises(

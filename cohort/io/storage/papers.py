@@ -248,10 +248,19 @@ class Papers:
         except ValueError as error:
             raise StoreError(f"{self.url}: cohort.json is damaged ({error}); remove it") from error
 
+    @property
+    def ids(self) -> Literal["token", "keep"]:
+        """Whether the sources' own ids stand here on purpose (keep), as the last call left it."""
+        return "keep" if self.info().get("ids") == "keep" else "token"
+
     def write_info(
-        self, cohort: str, catalog: str, *, ids: Literal["token", "keep"] = "token"
+        self,
+        *,
+        cohort: str,
+        catalog: str | None = None,
+        ids: Literal["token", "keep"] | None = None,
     ) -> None:
-        """Write ``cohort.json`` if it would change; `ids` for whoever audits a store without its catalog.
+        """Write ``cohort.json`` if it would change; of what is not given stays what is there.
 
         Raises
         ------
@@ -272,8 +281,8 @@ class Papers:
         wanted = {
             "format": schema.FORMAT_VERSION,
             "cohort": cohort,
-            "catalog": catalog,
-            "ids": ids,
+            "catalog": found.get("catalog", "") if catalog is None else catalog,
+            "ids": ids or self.ids,
         }
         if found != wanted:
             self.write_json("cohort.json", wanted)

@@ -106,8 +106,7 @@ def submit(cohort: str, store: "Store", where: Where, update: Sequence[str]) -> 
     # Somebody else's call, or a place that cannot be written, is met here and not by a driver in the night.
     with store.lock():
         # From now on there is something to look at, to follow and to cancel, however long the queue is.
-        known = store.info()
-        store.write_info(cohort, known.get("catalog", ""), ids=known.get("ids", "token"))
+        store.write_info(cohort=cohort)
     unit = f"cohort-{re.sub(r'[^a-z0-9]+', '-', cohort.lower()).strip('-')}-{_digest(store)[:8]}"
     shared = where.folder if isinstance(where, Slurm) else None
     folder = Path(shared or batch.state_folder()) / unit
