@@ -77,10 +77,7 @@ def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
                             f"{key}: {term!r} is no term of {model.formula!r}{near}"
                         )
         except ValueError as error:
-            said = f"{error}"
-            dropped = catalog.participants.drop if catalog.participants else []
-            gone = [f"; participants.drop lists {c!r}" for c in dropped if repr(c) in said]
-            problems.append(f"{catalog.path}: models.{name}: {said}{''.join(gone)}")
+            problems.append(f"{catalog.path}: models.{name}: {error}")
     for name, check in catalog.checks.items():
         try:
             expression.check_columns(check.constant or check.holds or "", columns)
@@ -96,6 +93,10 @@ def check_models(catalog: Catalog, recipes: "Sequence[Recipe]") -> None:
             _check_agreement(measured, expert, catalog, recipes, columns)
         except ValueError as error:
             problems.append(f"{catalog.path}: agreement: {error}")
+    dropped = [] if catalog.participants is None else catalog.participants.drop
+    for column in dropped:
+        hint = f"; participants.drop lists {column!r}"
+        problems = [p + hint if f"{column!r}" in p else p for p in problems]
     if problems:
         raise CatalogError(problems)
 

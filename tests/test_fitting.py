@@ -382,3 +382,8 @@ def test_a_dropped_column_is_nowhere_in_the_store_and_models_are_told(tmp_path):
     assert said.exit_code == 2
     assert "no column 'born'" in said.stderr
     assert said.stderr.strip().endswith("; participants.drop lists 'born'")
+    content |= {"checks": {"c": {"constant": "born"}}, "reliability": ["born"]}
+    said = update({**spec, "drop": ["born"]}, "dose")
+    told = said.stderr.strip().splitlines()
+    assert len(told) == 2
+    assert all(line.endswith("; participants.drop lists 'born'") for line in told)
