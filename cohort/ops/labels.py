@@ -139,7 +139,7 @@ def select(
     if label is not None:
         if label <= 0:
             raise ValueError(f"label is {label}; objects are numbered from 1, 0 is background")
-        if int(label) != label or label > _HIGHEST:
+        if not (label <= _HIGHEST and int(label) == label):
             raise ValueError(f"label is {label}, expected a whole number from 1 to {_HIGHEST}")
         number = float(label)
     elif at_mm is not None:

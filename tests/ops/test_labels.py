@@ -320,6 +320,8 @@ def test_a_box_of_many_labels_or_of_none_is_refused():
         ({"label": 0}, "label is 0"),
         ({"label": 1.5}, "label is 1.5, expected a whole number from 1 to 9007199254740992"),
         ({"label": 2**53 + 1}, "label is 9007199254740993, expected a whole number"),
+        ({"label": math.nan}, "label is nan, expected a whole number"),
+        ({"label": math.inf}, "label is inf, expected a whole number"),
         ({"at_mm": (1, 2)}, r"at_mm is \(1, 2\), expected three numbers"),
         ({"at_mm": (1, 2, math.nan)}, "nan"),
         ({"nearest_mm": {"x": 1, "y": 2}}, r"nearest_mm has \['x', 'y'\]"),
