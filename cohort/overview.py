@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,9 @@ def submitted(store: Papers) -> dict[str, Any] | None:
     found["jobs"] = [f"job {job.id} is {job.state} {job.host}".rstrip() for job in jobs]
     if jobs or (code := submit.exit_code(known)) is None:
         return found
-    ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(known.code.stat().st_mtime))
-    return {**found, "code": code} if ended >= store.manifest().get("started", "") else None
+    last = store.manifest().get("started")
+    is_news = last is None or known.code.stat().st_mtime >= datetime.fromisoformat(last).timestamp()
+    return {**found, "code": code} if is_news else None
 
 
 def _killed(store: Papers) -> str | None:
