@@ -188,21 +188,26 @@ def _wait(client: "Client", on: str, spec: Where) -> None:
         try:
             client.wait_for_workers(1, timeout=NO_WORKERS_SECONDS)
         except TimeoutError as error:
-            # A job may wait in its queue for as long as the queue is.
-            if isinstance(spec, Slurm) and batch.jobs(job_name()):
-                continue
-            if isinstance(spec, Slurm) and (said := refusal(client.cluster)):
-                raise ClusterError(
-                    f"no job of a worker was taken for {NO_WORKERS_SECONDS} s: {said}; "
-                    f"expected queue, memory, walltime and account in {on} to be as the cluster grants them"
-                ) from error
-            if isinstance(spec, Slurm):
-                raise ClusterError(
-                    f"the jobs of the workers ended within {NO_WORKERS_SECONDS} s and no worker came; "
-                    f"expected one, and why there is none is in {log_folder(spec)}/{job_name()}-*.err"
-                ) from error
-            raise ClusterError(
+            said = (
                 f"the cluster at {on} has had no worker for {NO_WORKERS_SECONDS} s; "
                 "look at the queue of its jobs, or start one with `dask worker`"
-            ) from error
+            )
+            if isinstance(spec, Slurm):
+                # A job may wait in its queue for as long as the queue is.
+                if batch.jobs(job_name()):
+                    continue
+                said = _why_no_job(client, on, spec)
+            raise ClusterError(said) from error
         return
+
+
+def _why_no_job(client: "Client", on: str, spec: Slurm) -> str:
+    if words := refusal(client.cluster):
+        return (
+            f"no job of a worker was taken for {NO_WORKERS_SECONDS} s: {words}; "
+            f"expected queue, memory, walltime and account in {on} to be as the cluster grants them"
+        )
+    return (
+        f"the jobs of the workers ended within {NO_WORKERS_SECONDS} s and no worker came; "
+        f"expected one, and why there is none is in {log_folder(spec)}/{job_name()}-*.err"
+    )
